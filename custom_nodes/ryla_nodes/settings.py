@@ -1,0 +1,46 @@
+"""Every RYLA_* environment variable, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLES: dict[str, str] = {
+    "RYLA_SERVER": "Base URLs of the engines to use, comma-separated (same as --server).",
+    "RYLA_VOLUME": "Folder laid out like ComfyUI's models/; searched before ComfyUI's own folders for LoRAs.",
+    "RYLA_HOME": "Where the embedded engine keeps its small models, inputs and outputs.",
+    "RYLA_WORKFLOWS": "Folder of additional workflows, searched before the shipped ones.",
+    "RYLA_TOKEN": "Bearer token of the gateway.",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment, read once. Paths are expanded and absolute; nothing is created here."""
+
+    servers: tuple[str, ...]
+    volume: Path | None
+    home: Path
+    workflows: Path | None
+    token: str | None
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the ``RYLA_*`` variables; unset or blank ones take their defaults."""
+
+    def text(name: str) -> str:
+        return environ.get(name, "").strip()
+
+    def path(name: str) -> Path | None:
+        return Path(text(name)).expanduser().absolute() if text(name) else None
+
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Settings(
+        servers=tuple(part.strip() for part in text("RYLA_SERVER").split(",") if part.strip()),
+        volume=path("RYLA_VOLUME"),
+        home=path("RYLA_HOME") or (cache / "ryla").absolute(),
+        workflows=path("RYLA_WORKFLOWS"),
+        token=text("RYLA_TOKEN") or None,
+    )
