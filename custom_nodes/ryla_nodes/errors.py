@@ -29,7 +29,13 @@ _CODES = (
     # Bad input
     ErrorCode("missing_parameter", "A required parameter was not given.", "ryla workflows show NAME", 2, 422),
     ErrorCode("unknown_parameter", "The workflow has no such parameter.", "ryla workflows show NAME", 2, 422),
-    ErrorCode("invalid_parameter", "A parameter's value is of the wrong type, range or step.", "ryla workflows show NAME", 2, 422),
+    ErrorCode(
+        "invalid_parameter",
+        "A parameter's value is of the wrong type, range or step.",
+        "ryla workflows show NAME",
+        2,
+        422,
+    ),
     ErrorCode("unknown_workflow", "No workflow has this name.", "ryla workflows list", 2, 404),
 )
 

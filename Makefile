@@ -1,0 +1,41 @@
+# Every target sets up what it needs in .venv; nothing else has to be installed by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint unit test-comfyui test-gpu bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+demo: $(READY)
+	@mkdir -p out
+	$(BIN)/ryla run flux-dev --engine embedded --width 512 --height 512 --seed 7 \
+	    --prompt "a lighthouse on a cliff at dusk, warm light in the window" -o out/demo.jpg
+
+test: lint
+	$(BIN)/python -m pytest -c tests/pytest.ini tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd custom_nodes && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+
+unit: $(READY)
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/unit
+
+# Need a real ComfyUI: COMFYUI_PATH=/path/to/ComfyUI COMFYUI_PYTHON=/path/to/its/python
+test-comfyui: $(READY)
+	RYLA_REQUIRE=comfyui $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui
+
+test-gpu: $(READY)
+	RYLA_REQUIRE=gpu $(BIN)/python -m pytest -c tests/pytest.ini tests/gpu
+
+bench: $(READY)
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv out
