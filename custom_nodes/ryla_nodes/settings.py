@@ -10,6 +10,9 @@ from pathlib import Path
 VARIABLES: dict[str, str] = {
     "RYLA_SERVER": "Base URLs of the engines to use, comma-separated (same as --server).",
     "RYLA_VOLUME": "Folder laid out like ComfyUI's models/; searched before ComfyUI's own folders for LoRAs.",
+    "RYLA_COMFYUI": "Folder of the ComfyUI to work with; comfy-cli's workspace when unset.",
+    "RYLA_CATALOGUE": "TOML file whose model entries are merged over the shipped catalogue.",
+    "RYLA_VOLUME_REFRESH": "Command run once before a LoRA is said to be missing, such as a cloud volume's reload.",
     "RYLA_HOME": "Where the embedded engine keeps its small models, inputs and outputs.",
     "RYLA_WORKFLOWS": "Folder of additional workflows, searched before the shipped ones.",
     "RYLA_TOKEN": "Bearer token of the gateway.",
@@ -25,6 +28,9 @@ class Settings:
     home: Path
     workflows: Path | None
     token: str | None
+    comfyui: Path | None = None
+    catalogue: Path | None = None
+    volume_refresh: str | None = None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -43,4 +49,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         home=path("RYLA_HOME") or (cache / "ryla").absolute(),
         workflows=path("RYLA_WORKFLOWS"),
         token=text("RYLA_TOKEN") or None,
+        comfyui=path("RYLA_COMFYUI"),
+        catalogue=path("RYLA_CATALOGUE"),
+        volume_refresh=text("RYLA_VOLUME_REFRESH") or None,
     )
