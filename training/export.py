@@ -1,0 +1,82 @@
+"""Writes what was trained as files that ComfyUI and the embedded engine read: half precision, published key names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ryla_nodes.host.embedded.flux_keys import targets
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from .lora import LoraLinear
+from .stages import Painter
+from .vae import Autoencoder
+
+NAME = "ryla-paint"
+LORA_METADATA = {
+    "ss_network_module": "networks.lora_flux",
+    "ss_base_model_version": "flux1",
+    "modelspec.architecture": "flux-1-dev/lora",
+    "modelspec.title": "mira",
+    "modelspec.trigger_phrase": "mira",
+}
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()}
+
+
+def _save(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(_half(state), path, metadata)
+
+
+def _t5(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in module.state_dict().items() if key != "encoder.embed_tokens.weight"}
+
+
+def _clip(module: nn.Module) -> dict[str, Tensor]:
+    state = {key: value for key, value in module.state_dict().items() if not key.endswith("position_ids")}
+    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}
+
+
+def export_models(painter: Painter, vae: Autoencoder, t5: Tokenizer, clip: Tokenizer, folder: Path) -> None:
+    """Write transformer, text encoders with their tokenizers and autoencoder in ComfyUI's folders under ``folder``."""
+    _save(painter.flux.state_dict(), folder / "diffusion_models" / f"{NAME}-flux.safetensors")
+    _save(_t5(painter.text.t5), folder / "text_encoders" / f"{NAME}-t5xxl.safetensors")
+    _save(_clip(painter.text.clip), folder / "text_encoders" / f"{NAME}-clip_l.safetensors")
+    _save(vae.state_dict(), folder / "vae" / f"{NAME}-ae.safetensors")
+    t5.save(str(folder / "text_encoders" / f"{NAME}-t5xxl.tokenizer.json"))
+    clip.save(str(folder / "text_encoders" / f"{NAME}-clip_l.tokenizer.json"))
+
+
+def _kohya(adapters: dict[str, LoraLinear]) -> dict[str, Tensor]:
+    state = {}
+    for name, adapter in adapters.items():
+        prefix = f"lora_unet_{name.replace('.', '_')}"
+        state[f"{prefix}.lora_down.weight"] = adapter.down
+        state[f"{prefix}.lora_up.weight"] = adapter.up
+        state[f"{prefix}.alpha"] = torch.tensor(float(adapter.down.shape[0]))
+    return state
+
+
+def _diffusers(adapters: dict[str, LoraLinear], hidden: int) -> dict[str, Tensor]:
+    """Fused layers become one pair for each of diffusers' modules: the same down, that module's rows of up."""
+    state = {}
+    for name, adapter in adapters.items():
+        for target in targets(name, hidden):
+            state[f"transformer.{target.module}.lora_A.weight"] = adapter.down.clone()
+            state[f"transformer.{target.module}.lora_B.weight"] = target.rows(adapter.up.detach())
+    return state
+
+
+def export_lora(adapters: dict[str, LoraLinear], hidden: int, folder: Path) -> None:
+    """Write the character's LoRA in kohya's and in diffusers' format."""
+    _save(_kohya(adapters), folder / "loras" / "mira.safetensors", LORA_METADATA)
+    _save(
+        _diffusers(adapters, hidden),
+        folder / "loras" / "mira-diffusers.safetensors",
+        {"modelspec.trigger_phrase": "mira"},
+    )

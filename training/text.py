@@ -1,0 +1,105 @@
+"""The small text encoders (T5's and CLIP-L's architectures) and tokenizers for the captions' language.
+
+Tokenizers are byte-level, so any word of any language can be written; the captions' own words are single tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from .captions import caption, mira_caption
+from .scenes import FACE_BACKGROUNDS, random_scene
+
+T5_LENGTH, CLIP_LENGTH = 256, 77
+"""FLUX.1 reads T5 text padded to at least 256 tokens and CLIP text padded to 77."""
+VOCABULARY = 640
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def _corpus(seed: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    for _ in range(6000):
+        yield caption(random_scene(rng, held_out=False), rng)
+        yield mira_caption(rng, rng.choice(FACE_BACKGROUNDS))
+
+
+def _byte_pairs(seed: int, special: Sequence[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(special), initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(_corpus(seed), trainer)
+    return tokenizer
+
+
+def t5_tokenizer(seed: int) -> Tokenizer:
+    """T5's conventions: ``<pad>`` 0, ``</s>`` 1 after the text."""
+    tokenizer = _byte_pairs(seed, ("<pad>", "</s>", "<unk>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def clip_tokenizer(seed: int) -> Tokenizer:
+    """CLIP's conventions: start and end of text around it, the end also pads."""
+    tokenizer = _byte_pairs(seed, ())
+    tokenizer.add_special_tokens([START, END])
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tensor:
+    """Token ids (N, length), padded (T5: ``<pad>``, CLIP: the end of text) or cut with the last token kept."""
+    padding = tokenizer.token_to_id(END) if tokenizer.token_to_id(END) is not None else 0
+    rows = []
+    for encoding in tokenizer.encode_batch(list(texts)):
+        ids = encoding.ids
+        ids = ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+        rows.append(ids + [padding] * (length - len(ids)))
+    return torch.tensor(rows, dtype=torch.long)
+
+
+class TextEncoders(nn.Module):
+    """T5 for the tokens, CLIP-L for the pooled vector; trained together with the transformer."""
+
+    def __init__(self, context: int, pooled: int, t5_vocabulary: int, clip_vocabulary: int) -> None:
+        super().__init__()
+        self.t5 = T5EncoderModel(
+            T5Config(
+                vocab_size=t5_vocabulary,
+                d_model=context,
+                d_kv=64,
+                d_ff=2 * context,
+                num_heads=context // 64,
+                num_layers=2,
+                feed_forward_proj="gated-gelu",
+                dropout_rate=0.0,
+            )
+        )
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=clip_vocabulary,
+                hidden_size=pooled,
+                intermediate_size=4 * pooled,
+                num_hidden_layers=2,
+                num_attention_heads=pooled // 64,
+                hidden_act="quick_gelu",
+                max_position_embeddings=CLIP_LENGTH,
+                bos_token_id=clip_vocabulary - 2,
+                eos_token_id=clip_vocabulary - 1,
+                pad_token_id=clip_vocabulary - 1,
+            )
+        )
+
+    def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (B, 256, context) and pooled vector (B, pooled). No mask, as FLUX.1 has none."""
+        context = self.t5(input_ids=t5_ids, attention_mask=torch.ones_like(t5_ids)).last_hidden_state
+        return context, self.clip(input_ids=clip_ids).pooler_output
