@@ -66,6 +66,9 @@ _CODES = (
     ErrorCode("not_writable", "A folder or file cannot be written.", "Change its permissions, or choose another place.", 7, 500),
     ErrorCode("link_refused", "Links are not allowed here.", "ryla models link --yaml", 7, 500),
     ErrorCode("link_blocked", "A link's place holds a file of its own.", "Move that file away.", 7, 500),
+    ErrorCode("setup_problems", "The doctor found problems.", "ryla doctor", 3, 503),
+    ErrorCode("comfy_cli_missing", "comfy-cli is not installed.", "pip install comfy-cli", 3, 500),
+    ErrorCode("comfyui_install_failed", "The ComfyUI is not what was asked for.", "ryla doctor", 4, 500),
     ErrorCode("no_target", "There is no place to install to.", "Give --volume PATH or --comfyui PATH.", 2, 500),
     ErrorCode("not_a_comfyui", "A folder is not that of a ComfyUI.", "Give --comfyui PATH.", 2, 500),
     ErrorCode("confirmation_required", "The command wants a yes.", "Add --yes.", 2, 422),
@@ -108,6 +111,8 @@ _CODES = (
     ErrorCode("insightface_missing", "InsightFace is absent, broken or too old.", "pip install 'insightface>=2.0'", 3, 503),
     ErrorCode("unreadable_model", "A model file cannot be loaded.", "ryla models check --repair", 7, 503),
     ErrorCode("unreadable_face", "A file holds no saved face.", "Give a file that was saved as a face.", 2, 422),
+    ErrorCode("another_person", "A picture does not show the person of the reference.", "Try another seed or more steps.", 5, 422),
+    ErrorCode("nothing_to_evaluate", "A folder lacks references or pictures.", "ryla face evaluate --help", 2, 422),
     ErrorCode("wrong_adapter", "The file is no InstantID adapter.", "ryla models install instantid-adapter", 2, 422),
     ErrorCode("hash_mismatch", "A file is not the one that its name promises.", "ryla models check --repair", 7, 503),
     ErrorCode("not_sdxl", "InstantID works on SDXL models only.", "Connect an SDXL checkpoint; for Flux use the flux-instantid workflow.", 2, 422),
@@ -116,7 +121,7 @@ _CODES = (
     # Running jobs on an engine
     ErrorCode("engine_unreachable", "No engine answers at this address.", "Start ComfyUI, or drop --server to use the embedded engine.", 4, 503),
     ErrorCode("not_comfyui", "What answers at this address is not a ComfyUI.", "Check the address and the port.", 4, 502),
-    ErrorCode("engine_forbidden", "The engine, or a proxy before it, refuses us.", "Put the login into the URL: https://user:password@host.", 4, 502),
+    ErrorCode("engine_forbidden", "The engine, or a proxy before it, refuses us.", "Put the login into the URL: https://USER:PASSWORD@HOST or https://:TOKEN@HOST.", 4, 502),
     ErrorCode("engine_busy", "The engine takes no more jobs now.", "Try again later, or add a --server.", 4, 503),
     ErrorCode("engine_error", "The engine itself failed.", "Look at the engine's log.", 4, 502),
     ErrorCode("request_too_large", "The engine refuses a request of this size.", "Send a smaller picture, or raise --max-upload-size.", 2, 413),
@@ -156,11 +161,20 @@ _CODES = (
     ErrorCode("disk_full", "A picture does not fit on its disk.", "Free some space, or give another path with -o.", 7, 507),
     ErrorCode("unwritable_home", "The engine's home folder cannot be written.", "Set RYLA_HOME to a folder of yours.", 7, 500),
     ErrorCode("missing_tokenizer", "A text encoder has no tokenizer.", "ryla models install tokenizer-t5xxl", 3, 503),
+    ErrorCode("wrong_tokenizer", "A tokenizer does not fit its text encoder.", "Put the encoder's own one there.", 7, 422),
     ErrorCode("incomplete_weights", "A weight file lacks tensors, or has them in another size.", "ryla models check --repair", 7, 503),
     ErrorCode("unsupported_weights", "A weight file is quantised or shaped in an unknown way.", "Use the file of the catalogue.", 7, 422),
     ErrorCode("latent_mismatch", "A latent was made for another model family.", "Encode it with the model's own VAE.", 2, 422),
     ErrorCode("lora_wrong_size", "The LoRA was made for a larger or smaller model.", "ryla loras inspect ID", 2, 422),
     ErrorCode("lora_unsupported", "This engine cannot apply LoRAs to this model.", "Use a real ComfyUI: --server URL.", 2, 422),
+    ErrorCode("invalid_batch", "A batch file is malformed.", "Give a .csv with a header line, or a .jsonl.", 2, 422),
+    ErrorCode("invalid_manifest", "A results file is not of this batch.", "Give another file with --results.", 2, 422),
+    ErrorCode("batch_running", "Another runner is at work on this batch.", "Wait for it, or give another file with --results.", 7, 409),
+    ErrorCode("batch_incomplete", "Some jobs of a batch failed.", "Run the same command again: what is made stays made.", 5, 502),
+    ErrorCode("conflicting_options", "Two options exclude each other.", "ryla run --help", 2, 422),
+    # A ComfyUI of our own
+    ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
+    ErrorCode("comfyui_crashed", "The ComfyUI that was started for this died.", "Look at the end of its log above.", 4, 503),
 )
 
 REGISTRY: dict[str, ErrorCode] = {entry.code: entry for entry in _CODES}

@@ -1,0 +1,228 @@
+"""Fetch one file by huggingface_hub into a part file, so that a killed download goes on where it stopped.
+
+huggingface_hub 2 itself no longer resumes in another process; its request code (redirects, retries, Xet) is used on
+part files of ours. Works with huggingface_hub 0.30 to 2.4.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import importlib.util
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
+
+from ..errors import RylaError
+from . import hub_errors
+from .hashing import Advance
+from .sources import HubSource, Source, UrlSource
+
+T = TypeVar("T")
+
+_BACKOFF = (0.5, 1.0, 2.0)
+_MAX_WAIT = 300.0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file as a server describes it: where its bytes are, how many, and its ETag (SHA-256, or git's blob id)."""
+
+    source: Source
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    size: int | None = None
+    etag: str | None = None
+    xet: bool = False
+
+
+def ask(source: Source, advance: Advance) -> Remote:
+    """What the server says about a file. A plain URL is not asked beforehand. ``advance`` may raise to stop.
+
+    Raises:
+        RylaError: see ``hub_errors.explain``.
+    """
+    if isinstance(source, UrlSource):
+        return Remote(source, source.url)
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+
+    url = hf_hub_url(source.repo, source.path, revision=source.revision, endpoint=endpoint())
+    with hub_errors.explained(source):
+        metadata = _patiently(lambda: get_hf_file_metadata(url), advance)
+    location = str(metadata.location or url)
+    token = get_token() if urlsplit(location).netloc == urlsplit(url).netloc else None
+    headers = {"authorization": f"Bearer {token}"} if token else {}  # A signed address elsewhere gets no token.
+    return Remote(source, location, headers, metadata.size, metadata.etag, metadata.xet_file_data is not None)
+
+
+def fetch(remote: Remote, part: Path, size: int | None, advance: Advance) -> None:
+    """Make ``part`` the whole remote file, going on from the bytes that it already has; ``size`` is the expected one.
+
+    ``advance`` gets the number of bytes of each block (negative when the server forces a new start) and may raise.
+
+    Raises:
+        RylaError: see ``hub_errors.explain``; ``part`` is kept for the next attempt.
+    """
+    _quiet()
+    with hub_errors.explained(remote.source):
+        by_xet = remote.xet and not part.exists() and _xet_works()
+        if by_xet and isinstance(remote.source, HubSource) and _fetch_by_xet(remote.source, part, advance):
+            return
+        _patiently(lambda: _fetch_by_http(remote, part, size, advance), advance)
+
+
+def _fetch_by_http(remote: Remote, part: Path, size: int | None, advance: Advance) -> None:
+    from huggingface_hub.file_download import http_get
+
+    with part.open("ab") as file:
+        if size is not None and file.tell() > size:
+            file.truncate(0)
+        try:
+            http_get(
+                remote.url,
+                cast(BinaryIO, _Counted(file, advance)),
+                resume_size=file.tell(),
+                headers=dict(remote.headers),
+                expected_size=size,
+                displayed_filename=part.name,
+            )
+        except hub_errors.network_errors() as error:
+            if hub_errors.status_of(error) == hub_errors.RANGE_NOT_SATISFIABLE:
+                file.truncate(0)  # The server's file is no longer than what we have: start again.
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Counted:
+    """A file that reports what is written to it."""
+
+    def __init__(self, file: BinaryIO, advance: Advance) -> None:
+        self._file = file
+        self._advance = advance
+
+    def write(self, block: bytes) -> int:
+        self._advance(len(block))
+        return self._file.write(block)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._advance((self._file.tell() if size is None else size) - os.fstat(self._file.fileno()).st_size)
+        return self._file.truncate(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _fetch_by_xet(source: HubSource, part: Path, advance: Advance) -> bool:
+    """By Xet's own parallel protocol, through the hub's public download; it does not resume. False when it failed."""
+    # Behind a firewall that blocks Xet's servers it would try for minutes; the plain download is the better retry.
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
+    from huggingface_hub import hf_hub_download
+
+    staging = part.with_suffix(".xet")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with hub_errors.xet_may_fail(), _watched(staging, advance):
+            done = hf_hub_download(
+                source.repo, source.path, revision=source.revision, local_dir=staging, endpoint=endpoint()
+            )
+            Path(done).replace(part)
+        return part.exists()
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _xet_works() -> bool:
+    from huggingface_hub import constants
+
+    disabled = bool(getattr(constants, "HF_HUB_DISABLE_XET", False))
+    return not disabled and importlib.util.find_spec("hf_xet") is not None
+
+
+@contextmanager
+def _watched(folder: Path, advance: Advance) -> Iterator[None]:
+    """Report the growth of a folder that another library writes to."""
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        with suppress(RylaError):  # Cancelled: the download itself cannot be stopped from here.
+            while not done.wait(0.5):
+                size = sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
+                advance(size - seen)
+                seen = size
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _patiently(call: Callable[[], T], advance: Advance) -> T:
+    """Call again after what a moment may cure: 429, 5xx, a lost connection. Honours ``Retry-After``."""
+    for wait in _BACKOFF:
+        try:
+            return call()
+        except hub_errors.network_errors() as error:
+            if not hub_errors.may_pass(error):
+                raise
+            _pause(_retry_after(error) or wait, advance)
+    return call()
+
+
+def _pause(seconds: float, advance: Advance) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        advance(0)
+        time.sleep(min(left, 0.2))
+
+
+def _retry_after(error: BaseException) -> float | None:
+    response = getattr(error, "response", None)
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    if value.isdigit():
+        return min(float(value), _MAX_WAIT)
+    date = email.utils.parsedate_to_datetime(value) if value else None
+    return min(max(date.timestamp() - time.time(), 0.0), _MAX_WAIT) if date else None
+
+
+def cached(source: Source, sha256: str | None) -> Path | None:
+    """The file in the hub's cache on this machine: by its hash in any repository, else by its pinned revision."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = Path(constants.HF_HUB_CACHE)
+    if sha256 is not None:
+        return next((path for path in cache.glob(f"*/blobs/{sha256}") if path.is_file()), None)
+    if isinstance(source, UrlSource) or source.revision is None:
+        return None
+    found = try_to_load_from_cache(source.repo, source.path, cache_dir=cache, revision=source.revision)
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+def has_token() -> bool:
+    """Whether there is a token: ``HF_TOKEN``, or one that ``hf auth login`` stored."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def endpoint() -> str | None:
+    """``HF_ENDPOINT`` as it is now (the library reads it once, at import)."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def _quiet() -> None:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
