@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 
 from .protocol import FluxFiles, Host, LoraResult, SaveTarget
 
 __all__ = ["FluxFiles", "Host", "LoraResult", "SaveTarget", "current", "inside_comfyui", "use"]
 
-_hosts: list[Host] = []
+_current: ContextVar[Host] = ContextVar("ryla_host")
 
 
 def inside_comfyui() -> bool:
@@ -16,15 +20,23 @@ def inside_comfyui() -> bool:
     return "folder_paths" in sys.modules
 
 
-def use(host: Host) -> None:
-    """Make ``host`` the engine that nodes of this process run in (called once by the embedded engine)."""
-    _hosts[:] = [host]
+@contextmanager
+def use(host: Host) -> Iterator[None]:
+    """Within this block nodes run in ``host``; several embedded engines may live in one process."""
+    token = _current.set(host)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def current() -> Host:
-    """The engine of this process: the one given to ``use``, else ComfyUI's."""
-    if not _hosts:
-        from .comfy import ComfyHost
+    """The engine that runs this code: the one given to ``use``, else ComfyUI's."""
+    return _current.get(None) or _comfy()
 
-        _hosts.append(ComfyHost())
-    return _hosts[0]
+
+@cache
+def _comfy() -> Host:
+    from .comfy import ComfyHost
+
+    return ComfyHost()

@@ -46,18 +46,24 @@ class LoraResult:
 
 @dataclass(frozen=True)
 class SaveTarget:
-    """Where the next output file of a prefix goes; ``subfolder`` is relative to the output folder."""
+    """Where the next output file of a prefix goes; ``subfolder`` is relative to the output folder.
+
+    ``metadata``: whether the engine allows the workflow to be stored in pictures.
+    """
 
     folder: Path
     name: str
     counter: int
     subfolder: str
+    metadata: bool = True
 
 
 class Host(Protocol):
     """One engine, seen from a node."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """``comfyui`` or ``embedded``."""
 
     def folders(self) -> ModelFolders:
         """The model folders of this engine, the volume's included."""
@@ -65,8 +71,14 @@ class Host(Protocol):
     def load_flux(self, files: FluxFiles, weight_dtype: str) -> tuple[Any, Any, Any]:
         """Load FLUX.1 Dev: (MODEL, CLIP, VAE). ``weight_dtype`` is one of ``WEIGHT_DTYPES``."""
 
+    def default_flux(self) -> FluxFiles | None:
+        """The engine's own stand-in weights, for when no real ones are there; None when it has none."""
+
     def load_checkpoint(self, path: Path) -> tuple[Any, Any, Any]:
         """Load an all-in-one checkpoint (SDXL): (MODEL, CLIP, VAE)."""
+
+    def model_family(self, model: Any) -> str:
+        """The family of a MODEL in the terms of ``lora.inspect`` (``flux``, ``sdxl`` ...), or ``unknown``."""
 
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
         """Patch clones of ``model`` and ``clip`` with the LoRA in ``path``; strengths in [-10, 10]."""

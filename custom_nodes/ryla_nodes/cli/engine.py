@@ -1,0 +1,60 @@
+"""``ryla engine``: the embedded engine in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import embedded, settings
+from . import output
+
+POLL_SECONDS = 0.5
+
+
+def engine(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines reach needs RYLA_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8188,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of its small models, inputs and outputs; RYLA_HOME when not given.")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Run the embedded engine: ComfyUI's HTTP API on small models, without a GPU. Ctrl-C stops it."""
+    embedded.require()
+    from ..embedded.server import EmbeddedEngine
+
+    _log_to_stderr()
+    environment = settings.load()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    server = EmbeddedEngine(
+        (home or environment.home).expanduser().absolute(), port, host, token=environment.token, settings=environment
+    )
+    with server:
+        if as_json:
+            output.emit({"url": server.url, "home": str(server.files.home)})
+            sys.stdout.flush()
+        else:
+            output.console.print(f"Embedded engine at {server.url} (Ctrl-C stops it)", soft_wrap=True)
+        while not stop.wait(POLL_SECONDS):
+            pass
+        # A second Ctrl-C while a job is being stopped leaves at once.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _log_to_stderr() -> None:
+    """One line a job, and the traceback of a node that fails."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger(embedded.__name__)
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)

@@ -1,0 +1,180 @@
+"""Jobs of the embedded engine: those that wait, the one that runs, and the history."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .validation import Graph
+
+MAXIMUM_HISTORY = 10_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One graph to run. ``number`` orders the queue, smallest first."""
+
+    number: float
+    prompt_id: str
+    graph: Graph
+    extra_data: dict[str, Any]
+    outputs: tuple[str, ...]
+    cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    @property
+    def client_id(self) -> str | None:
+        return self.extra_data.get("client_id")
+
+    def as_list(self) -> list[Any]:
+        """The five values by which clients know a job."""
+        return [self.number, self.prompt_id, self.graph, self.extra_data, list(self.outputs)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its messages in order, what its nodes reported, and about which node."""
+
+    success: bool
+    messages: list[tuple[str, dict[str, Any]]]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def entry(self, job: Job) -> dict[str, Any]:
+        """The job's entry in the history."""
+        status = {
+            "status_str": "success" if self.success else "error",
+            "completed": self.success,
+            "messages": [list(message) for message in self.messages],
+        }
+        return {"prompt": job.as_list(), "outputs": self.outputs, "status": status, "meta": self.meta}
+
+
+class JobQueue:
+    """All jobs, under one lock: a job is waiting, running, or in the history, and never in none of them."""
+
+    def __init__(self, on_change: Callable[[], None], maximum_history: int = MAXIMUM_HISTORY) -> None:
+        self._on_change = on_change
+        self._maximum_history = maximum_history
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Job]] = []
+        self._running: Job | None = None
+        self._history: dict[str, dict[str, Any]] = {}
+        self._order = itertools.count()
+        self._to_free = False
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            heapq.heappush(self._waiting, (job.number, next(self._order), job))
+            self._changed.notify()
+        self._on_change()
+
+    def take(self) -> Job | None:
+        """Wait for the next job and make it the running one; None when memory is to be given back, or at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._to_free or self._closed)
+            if self._closed or self._to_free or not self._waiting:
+                return None
+            self._running = heapq.heappop(self._waiting)[2]
+        self._on_change()
+        return self._running
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        """Move the running job into the history; the oldest entry goes when that is full."""
+        with self._changed:
+            self._running = None
+            self._history.pop(job.prompt_id, None)
+            self._history[job.prompt_id] = outcome.entry(job)
+            while len(self._history) > self._maximum_history:
+                del self._history[next(iter(self._history))]
+        self._on_change()
+
+    def snapshot(self) -> tuple[list[Job], list[Job]]:
+        """The running job (if any) and the waiting ones in the order in which they will run."""
+        with self._changed:
+            return [self._running] if self._running else [], [job for *_, job in sorted(self._waiting)]
+
+    def remaining(self) -> int:
+        """How many jobs wait or run."""
+        with self._changed:
+            return len(self._waiting) + (self._running is not None)
+
+    def interrupt(self, prompt_id: str | None = None) -> bool:
+        """Cancel the running job, if it is the one named (or none is); whether it was."""
+        with self._changed:
+            hit = self._running is not None and prompt_id in (None, self._running.prompt_id)
+            if hit and self._running is not None:
+                self._running.cancelled.set()
+            return hit
+
+    def delete(self, prompt_id: str) -> bool:
+        """Drop a waiting job; whether there was one."""
+        with self._changed:
+            kept = [item for item in self._waiting if item[2].prompt_id != prompt_id]
+            found = len(kept) < len(self._waiting)
+            self._waiting = kept
+            heapq.heapify(self._waiting)
+        if found:
+            self._on_change()
+        return found
+
+    def clear(self) -> None:
+        """Drop every waiting job."""
+        with self._changed:
+            self._waiting.clear()
+        self._on_change()
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Cancel a job wherever it is; whether it was waiting or running."""
+        with self._changed:
+            return self.delete(prompt_id) or self.interrupt(prompt_id)
+
+    def history(self, maximum: int | None = None, offset: int = -1) -> dict[str, Any]:
+        """The newest ``maximum`` entries, oldest first; or those from ``offset`` on."""
+        with self._changed:
+            ids = list(self._history)
+            if maximum is not None:
+                start = max(0, len(ids) - maximum) if offset < 0 else offset
+                ids = ids[start : start + maximum]
+            elif offset > 0:
+                ids = ids[offset:]
+            return {prompt_id: self._history[prompt_id] for prompt_id in ids}
+
+    def entry(self, prompt_id: str) -> dict[str, Any] | None:
+        with self._changed:
+            return self._history.get(prompt_id)
+
+    def forget(self, prompt_id: str | None = None) -> None:
+        """Drop one entry of the history, or all."""
+        with self._changed:
+            if prompt_id is None:
+                self._history.clear()
+            else:
+                self._history.pop(prompt_id, None)
+
+    def ask_to_free(self) -> None:
+        """Have the worker give memory back after the present job and before the next."""
+        with self._changed:
+            self._to_free = True
+            self._changed.notify()
+
+    def take_wish_to_free(self) -> bool:
+        """Whether that was asked for since the last call."""
+        with self._changed:
+            asked, self._to_free = self._to_free, False
+            return asked
+
+    def close(self) -> None:
+        """End: cancel the running job and let ``take`` return None."""
+        with self._changed:
+            self._closed = True
+            self.interrupt()
+            self._changed.notify()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed

@@ -1,0 +1,17 @@
+"""Fixtures for every part of the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RYLA_HOME whose ``models/`` holds the small Flux, made once a session; to be read only."""
+    from ryla_nodes.host.embedded import tiny
+
+    home = tmp_path_factory.mktemp("home")
+    tiny.ensure(home / "models")
+    return home
