@@ -188,9 +188,9 @@ def test_every_problem_is_in_the_details() -> None:
     assert [problem["code"] for problem in raised.value.details["problems"]] == ["out_of_range", "wrong_type"]
 
 
-def test_our_own_recorded_classes_are_the_nodes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_hosts", [SimpleNamespace(folders=lambda: ModelFolders({}))])
-    now = {info["name"]: info for info in (cls.GET_NODE_INFO_V1() for cls in node_classes())}
+def test_our_own_recorded_classes_are_the_nodes_as_they_are() -> None:
+    with host.use(SimpleNamespace(folders=lambda: ModelFolders({}))):  # type: ignore[arg-type]
+        now = {info["name"]: info for info in (cls.GET_NODE_INFO_V1() for cls in node_classes())}
     expected = json.loads(json.dumps(recorder().reduced(now)))
     for version in versions():
         recorded = {name: info for name, info in object_info(version).items() if name.startswith("RYLA_")}

@@ -1,0 +1,35 @@
+"""The nodes of the pack. One class a node, thin: files, maths and engines live elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..host.schema import io
+
+
+def node_classes() -> list[type[io.ComfyNode]]:
+    """Every node of the pack, as ComfyUI and the embedded engine register them."""
+    from .face import FaceAnalyzer, FaceComposite, FaceCrop, FaceEmbed, FaceKeypoints
+    from .flux import FluxLoader
+    from .image import SaveImage
+    from .instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
+    from .lora import LoraLoader
+    from .prompt import Prompt
+    from .similarity import FaceSimilarity
+
+    return [
+        FluxLoader,
+        SDXLLoader,
+        LoraLoader,
+        Prompt,
+        InstantIDLoader,
+        FaceAnalyzer,
+        FaceEmbed,
+        FaceKeypoints,
+        FaceCrop,
+        ApplyInstantID,
+        FaceComposite,
+        FaceSimilarity,
+        SaveImage,
+    ]

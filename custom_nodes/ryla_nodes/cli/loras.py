@@ -1,0 +1,208 @@
+"""``ryla loras``: the LoRAs of this machine or of an engine, what a file is, and putting files in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from .. import settings
+from ..errors import RylaError
+from ..lora import families, ids, inspect, library, store
+from ..lora.inspect import LoraInfo
+from ..lora.store import LoraFile, LoraStore
+from . import output
+from .output import JsonOption
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect, add and remove character LoRAs.")
+
+IdArgument = Annotated[str, typer.Argument(help="An id (7), a UUID, character-7, or a file name.", show_default=False)]
+IdOption = Annotated[str, typer.Option("--id", help="What to call it; the file's own name if not given.")]
+TriggerOption = Annotated[str, typer.Option(help="Trigger word; the file's own if not given.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the LoRA that has this id now.")]
+
+
+class Format(str, Enum):
+    """Formats that ``ryla loras demo`` writes."""
+
+    KOHYA = "kohya"
+    DIFFUSERS = "diffusers"
+    AI_TOOLKIT = "ai-toolkit"
+    COMFYUI = "comfyui"
+
+
+@app.command("list")
+def list_loras(
+    server: Annotated[str, typer.Option(help="Engine to ask [default: RYLA_SERVER].")] = "",
+    local: Annotated[
+        bool, typer.Option("--local", help="List this machine's folders even if RYLA_SERVER is set.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """List every LoRA: of an engine when one is named, else of this machine's folders."""
+    servers = (server,) if server else settings.load().servers
+    if servers and not local:
+        _list_engines(servers, json_)
+        return
+    lora_store = _store()
+    rows = [library.describe(file) for file in lora_store.list()]
+    if json_:
+        output.emit({"loras": rows, "folders": [str(root) for root in lora_store.roots]})
+        return
+    folders = "\n  ".join(map(str, lora_store.roots))
+    if not rows:
+        output.console.print(f"No LoRA in\n  {folders}", markup=False, soft_wrap=True)
+        return
+    table = Table("id", "family", "rank", "trigger", "size", "where", box=None, pad_edge=False)
+    for row in rows:
+        told = [Text(row["error"], "red"), "", ""] if "error" in row else _told(row)
+        table.add_row(Text(row["id"], "bold"), *told, decimal(row["size"]), Text(row["path"], overflow="fold"))
+    output.console.print(table)
+
+
+@app.command("inspect")
+def inspect_lora(lora_id: IdArgument, json_: JsonOption = False) -> None:
+    """Show what a LoRA is, from its header and its sidecar: family, format, rank, layers, trigger word."""
+    file = _store().find(lora_id)
+    info = inspect.inspect(file.path)
+    if json_:
+        output.emit({"id": file.id, **info.as_dict(), "also": [str(path) for path in file.also]})
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(file, info):
+        table.add_row(Text(name, "bold"), Text(value, overflow="fold"))
+    output.console.print(table)
+
+
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file.", show_default=False)],
+    lora_id: IdOption = "",
+    trigger: TriggerOption = "",
+    force: ForceOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Check a LoRA file and copy it into the volume (or the first LoRA folder), with its trigger word beside it."""
+    folder = library.roots(settings.load())[0]
+    _report_added(library.add(file, folder, lora_id=lora_id, trigger=trigger, force=force), json_)
+
+
+@app.command()
+def remove(lora_id: IdArgument, json_: JsonOption = False) -> None:
+    """Delete a LoRA's file and its sidecar."""
+    removed = library.remove(_store(), lora_id)
+    if json_:
+        output.emit({"removed": [str(path) for path in removed]})
+        return
+    for path in removed:
+        output.console.print(f"removed {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    lora_id: IdOption = "demo",
+    style: Annotated[Format, typer.Option("--format", help="Whose key names to write.")] = Format.KOHYA,
+    trigger: TriggerOption = "ohwx",
+    force: ForceOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a small LoRA for the embedded engine's small model, to try the flux-lora workflow without a trained one."""
+    from .. import embedded
+
+    embedded.require()
+    from ..host.embedded import tiny
+    from ..lora import demo as demo_lora
+    from ..models.headers import read_header
+
+    environment = settings.load()
+    transformer = read_header(tiny.ensure(environment.home / "models").transformer)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / f"demo{ids.SUFFIX}"
+        demo_lora.write(made, transformer, style.value, trigger)
+        added = library.add(made, library.roots(environment)[0], lora_id=lora_id, trigger=trigger, force=force)
+    _report_added(added, json_)
+
+
+def _store() -> LoraStore:
+    return store.shared(library.roots(settings.load()))
+
+
+def _told(row: dict[str, Any]) -> list[Text]:
+    rank = "full" if row["rank"] is None else "-".join(dict.fromkeys(map(str, row["rank"])))
+    return [Text(families.title(row["family"])), Text(rank), Text(row["trigger_word"] or "")]
+
+
+def _facts(file: LoraFile, info: LoraInfo) -> Iterable[tuple[str, str]]:
+    yield "id", file.id
+    yield "file", str(file.path)
+    yield "size", decimal(info.size)
+    yield "family", families.title(info.family)
+    yield "format", f"{info.format} ({', '.join(info.algorithms)})"
+    yield "rank", info.rank_text
+    yield "alpha", "not in the metadata" if info.alpha is None else f"{info.alpha:g}"
+    yield "patches", f"{info.modules} layers of {', '.join(info.components)}"
+    yield "layers", ", ".join(info.targets)
+    yield "dtype", info.dtype
+    yield "trigger", f"{info.trigger_word} (from {info.trigger_source})" if info.trigger_word else "none known"
+    yield "base model", info.base_model or "not said"
+    yield "trained by", info.tool or "not said"
+    if file.also:
+        yield "also", ", ".join(map(str, file.also))
+
+
+def _report_added(file: LoraFile, json_: bool) -> None:
+    info = inspect.inspect(file.path)
+    others = [path for path in _store().find(file.id).also if path != file.path]
+    if json_:
+        output.emit({"id": file.id, **info.as_dict(), "also": [str(path) for path in others]})
+        return
+    trigger = f"trigger word {info.trigger_word!r}" if info.trigger_word else "no trigger word known (--trigger WORD)"
+    line = f"added {file.id}: {file.path} ({families.title(info.family)}, rank {info.rank_text}, {trigger})"
+    output.console.print(line, markup=False, soft_wrap=True)
+    for path in others:
+        output.console.print(f"another file answers to {file.id} too: {path}", markup=False, soft_wrap=True)
+
+
+def _list_engines(servers: Iterable[str], json_: bool) -> None:
+    """What engines offer: names only, as ComfyUI tells no more about its files."""
+    rows = [
+        {"id": ids.short_id(name) if name.casefold().endswith(ids.SUFFIX) else name, "file": name, "server": url}
+        for url, names in ((url, asyncio.run(_offered(url))) for url in servers)
+        for name in names
+    ]
+    if json_:
+        output.emit({"loras": rows})
+        return
+    table = Table("id", "file", "engine", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(Text(row["id"], "bold"), Text(row["file"], overflow="fold"), Text(row["server"]))
+    output.console.print(table if rows else "No LoRA there.")
+
+
+async def _offered(server: str) -> list[str]:
+    """The names in an engine's loras folders, "/"-separated."""
+    from ..client.address import Address
+    from ..client.engine import Engine
+    from ..client.limits import Limits
+    from ..client.transport import CallFailed, Transport
+
+    address, limits = Address.parse(server), Limits()
+    engine, transport = Engine(address, limits), Transport(address, limits)
+    try:
+        await engine.info()
+        names = await transport.read("/models/loras")
+    except CallFailed as error:
+        message = f"{address.base} does not tell its LoRAs: {error}."
+        raise RylaError("engine_error", message, server=address.base) from error
+    finally:
+        await transport.aclose()
+        await engine.aclose()
+    return [str(name).replace("\\", "/") for name in names]

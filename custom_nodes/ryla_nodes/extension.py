@@ -1,0 +1,22 @@
+"""What ComfyUI gets from this pack: the model folders it adds and the nodes it brings."""
+
+from __future__ import annotations
+
+from . import settings
+from .host.comfy_folders import register
+from .host.schema import ComfyExtension, io
+from .nodes import node_classes
+
+
+class RylaExtension(ComfyExtension):
+    """The pack, as ComfyUI's loader sees it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack."""
+        return node_classes()
+
+
+def load() -> RylaExtension:
+    """Add the volume's folders to ComfyUI's and hand over the nodes."""
+    register(settings.load().volume)
+    return RylaExtension()

@@ -1,0 +1,175 @@
+"""Putting LoRA files into a folder and taking them out again, all or nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import RylaError
+from ..models.folders import standalone
+from ..models.headers import read_header
+from ..settings import Settings
+from . import ids, sidecar
+from .inspect import LoraInfo, inspect
+from .store import LoraFile, LoraStore
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def roots(settings: Settings) -> tuple[Path, ...]:
+    """The LoRA folders of this machine: the volume's, ComfyUI's, then the embedded engine's own."""
+    own = settings.home / "models" / "loras"
+    return tuple(dict.fromkeys((*standalone(settings).get("loras"), own)))
+
+
+def describe(file: LoraFile) -> dict[str, Any]:
+    """One row of a list of LoRAs: id, path, size, and what the header says, or ``error`` and ``code``."""
+    row: dict[str, Any] = {"id": file.id, "path": str(file.path), "size": file.size}
+    try:
+        ids.parse(file.id)
+        info = inspect(file.path)
+    except RylaError as error:
+        return row | {"error": error.message, "code": error.code}
+    return row | {name: getattr(info, name) for name in ("family", "format", "rank", "trigger_word", "base_model")}
+
+
+def add(source: Path, folder: Path, *, lora_id: str = "", trigger: str = "", force: bool = False) -> LoraFile:
+    """Check a LoRA file and copy it into ``folder`` as ``<id>.safetensors``, with a sidecar.
+
+    Args:
+        lora_id: the file's own name when empty.
+        trigger: the trigger word; that of the source's sidecar or metadata when empty.
+        force: replace the file that answers to the id in ``folder``, if there is one.
+
+    Raises:
+        RylaError: what ``inspect`` and ``ids.parse`` raise; ``lora_exists``, ``disk_full``, ``not_writable``.
+    """
+    info = inspect(source)
+    wanted = ids.parse(lora_id or _own_id(source))
+    target = _target(wanted, folder, force)
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < info.size:
+            raise _disk_full(target, info.size)
+        with _partial(target) as copy:
+            shutil.copyfile(source, copy)
+            read_header(copy)  # The source may have been cut or replaced meanwhile.
+            _write(sidecar.path_of(target), _sidecar_text(source, info, trigger))
+            _publish(copy, target, force)
+    return LoraStore([folder]).find(target.relative_to(folder).as_posix())
+
+
+def remove(store: LoraStore, lora_id: str) -> list[Path]:
+    """Delete the file of an id, its sidecar, and a ``character-<id>`` folder that it leaves empty.
+
+    Raises:
+        RylaError: what ``LoraStore.find`` raises; ``ambiguous_lora`` when several files answer to the id;
+            ``not_writable``.
+    """
+    file = store.find(lora_id)
+    if file.also and not ids.parse(lora_id).exact:
+        answers = [str(path) for path in (file.path, *file.also)]
+        raise RylaError(
+            "ambiguous_lora",
+            f"{len(answers)} files answer to {lora_id!r}: {', '.join(answers)}.",
+            hint=f"Name one of them: ryla loras remove {file.name}",
+            files=answers,
+        )
+    removed = [file.path, *(path for path in sidecar.names(file.path) if path.is_file())]
+    with _explained(file.path):
+        for path in removed:
+            path.unlink()
+        if (
+            file.path.name == ids.FOLDER_WEIGHTS
+            and file.path.parent != file.root
+            and not any(file.path.parent.iterdir())
+        ):
+            file.path.parent.rmdir()
+    return removed
+
+
+def _own_id(source: Path) -> str:
+    if source.name == ids.FOLDER_WEIGHTS:
+        raise RylaError("invalid_lora_id", f"{source.name} says nothing about whose LoRA it is.", hint="Give --id ID.")
+    return source.name[: -len(ids.SUFFIX)] if source.name.casefold().endswith(ids.SUFFIX) else source.name
+
+
+def _target(wanted: ids.LoraId, folder: Path, force: bool) -> Path:
+    """``<id>.safetensors``, or the file that answers to the id already, so that an id keeps one file."""
+    target = folder / f"{wanted.folder}{wanted.name}{ids.SUFFIX}"
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise RylaError("lora_outside_folders", f"{target.parent} is a link that leads out of {folder}.", path=target)
+    try:
+        taken = LoraStore([folder]).find(wanted.text)
+    except RylaError as error:
+        if error.code == "lora_outside_folders" and not force:
+            raise
+        return target
+    if not force:
+        raise _exists(wanted.text, taken.path)
+    return taken.path
+
+
+def _sidecar_text(source: Path, info: LoraInfo, trigger: str) -> str:
+    """The source's sidecar, if it has one, with the trigger word and the base model filled in."""
+    beside = sidecar.read(source)
+    fields = json.loads(beside.path.read_text(encoding="utf-8-sig")) if beside else {}
+    known = {"trigger_word": trigger.strip() or info.trigger_word, "base_model": info.base_model}
+    return sidecar.to_json(fields | {name: value for name, value in known.items() if value} | {"source": source.name})
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A hidden name beside ``target``; gone at the end, whatever happens."""
+    path = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with _partial(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def _publish(copy: Path, target: Path, force: bool) -> None:
+    with copy.open("rb+") as file:
+        os.fsync(file.fileno())
+    if not force:
+        try:
+            target.hardlink_to(copy)  # Fails, in one step, where another file is by now.
+        except FileExistsError as error:
+            raise _exists(target.stem, target) from error
+        except OSError:  # A file system without hard links.
+            copy.replace(target)
+    else:
+        copy.replace(target)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _disk_full(path) from error
+        message = f"{error.filename or path} cannot be written: {error.strerror or error}."
+        raise RylaError("not_writable", message, path=path) from error
+
+
+def _disk_full(path: Path, size: int = 0) -> RylaError:
+    needed = f" ({size:,} bytes are needed)" if size else ""
+    return RylaError("disk_full", f"The disk of {path.parent} is full{needed}.", path=path)
+
+
+def _exists(lora_id: str, path: Path) -> RylaError:
+    return RylaError("lora_exists", f"A LoRA {lora_id!r} is already there: {path}.", path=path)

@@ -1,0 +1,165 @@
+"""From a LoRA id to its file, in the volume first and then in the engine's LoRA folders.
+
+The candidates of an id are looked up by name, so the cost does not grow with the folder and a new file is seen at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import RylaError
+from . import ids, refresh
+from .listing import Listing
+from .nearest import nearest
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """One LoRA file. ``name`` is its path below ``root``; ``also`` are the other files of the same id, not taken."""
+
+    id: str
+    name: str
+    path: Path
+    root: Path
+    size: int
+    mtime_ns: int
+    inode: tuple[int, int]
+    also: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> tuple[Path, int, int]:
+        """What a cache of the loaded file depends on: path, mtime, size."""
+        return self.path, self.mtime_ns, self.size
+
+
+@dataclass
+class _Search:
+    """One pass over the folders, and what it met besides files."""
+
+    outside: list[Path]
+    unreadable: list[str]
+
+
+class LoraStore:
+    """The LoRAs below ``roots``; the first root wins, and within a root the newest file.
+
+    Args:
+        roots: LoRA folders, the volume's first; a folder that does not exist (yet) is allowed.
+        refresh: called once before an id is said to be missing.
+    """
+
+    def __init__(self, roots: Sequence[Path], refresh: Callable[[], None] | None = None) -> None:
+        self.roots = tuple(dict.fromkeys(Path(root) for root in roots))
+        self._refresh = refresh
+        self._listing = Listing(ids.SUFFIX, self._inside)
+
+    def find(self, lora_id: str) -> LoraFile:
+        """The file of an id (see ``ids.parse`` for its forms).
+
+        Raises:
+            RylaError: ``invalid_lora_id``, ``lora_pickle``, ``lora_not_found`` (searched folders and the three nearest
+                ids), ``lora_outside_folders`` (a link that leads out), ``volume_refresh_failed``.
+        """
+        wanted = ids.parse(lora_id)
+        search = _Search([], [])
+        found = self._search(wanted, search)
+        if found is None and self._refresh is not None:
+            self._refresh()
+            search = _Search([], [])
+            found = self._search(wanted, search)
+        if found is None:
+            raise self._not_found(wanted, search)
+        return found
+
+    def list(self) -> tuple[LoraFile, ...]:
+        """Every LoRA file below the roots, by id; a file reachable from two roots is listed once."""
+        unique: dict[tuple[int, int], LoraFile] = {}
+        for root in self.roots:
+            for name in self._listing.files(root):
+                file = _file(root, name, _Search([], []))
+                if file is not None:
+                    unique.setdefault(file.inode, file)
+        return tuple(sorted(unique.values(), key=lambda file: (file.id.casefold(), file.name)))
+
+    def _search(self, wanted: ids.LoraId, search: _Search) -> LoraFile | None:
+        for group in wanted.groups():
+            hits = [hit for root in self.roots for hit in self._newest_first(root, group, search)]
+            if hits:
+                others = {hit.inode: hit.path for hit in reversed(hits) if hit.inode != hits[0].inode}
+                return replace(hits[0], also=tuple(reversed(others.values())))
+        return None
+
+    def _newest_first(self, root: Path, names: Iterable[str], search: _Search) -> Sequence[LoraFile]:
+        files = [file for name in names if (file := _file(root, name, search)) is not None]
+        inside = [file for file in files if self._inside(file.path)]
+        search.outside.extend(file.path for file in files if file not in inside)
+        return sorted(inside, key=lambda file: -file.mtime_ns)
+
+    def _inside(self, path: Path) -> bool:
+        real = os.path.realpath(path)
+        roots = (os.path.realpath(root) for root in self.roots)
+        return any(os.path.commonpath((real, root)) == root for root in roots if _same_drive(real, root))
+
+    def _not_found(self, wanted: ids.LoraId, search: _Search) -> RylaError:
+        if search.outside:
+            return RylaError(
+                "lora_outside_folders",
+                f"{search.outside[0]} is a link that leads out of the LoRA folders; it is not followed.",
+                lora_id=wanted.text,
+            )
+        pickle = self._pickle(wanted)
+        if pickle is not None:
+            return ids.pickle_refused(str(pickle))
+        names = [name for group in wanted.groups() for name in group]
+        close = nearest(wanted.core, {ids.short_id(name) for root in self.roots for name in self._listing.files(root)})
+        where = ", ".join(map(str, self.roots)) or "no folder (set RYLA_VOLUME)"
+        unreadable = f" Not readable: {'; '.join(search.unreadable)}." if search.unreadable else ""
+        return RylaError(
+            "lora_not_found",
+            f"No LoRA {wanted.text!r}: looked for {', '.join(names)} in {where}."
+            f"{' Nearest: ' + ', '.join(close) + '.' if close else ' There is no LoRA at all.'}{unreadable}",
+            lora_id=wanted.text,
+            folders=[str(root) for root in self.roots],
+            nearest=list(close),
+        )
+
+    def _pickle(self, wanted: ids.LoraId) -> Path | None:
+        stems = (name[: -len(ids.SUFFIX)] for group in wanted.groups() for name in group)
+        paths = (root / f"{stem}{suffix}" for stem in stems for root in self.roots for suffix in ids.PICKLE_SUFFIXES)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def _file(root: Path, name: str, search: _Search) -> LoraFile | None:
+    path = root / name
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            search.unreadable.append(f"{path}: {error.strerror}")
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    inode = (status.st_dev, status.st_ino)
+    return LoraFile(ids.short_id(name), name, path, root, status.st_size, status.st_mtime_ns, inode)
+
+
+def _same_drive(first: str, second: str) -> bool:
+    return os.path.splitdrive(first)[0].casefold() == os.path.splitdrive(second)[0].casefold()
+
+
+@lru_cache(maxsize=32)
+def _shared(roots: tuple[Path, ...]) -> LoraStore:
+    return LoraStore(roots, refresh.run)
+
+
+def shared(roots: Sequence[Path]) -> LoraStore:
+    """The process's store of these folders: keeps its listing, and uses the deployment's refresh hook."""
+    return _shared(tuple(roots))

@@ -1,0 +1,79 @@
+"""Load FLUX.1 Dev from whatever files of it are there."""
+
+from __future__ import annotations
+
+from .. import host
+from ..errors import RylaError
+from ..host import FluxFiles
+from ..host.protocol import WEIGHT_DTYPES
+from ..host.schema import io
+from . import flux_files
+from .fingerprints import file_state, fingerprint
+
+
+class FluxLoader(io.ComfyNode):
+    """The split files (transformer, CLIP-L, T5-XXL, VAE) or an all-in-one checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RYLA_FluxLoader",
+            display_name="Load FLUX.1 Dev",
+            category="RYLA/loaders",
+            description="Finds and loads FLUX.1 Dev in one step: transformer, CLIP-L, T5-XXL and VAE from their "
+            "folders, or an all-in-one checkpoint. Says what is missing, where it looked, and how to get it.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=flux_files.choices(host.current().folders()),
+                    default=flux_files.AUTO,
+                    tooltip="auto takes flux1-dev.safetensors with its text encoders and VAE, else an all-in-one "
+                    "checkpoint. Or name a file of diffusion_models or checkpoints.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default=WEIGHT_DTYPES[0],
+                    tooltip="default keeps the file's precision. The fp8 types halve the transformer's memory and lose "
+                    "some detail; fast also multiplies in fp8 on newer GPUs.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=list(flux_files.TEXT_ENCODERS),
+                    default=flux_files.AUTO,
+                    tooltip="auto takes the most precise T5-XXL that is there. The fp8 files need half the memory.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The FLUX.1 Dev transformer."),
+                io.Clip.Output(display_name="CLIP", tooltip="CLIP-L and T5-XXL."),
+                io.Vae.Output(display_name="VAE", tooltip="The 16-channel VAE."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None) -> bool | str:
+        """Refuse before the job is queued. Only ``model`` is named: the engine repeats the message for every name."""
+        if model is None:  # Linked: known when the job runs.
+            return True
+        try:
+            _locate(model, flux_files.AUTO)
+        except RylaError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, weight_dtype: str, text_encoder: str) -> str:
+        """Load again when a file was replaced."""
+        files = _locate(model, text_encoder)
+        parts = (files.transformer, files.clip_l, files.t5xxl, files.vae)
+        return fingerprint([file_state(path) for path in parts if path is not None])
+
+    @classmethod
+    def execute(cls, model: str, weight_dtype: str, text_encoder: str) -> io.NodeOutput:
+        return io.NodeOutput(*host.current().load_flux(_locate(model, text_encoder), weight_dtype))
+
+
+def _locate(model: str, text_encoder: str) -> FluxFiles:
+    engine = host.current()
+    return flux_files.locate(engine.folders(), model, text_encoder, engine.default_flux())

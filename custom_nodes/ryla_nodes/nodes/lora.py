@@ -1,0 +1,130 @@
+"""Apply a character LoRA by its id, and prove that it did something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import host, settings
+from ..errors import RylaError
+from ..host.schema import io
+from ..lora import check, inspect, store
+from ..lora.store import LoraFile
+from .fingerprints import fingerprint
+
+MAX_STRENGTH = 2.0
+ON_MISSING = ("error", "pass")
+
+
+class LoraLoader(io.ComfyNode):
+    """Finds the file of an id, checks its family, applies it and reports what matched."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RYLA_LoraLoader",
+            display_name="Character LoRA",
+            category="RYLA/loaders",
+            description="Applies a LoRA by id from the volume or ComfyUI's loras folders. A LoRA of another family, or "
+            "one that matches nothing, is an error instead of an unchanged picture.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to patch."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoders to patch. Without it the text-encoder part of the LoRA is left out.",
+                ),
+                io.String.Input(
+                    "lora_id",
+                    default="",
+                    tooltip="An id (7), a UUID, character-7, flux-character-7 or a file name. Empty: everything passes "
+                    "through unchanged.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
+                    step=0.01,
+                    tooltip="1 as trained, 0 has no effect, negative values push away from the character.",
+                ),
+                io.Combo.Input(
+                    "on_missing",
+                    options=list(ON_MISSING),
+                    default=ON_MISSING[0],
+                    tooltip="When no file has this id: stop, or pass everything through and say so in the report.",
+                ),
+                io.String.Input(
+                    "trigger_word",
+                    optional=True,
+                    default="",
+                    tooltip="Replaces the trigger word that the LoRA brings. Empty: the LoRA's own.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The patched model."),
+                io.Clip.Output(display_name="CLIP", tooltip="The patched text encoders."),
+                io.String.Output(display_name="trigger", tooltip="The trigger word, empty when none is known."),
+                io.String.Output(display_name="report", tooltip="Which file was applied and how much of it matched."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_id: str | None, on_missing: str | None) -> bool | str:
+        """Refuse an id without a readable LoRA file before the job is queued; a linked value is None."""
+        if lora_id is None or on_missing is None or not lora_id.strip():
+            return True
+        if on_missing not in ON_MISSING:
+            return f"on_missing is {on_missing!r}; it is one of {', '.join(ON_MISSING)}."
+        try:
+            file = _find(lora_id, on_missing)
+            if file is not None:
+                inspect.inspect(file.path)
+        except RylaError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_id: str | None, on_missing: str | None = None, **_: Any) -> str:
+        """Apply again when another file is found for the id, or the file or its sidecar was replaced."""
+        if not lora_id or not lora_id.strip():
+            return ""
+        file = _find(lora_id, on_missing or "error")
+        return "" if file is None else fingerprint((file.key, inspect.inspect(file.path).trigger_word))
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        lora_id: str,
+        strength: float,
+        on_missing: str,
+        clip: Any = None,
+        trigger_word: str = "",
+    ) -> io.NodeOutput:
+        if not lora_id.strip():
+            return io.NodeOutput(model, clip, trigger_word, "No LoRA: lora_id is empty.")
+        file = _find(lora_id, on_missing)
+        if file is None:
+            return io.NodeOutput(
+                model, clip, trigger_word, f"No LoRA: {lora_id!r} was not found and on_missing is pass."
+            )
+        engine = host.current()
+        info = inspect.inspect(file.path)
+        family = engine.model_family(model)
+        check.require_family(info, family, clip=clip is not None)
+        result = engine.apply_lora(model, clip, file.path, strength, strength)
+        check.require_matches(info, result, family)
+        report = check.report(file, info, result, strength)
+        return io.NodeOutput(result.model, result.clip, trigger_word or info.trigger_word or "", report)
+
+
+def _find(lora_id: str, on_missing: str) -> LoraFile | None:
+    """The file of an id; None when there is none and that is allowed."""
+    volume = settings.load().volume
+    roots = (*((volume / "loras",) if volume else ()), *host.current().folders().get("loras"))
+    try:
+        return store.shared(roots).find(lora_id)
+    except RylaError as error:
+        if error.code == "lora_not_found" and on_missing == "pass":
+            return None
+        raise

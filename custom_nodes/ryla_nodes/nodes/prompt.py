@@ -1,0 +1,38 @@
+"""The prompt with the character's trigger word in it."""
+
+from __future__ import annotations
+
+from ..host.schema import io
+from ..lora.prompt import add_trigger
+
+
+class Prompt(io.ComfyNode):
+    """Text in, text with the trigger word out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RYLA_Prompt",
+            display_name="Prompt with Trigger Word",
+            category="RYLA/prompt",
+            description="Puts the trigger word once in front of the prompt, with a comma, unless it is already there.",
+            inputs=[
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip="The prompt. A trigger word that is in it already (whole word, any case) is not added.",
+                ),
+                io.String.Input(
+                    "trigger",
+                    optional=True,
+                    default="",
+                    tooltip="The trigger word, usually linked from Character LoRA. Empty: the prompt stays as it is.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt to encode.")],
+        )
+
+    @classmethod
+    def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
+        return io.NodeOutput(add_trigger(text, trigger))

@@ -1,0 +1,244 @@
+"""LoRAs on the embedded engine: by id, in each format, at several strengths, and everything that must be refused."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import lora_files
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ryla_nodes import host, settings
+from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.errors import RylaError
+from ryla_nodes.host.protocol import FluxFiles
+from ryla_nodes.lora import demo, weights
+from ryla_nodes.models.headers import read_header
+from ryla_nodes.nodes.lora import LoraLoader
+from ryla_nodes.templates.bind import bind
+from ryla_nodes.templates.workflow import load
+from safetensors.torch import save_file
+
+
+@dataclass
+class Loras:
+    """An engine on small models, and a volume whose LoRAs it uses."""
+
+    engine: EmbeddedEngine
+    folder: Path
+    files: FluxFiles
+
+    def demo(self, name: str, style: str = "kohya", trigger: str = "ohwx", seed: int = 0) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.safetensors"
+        demo.write(path, read_header(self.files.transformer), style, trigger, seed)
+        return path
+
+    def submit(self, http: httpx.Client, workflow: str = "flux-lora", **values: object) -> httpx.Response:
+        """POST one job, at the smallest size; a PNG, so that pictures can be compared exactly."""
+        values = {"prompt": "a portrait", "seed": 7, "steps": 1, "width": 256, "height": 256, **values}
+        graph = bind(load(workflow, settings.load({})), values).graph
+        next(node for node in graph.values() if node["class_type"] == "RYLA_SaveImage")["inputs"]["format"] = "png"
+        return http.post("/prompt", json={"prompt": graph})
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.engine.url, trust_env=False, timeout=30)
+
+    def refusal(self, **values: object) -> str:
+        """What the engine says to a job that it does not take."""
+        with self.client() as http:
+            answer = self.submit(http, **values)
+        assert answer.status_code == 400
+        return answer.text
+
+    def run(self, workflow: str = "flux-lora", **values: object) -> dict[str, Any]:
+        """The history entry of one job."""
+        with self.client() as http:
+            prompt_id = self.submit(http, workflow, **values).raise_for_status().json()["prompt_id"]
+            while prompt_id not in (history := http.get(f"/history/{prompt_id}").json()):
+                time.sleep(0.02)
+        return dict(history[prompt_id])
+
+    def picture(self, workflow: str = "flux-lora", **values: object) -> np.ndarray:
+        entry = self.run(workflow, **values)
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        made = next(out["images"][0] for out in entry["outputs"].values() if "images" in out)
+        query = {"filename": made["filename"], "subfolder": made["subfolder"], "type": made["type"]}
+        with self.client() as http:
+            data = http.get("/view", params=query).raise_for_status().content
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32)
+
+    def failure(self, **values: object) -> str:
+        entry = self.run(**values)
+        assert entry["status"]["status_str"] == "error"
+        return str(
+            next(data["exception_message"] for name, data in entry["status"]["messages"] if name == "execution_error")
+        )
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loras]:
+    home, volume = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("volume")
+    environment = replace(settings.load({}), home=home, volume=volume, comfyui=home / "none")
+    with EmbeddedEngine(home, settings=environment) as engine:
+        yield Loras(engine, volume / "loras", engine.host.default_flux())
+
+
+@pytest.fixture(scope="module")
+def models(loras: Loras) -> tuple[Any, Any]:
+    model, clip, _ = host.current().load_flux(loras.files, "default")
+    return model, clip
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    error = float(np.mean((first - second) ** 2))
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+class TestPicture:
+    def test_strengths(self, loras: Loras) -> None:
+        loras.demo("7")
+        none = loras.picture("flux-dev")
+        pictures = {
+            strength: loras.picture(lora_id="7", lora_strength=strength, trigger_word="a") for strength in (0, 1, -1)
+        }
+        assert np.array_equal(pictures[0], none), "strength 0 has to be no LoRA"
+        for first, second in ((1, 0), (-1, 0), (1, -1)):
+            assert psnr(pictures[first], pictures[second]) < 30, (first, second)
+
+    def test_the_formats_give_the_same_picture(self, loras: Loras) -> None:
+        pictures = []
+        for style in demo.FORMATS:
+            loras.demo(f"as-{style}", style)
+            pictures.append(loras.picture(lora_id=f"as-{style}"))
+        for style, picture in zip(demo.FORMATS[1:], pictures[1:], strict=True):
+            assert psnr(picture, pictures[0]) > 50, style
+
+    def test_a_file_added_or_replaced_while_the_engine_runs_is_used(self, loras: Loras) -> None:
+        assert "No LoRA 'late'" in loras.refusal(lora_id="late")
+        loras.demo("late", seed=1)
+        first = loras.picture(lora_id="late")
+        loras.demo("late", seed=2)
+        assert psnr(loras.picture(lora_id="late"), first) < 30
+
+    def test_the_trigger_word_is_in_the_prompt_that_ran(self, loras: Loras) -> None:
+        loras.demo("triggered", trigger="zxc woman")
+        plain = loras.picture(lora_id="triggered", trigger_word="other")
+        own = loras.picture(lora_id="triggered")
+        spelled = loras.picture(lora_id="triggered", prompt="zxc woman, a portrait")
+        assert np.array_equal(own, spelled), "the LoRA's own trigger word stands in front, once"
+        assert not np.array_equal(own, plain)
+
+
+class TestNode:
+    def test_counts_report_and_trigger(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        for style in demo.FORMATS:
+            path = loras.demo(f"count-{style}", style, "zxc")
+            _, _, trigger, report = LoraLoader.execute(models[0], path.stem, 1.0, "error", clip=models[1]).result
+            matched = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in read_header(path).tensors)
+            assert trigger == "zxc"
+            assert f"matched {matched} weights of the model, 0 of the text encoders" in report
+            assert "matched nothing" not in report
+
+    def test_empty_id_passes_through(self, models: tuple[Any, Any]) -> None:
+        for lora_id in ("", "  "):
+            model, clip, trigger, report = LoraLoader.execute(models[0], lora_id, 1.0, "error", clip=models[1]).result
+            assert model is models[0] and clip is models[1] and trigger == "" and "No LoRA" in report
+
+    def test_missing_may_pass(self, models: tuple[Any, Any]) -> None:
+        model, _, _, report = LoraLoader.execute(models[0], "nobody", 1.0, "pass", clip=models[1]).result
+        assert model is models[0] and "'nobody' was not found" in report
+        with pytest.raises(RylaError, match="No LoRA 'nobody'"):
+            LoraLoader.execute(models[0], "nobody", 1.0, "error", clip=models[1])
+        with pytest.raises(RylaError, match="is not a LoRA id"):
+            LoraLoader.execute(models[0], "../nobody", 1.0, "pass", clip=models[1])
+
+    def test_text_encoders_only(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        layers = [(f"text_model.encoder.layers.{n}.self_attn.{to}_proj", 128, 128) for n in (0, 1) for to in "qv"]
+        lora_files.write(loras.folder / "te.safetensors", lora_files.kohya(layers, "lora_te1_", std=0.5))
+        report = LoraLoader.execute(models[0], "te", 1.0, "error", clip=models[1]).result[3]
+        assert "matched 0 weights of the model, 4 of the text encoders" in report
+        assert "the diffusion model is unchanged" in report
+        assert not np.array_equal(loras.picture(lora_id="te"), loras.picture(lora_id="te", lora_strength=0))
+        with pytest.raises(RylaError, match="no CLIP is connected"):
+            LoraLoader.execute(models[0], "te", 1.0, "error")
+
+    @pytest.mark.parametrize(
+        "example", ["sdxl kohya", "sd15 kohya", "wan comfyui", "qwen diffusers", "z-image ai-toolkit", "flux2 comfyui"]
+    )
+    def test_another_family(self, loras: Loras, models: tuple[Any, Any], example: str) -> None:
+        lora_files.write(loras.folder / "other.safetensors", lora_files.examples()[example].tensors)
+        with pytest.raises(RylaError) as raised:
+            LoraLoader.execute(models[0], "other", 1.0, "error", clip=models[1])
+        assert raised.value.code == "lora_wrong_family" and "FLUX.1" in raised.value.message
+
+    def test_another_family_in_a_job(self, loras: Loras) -> None:
+        lora_files.write(loras.folder / "sdxl.safetensors", lora_files.examples()["sdxl kohya"].tensors)
+        message = loras.failure(lora_id="sdxl")
+        assert "LoRA for SDXL" in message and "the model is FLUX.1" in message
+
+    def test_nothing_matches(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        lora_files.write(loras.folder / "none.safetensors", lora_files.examples()["names of no family"].tensors)
+        with pytest.raises(RylaError) as raised:
+            LoraLoader.execute(models[0], "none", 1.0, "error", clip=models[1])
+        assert raised.value.code == "lora_matches_nothing"
+
+    def test_partial_matches_are_reported(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        layers = [(path, out, into) for path, out, into in lora_files.flux(256) if "mod" not in path]
+        odd = [("double_blocks.99.img_attn.qkv", 768, 256)]
+        tensors = lora_files.kohya(layers, std=0.1) | lora_files.kohya(odd, std=0.1)
+        lora_files.write(loras.folder / "part.safetensors", tensors)
+        with pytest.raises(RylaError):  # Block 99 is no FLUX.1's.
+            LoraLoader.execute(models[0], "part", 1.0, "error", clip=models[1])
+        odd = [("double_blocks.18.img_attn.qkv", 768, 256)]
+        tensors = lora_files.kohya(layers, std=0.1) | lora_files.kohya(odd, std=0.1)
+        lora_files.write(loras.folder / "part.safetensors", tensors)
+        report = LoraLoader.execute(models[0], "part", 1.0, "error", clip=models[1]).result[3]
+        assert f"matched {len(layers)} weights" in report
+        assert "3 keys of the file matched nothing, such as lora_unet_double_blocks_18_img_attn_qkv.alpha" in report
+
+    def test_nan_weights(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        tensors = lora_files.kohya(lora_files.flux(256), std=0.1)
+        tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"][-1, -1] = np.nan
+        lora_files.write(loras.folder / "nan.safetensors", tensors)
+        with pytest.raises(RylaError) as raised:
+            LoraLoader.execute(models[0], "nan", 1.0, "error", clip=models[1])
+        assert raised.value.code == "lora_not_finite" and "img_attn_qkv.lora_up" in raised.value.message
+
+
+class TestWeights:
+    def test_gone_since_it_was_found(self, tmp_path: Path, models: tuple[Any, Any]) -> None:
+        with pytest.raises(RylaError) as raised:
+            host.current().apply_lora(models[0], models[1], tmp_path / "gone.safetensors", 1.0, 1.0)
+        assert raised.value.code == "lora_vanished"
+
+    def test_damaged_since_it_was_found(self, tmp_path: Path) -> None:
+        (tmp_path / "x.safetensors").write_bytes(b"nonsense nonsense")
+        with pytest.raises(RylaError) as raised:
+            weights.load(tmp_path / "x.safetensors")
+        assert raised.value.code == "not_safetensors"
+
+    @pytest.mark.parametrize(
+        "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+    )
+    @pytest.mark.parametrize("where", [0, 7, 8, 9])
+    def test_one_bad_value_is_found_in_every_type_and_chunk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, where: int
+    ) -> None:
+        monkeypatch.setattr(weights, "_CHUNK", 4)
+        tensor = torch.ones(2, 5).to(dtype)
+        path = tmp_path / "x.safetensors"
+        save_file({"good": tensor, "number": torch.tensor([1, 2])}, path)
+        assert set(weights.load(path)) == {"good", "number"}
+        bad = torch.ones(10)
+        bad[where] = float("nan")
+        save_file({"good": tensor, "bad": bad.to(dtype).reshape(2, 5)}, path)
+        with pytest.raises(RylaError, match="infinite weights in bad"):
+            weights.load(path)

@@ -1,0 +1,129 @@
+"""RYLA_LoraLoader and RYLA_Prompt on the embedded engine's small FLUX.1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lora_files
+import pytest
+from ryla_nodes import host
+from ryla_nodes.errors import RylaError
+from ryla_nodes.host.embedded import tiny
+from ryla_nodes.host.embedded.host import DiffusersHost
+from ryla_nodes.lora import demo
+from ryla_nodes.models.folders import ModelFolders
+from ryla_nodes.models.headers import read_header
+from ryla_nodes.nodes.lora import LoraLoader
+from ryla_nodes.nodes.prompt import Prompt
+
+Loaded = tuple[Any, Any, Any]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersHost:
+    return DiffusersHost(tmp_path_factory.mktemp("home"), ModelFolders({}))
+
+
+@pytest.fixture(scope="module")
+def loaded(engine: DiffusersHost) -> Loaded:
+    return engine.load_flux(engine.default_flux(), "default")
+
+
+@pytest.fixture
+def volume(engine: DiffusersHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """RYLA_VOLUME with a LoRA of id 7."""
+    monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
+    (tmp_path / "loras").mkdir()
+    transformer = tiny.files(engine.home / "models").transformer
+    demo.write(tmp_path / "loras" / "character-7.safetensors", read_header(transformer), "kohya", "ohwx woman")
+    with host.use(engine):
+        yield tmp_path
+
+
+def apply(
+    loaded: Loaded, lora_id: str, strength: float = 1.0, on_missing: str = "error", **inputs: Any
+) -> tuple[Any, ...]:
+    fields = {"model": loaded[0], "clip": loaded[1], "lora_id": lora_id, "strength": strength, "on_missing": on_missing}
+    result: tuple[Any, ...] = LoraLoader.execute(**fields, **inputs).result
+    return result
+
+
+def test_a_lora_is_found_by_id_and_reported(loaded: Loaded, volume: Path) -> None:
+    model, clip, trigger, report = apply(loaded, "7")
+    assert model is not loaded[0]
+    assert clip is not None
+    assert trigger == "ohwx woman"
+    for part in (str(volume / "loras" / "character-7.safetensors"), "rank 4", "matched", "FLUX"):
+        assert part in report
+
+
+def test_the_requests_trigger_word_wins(loaded: Loaded, volume: Path) -> None:
+    assert apply(loaded, "7", trigger_word="sks man")[2] == "sks man"
+
+
+@pytest.mark.parametrize("lora_id", ["", "  "])
+def test_an_empty_id_passes_everything_through(loaded: Loaded, volume: Path, lora_id: str) -> None:
+    assert apply(loaded, lora_id, trigger_word="sks") == (loaded[0], loaded[1], "sks", "No LoRA: lora_id is empty.")
+
+
+def test_a_missing_id_passes_only_when_asked_to(loaded: Loaded, volume: Path) -> None:
+    with pytest.raises(RylaError, match=str(volume / "loras")) as caught:
+        apply(loaded, "8")
+    assert caught.value.code == "lora_not_found"
+    model, clip, trigger, report = apply(loaded, "8", on_missing="pass")
+    assert (model, clip, trigger) == (loaded[0], loaded[1], "")
+    assert "'8'" in report
+
+
+def test_an_id_without_a_readable_file_is_refused_before_the_job(loaded: Loaded, volume: Path) -> None:
+    (volume / "loras" / "short.safetensors").write_bytes(b"x" * 5)
+    assert LoraLoader.validate_inputs("7", "error") is True
+    assert LoraLoader.validate_inputs("8", "pass") is True
+    assert LoraLoader.validate_inputs(None, "error") is True
+    for lora_id, on_missing, word in (
+        ("8", "error", "8"),
+        ("../7", "pass", "../7"),
+        ("short", "pass", "short"),
+        ("7", "x", "'x'"),
+    ):
+        refusal = LoraLoader.validate_inputs(lora_id, on_missing)
+        assert isinstance(refusal, str) and word in refusal
+
+
+def test_pass_does_not_hide_a_wrong_file(loaded: Loaded, volume: Path) -> None:
+    lora_files.write(volume / "loras" / "sdxl.safetensors", lora_files.kohya(lora_files.SDXL))
+    with pytest.raises(RylaError, match=r"SDXL.*FLUX") as caught:
+        apply(loaded, "sdxl", on_missing="pass")
+    assert caught.value.code == "lora_wrong_family"
+
+
+def test_the_fingerprint_follows_the_file(loaded: Loaded, volume: Path) -> None:
+    def state(lora_id: str | None) -> str:
+        return LoraLoader.fingerprint_inputs(lora_id=lora_id, on_missing="pass", strength=1.0)
+
+    first = state("7")
+    assert state("7") == first
+    assert str(volume) not in first
+    assert (state(""), state(" "), state(None)) == ("", "", "")
+    before = state("late")
+    lora_files.small(volume / "loras" / "late.safetensors", "one")
+    added = state("late")
+    time.sleep(0.01)
+    lora_files.small(volume / "loras" / "late.safetensors", "two")
+    assert len({before, added, state("late")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "trigger", "expected"),
+    [
+        ("a portrait", "ohwx woman", "ohwx woman, a portrait"),
+        ("Ohwx Woman in a garden", "ohwx woman", "Ohwx Woman in a garden"),
+        ("a portrait", "", "a portrait"),
+    ],
+)
+def test_the_prompt_has_the_trigger_word_once(text: str, trigger: str, expected: str) -> None:
+    assert Prompt.execute(text=text, trigger=trigger).result == (expected,)
+    assert Prompt.execute(text=text).result == (text,)
