@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import RylaError
-from . import output
+from . import comfyui, doctor, engine, face, loras, models, output, run, workflows
+from .run_arguments import RunCommand
 
 app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,6 +20,16 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", callback=output.set_debug, help="Show tracebacks.")] = False,
 ) -> None:
     """FLUX.1 Dev with consistent characters: run workflows, manage models and LoRAs, serve them over HTTP."""
+
+
+app.command(cls=RunCommand)(run.run)
+app.command()(doctor.doctor)
+app.command()(engine.engine)
+app.add_typer(workflows.app, name="workflows")
+app.add_typer(models.app, name="models")
+app.add_typer(loras.app, name="loras")
+app.add_typer(face.app, name="face")
+app.add_typer(comfyui.app, name="comfyui")
 
 
 def main() -> None:

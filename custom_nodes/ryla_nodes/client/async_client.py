@@ -1,0 +1,247 @@
+"""The client for asyncio programs. ``Client`` is the same for all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .. import settings as environment
+from ..errors import RylaError
+from ..settings import Settings
+from ..templates.bind import BoundPrompt, bind
+from ..templates.schema import Graph, Output, Workflow
+from ..templates.workflow import load
+from .attempt import OnSubmit, Submission
+from .engine import EngineInfo
+from .job import Job, Options
+from .limits import Limits
+from .pool import Pool, wants_of
+from .progress import OnProgress
+from .result import Result
+from .transport import CallFailed
+
+DEFAULT_SERVER = "http://127.0.0.1:8188"
+DEFAULT_TIMEOUT = 1800.0
+_DEPTH = 2
+_AHEAD = 4
+
+Runnable = str | Workflow | BoundPrompt
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One engine of the client now: ``info`` and ``queued`` when it answers, else ``error``."""
+
+    server: str
+    info: EngineInfo | None
+    queued: int | None
+    error: RylaError | None
+
+
+def from_graph(graph: Graph, outputs: Sequence[str], *, name: str = "graph") -> BoundPrompt:
+    """A prompt of any graph in API format; ``outputs`` are the ids of the nodes whose pictures are wanted."""
+    declared = tuple(Output(str(graph[key].get("_meta", {}).get("title", key)), key, "image") for key in outputs)
+    return BoundPrompt(name, graph, {}, None, (), declared)
+
+
+def bound(
+    workflow: Runnable, parameters: Mapping[str, object] | None, settings: Settings
+) -> tuple[BoundPrompt, frozenset[str]]:
+    """The prompt of a workflow with these parameters, and what it keeps loaded on its engine.
+
+    Raises:
+        RylaError: ``unknown_workflow``, ``unknown_parameter``, ``missing_parameter``, ``invalid_parameter``.
+    """
+    if isinstance(workflow, BoundPrompt):
+        return workflow, wants_of(workflow.workflow, (), {}, ())
+    loaded = load(workflow, settings) if isinstance(workflow, str) else workflow
+    prompt = bind(loaded, parameters or {})
+    loras = [parameter.name for parameter in loaded.parameters if parameter.type == "lora"]
+    return prompt, wants_of(loaded.name, loaded.models, prompt.parameters, loras)
+
+
+class AsyncClient:
+    """Runs workflows on one or several engines.
+
+    Args:
+        servers: base URLs; without any those of ``RYLA_SERVER``, else http://127.0.0.1:8188.
+        limits: the client's patience.
+        settings: where workflows are looked for; the environment's when None.
+
+    Attributes:
+        jobs: those that go on.
+    """
+
+    def __init__(self, *servers: str, limits: Limits = Limits(), settings: Settings | None = None) -> None:
+        self._settings = settings or environment.load()
+        self._pool = Pool(servers or self._settings.servers or (DEFAULT_SERVER,), limits)
+        self.jobs: set[Job] = set()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The engines' base URLs, without logins."""
+        return tuple(member.engine.server for member in self._pool.members)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. Jobs that still go on are left to their engines."""
+        await self._pool.aclose()
+
+    # --- one job ------------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        workflow: Runnable,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+    ) -> Result:
+        """Run a workflow and return its pictures. Cancelling this coroutine cancels the job on the engine.
+
+        Args:
+            workflow: a name, a loaded workflow, or a prompt that is bound already (then without ``parameters``).
+            parameters: by name or alias; image parameters are paths of local files.
+            timeout: the hard deadline, in seconds; the job is then cancelled on the engine.
+            on_progress: called with each change, in the event loop.
+
+        Raises:
+            RylaError: any failure; see docs/runner.md for the codes.
+        """
+        job = self.start(workflow, parameters, timeout=timeout, on_progress=on_progress)
+        try:
+            return (await job.result()).required()
+        except asyncio.CancelledError:
+            job.cancel()
+            await job.result()
+            raise
+
+    async def submit(
+        self,
+        workflow: Runnable,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+        on_submit: OnSubmit | None = None,
+        prompt_id: str = "",
+    ) -> Job:
+        """Return as soon as an engine has the job; it goes on in the background.
+
+        Args:
+            on_submit: called with where and as what, right before each POST: for a journal that survives a crash.
+            prompt_id: a lowercase UUID to use for the first attempt.
+
+        Raises:
+            RylaError: any failure before the engine had it.
+        """
+        job = self.start(
+            workflow, parameters, timeout=timeout, on_progress=on_progress, on_submit=on_submit, prompt_id=prompt_id
+        )
+        await job.accepted()
+        if job.done:
+            (await job.result()).required()
+        return job
+
+    def start(self, workflow: Runnable, parameters: Mapping[str, object] | None = None, **options: Any) -> Job:
+        """As ``submit``, but return at once; ``options`` are those of ``job.Options``. Raises what binding raises."""
+        prompt, wants = self.bind(workflow, parameters)
+        job = Job(self._pool, prompt, Options(**{"wants": wants, **options}))
+        self.jobs.add(job)
+        job.when_done(lambda: self.jobs.discard(job))
+        return job
+
+    def attach(
+        self, prompt: BoundPrompt, submission: Submission, *, timeout: float = DEFAULT_TIMEOUT, **options: Any
+    ) -> Job:
+        """Take up a job that an earlier process submitted. Its state is LOST when the engine knows nothing of it.
+
+        Raises:
+            RylaError: ``invalid_server`` when the submission's engine is none of this client's.
+        """
+        return self.start(prompt, attach=submission, timeout=timeout, **options)
+
+    async def wait(self, job: Job) -> Result:
+        """The end of a job, whatever it is. Cancelling this coroutine leaves the job alone."""
+        return await job.result()
+
+    async def cancel(self, job: Job) -> Result:
+        """Stop a job on its engine and return how it ended: it may have succeeded just before."""
+        job.cancel()
+        return await job.result()
+
+    def cancel_all(self) -> None:
+        """Stop every job of this client."""
+        for job in tuple(self.jobs):
+            job.cancel()
+
+    def bind(
+        self, workflow: Runnable, parameters: Mapping[str, object] | None = None
+    ) -> tuple[BoundPrompt, frozenset[str]]:
+        """See ``bound``."""
+        return bound(workflow, parameters, self._settings)
+
+    # --- many jobs ----------------------------------------------------------------------------------------------------
+
+    async def map(
+        self,
+        workflow: str | Workflow,
+        rows: Iterable[Mapping[str, object]],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        wait: float = 120.0,
+        reruns: int = 2,
+    ) -> AsyncGenerator[Result, None]:
+        """Run a workflow once per row, on all engines at once; results come in the order of the rows.
+
+        A row that fails gives a result with its ``error``; the others go on.
+
+        Args:
+            wait: how long to wait while no engine can be used, in seconds.
+            reruns: how often a row whose engine lost it is run again.
+
+        Raises:
+            RylaError: what binding a row raises, before the first one runs.
+        """
+        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
+        waiting = deque([self.bind(loaded, row)[0] for row in rows])
+        running: deque[Job] = deque()
+        window = len(self._pool.members) * _DEPTH * _AHEAD
+        try:
+            while waiting or running:
+                while waiting and len(running) < window:
+                    prompt = waiting.popleft()
+                    running.append(self.start(prompt, timeout=timeout, depth=_DEPTH, wait=wait, reruns=reruns))
+                yield await running[0].result()
+                running.popleft()
+        finally:
+            for job in running:
+                job.cancel()
+
+    # --- engines ------------------------------------------------------------------------------------------------------
+
+    async def engines(self) -> list[EngineStatus]:
+        """Ask every engine who it is and how long its queue is."""
+        return list(await asyncio.gather(*(self._status(index) for index in range(len(self._pool.members)))))
+
+    async def _status(self, index: int) -> EngineStatus:
+        engine = self._pool.members[index].engine
+        try:
+            info = await engine.info()
+            return EngineStatus(engine.server, info, await engine.queue_length(), None)
+        except RylaError as error:
+            return EngineStatus(engine.server, None, None, error)
+        except CallFailed as error:
+            message = f"{engine.server} does not tell its queue: {error}."
+            return EngineStatus(engine.server, None, None, RylaError("engine_error", message, server=engine.server))

@@ -1,0 +1,246 @@
+"""The engine's protocol, call by call, as answers that the job state machine understands."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import RylaError
+from . import actions, classify
+from .actions import CancelAnswer
+from .address import Address
+from .classify import Subject
+from .limits import Limits
+from .transport import CallFailed, Transport, decoded
+from .wire import Malformed, QueueView, parse_history, parse_queue
+
+_WORKER_DEATH = re.compile(r"Exception in thread \S+ \(prompt_worker\)")
+_UPLOADS = "ryla"
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What ``/system_stats`` says. ``device`` is the name of the first GPU, or of the CPU."""
+
+    server: str
+    version: str
+    device: str
+
+
+class Engine:
+    """One engine at one address."""
+
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.server = address.base
+        self.address = address
+        self.limits = limits
+        self._transport = Transport(address, limits)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    async def info(self) -> EngineInfo:
+        """Ask who listens there.
+
+        Raises:
+            RylaError: ``engine_unreachable``, ``engine_forbidden``, ``engine_error`` or ``not_comfyui``.
+        """
+        try:
+            response = await self._transport.call("GET", "/system_stats")
+        except CallFailed as error:
+            message = f"No engine answers at {self.server}: {error}."
+            raise RylaError("engine_unreachable", message, server=self.server, reason=str(error)) from error
+        status = response.status_code
+        if status in (401, 403, 407):
+            message = f"{self.server} refuses us (HTTP {status}): it, or a proxy before it, wants a login."
+            raise RylaError("engine_forbidden", message, server=self.server, status=status)
+        if status >= 500:
+            message = f"{self.server} answers with HTTP {status} where a ComfyUI tells about itself."
+            raise RylaError("engine_error", message, server=self.server, status=status)
+        try:
+            body = decoded(response) if status == 200 else None
+        except CallFailed:
+            body = None  # said below
+        system = body.get("system") if isinstance(body, dict) else None
+        devices = body.get("devices") if isinstance(body, dict) else None
+        if not isinstance(system, dict) or not isinstance(devices, list):
+            target = response.headers.get("Location")
+            message = f"What answers at {self.server} is not a ComfyUI" + (
+                f": it redirects to {target}." if target else "."
+            )
+            raise RylaError("not_comfyui", message, server=self.server, status=status)
+        first = devices[0] if devices and isinstance(devices[0], dict) else {}
+        return EngineInfo(self.server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
+
+    async def queue_length(self) -> int:
+        """How many jobs run or wait.
+
+        Raises:
+            CallFailed: no such answer.
+        """
+        body = await self._transport.read("/prompt")
+        try:
+            return int(body["exec_info"]["queue_remaining"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CallFailed("the queue's length is not a number", sent=True) from error
+
+    async def object_info(self, classes: Iterable[str]) -> dict[str, Any]:
+        """``/object_info`` of these node classes; those that the engine lacks are left out.
+
+        Raises:
+            CallFailed: no such answer.
+        """
+        paths = [f"/object_info/{quote(name, safe='')}" for name in sorted(set(classes))]
+        limit = max(self.limits.answer, self.limits.submit)
+        found: dict[str, Any] = {}
+        for body in await asyncio.gather(*(self._transport.read(path, limit=limit) for path in paths)):
+            if isinstance(body, dict):
+                found.update(body)
+        return found
+
+    # --- the job ------------------------------------------------------------------------------------------------------
+
+    async def submit(self, subject: Subject) -> actions.Accepted | actions.Rejected | actions.NotSent | actions.Unclear:
+        """POST the prompt under its own id, once."""
+        body = {"prompt": subject.graph, "prompt_id": subject.prompt_id, "client_id": subject.prompt_id}
+        try:
+            response = await self._transport.post("/prompt", body, limit=self.limits.submit)
+        except CallFailed as error:
+            return actions.Unclear(str(error)) if error.sent else actions.NotSent(str(error))
+        status = response.status_code
+        if status in (408, 502, 503, 504):
+            # A proxy's word, while the engine may have taken the prompt.
+            return actions.Unclear(f"HTTP {status}")
+        try:
+            answer = decoded(response)
+        except CallFailed as error:
+            answer = response.text
+            if status == 200:
+                return actions.Unclear(str(error))
+        if status != 200:
+            refusal = classify.rejected(subject, status, answer, response.headers.get("Retry-After", ""))
+            # An engine that broke down may have done so after it had taken the prompt.
+            return actions.Unclear(f"HTTP {status}", refusal.error) if status >= 500 else refusal
+        if not isinstance(answer, dict) or "prompt_id" not in answer:
+            return actions.Unclear("the answer names no prompt")
+        if answer["prompt_id"] != subject.prompt_id:
+            await self._call_off(str(answer["prompt_id"]))
+            message = f"{self.server} gives jobs ids of its own: it is older than ComfyUI 0.3.64."
+            return actions.Rejected(RylaError("engine_error", message, server=self.server), movable=True)
+        errors = answer.get("node_errors")
+        return actions.Accepted(errors if isinstance(errors, dict) else {})
+
+    async def _call_off(self, prompt_id: str) -> None:
+        await self.dequeue(prompt_id)
+        await self.interrupt(prompt_id)
+
+    async def queue(self) -> QueueView | actions.LookFailed:
+        """GET /queue."""
+        try:
+            return parse_queue(await self._transport.read("/queue"))
+        except (CallFailed, Malformed) as error:
+            return _look_failed(error)
+
+    async def history(self, prompt_id: str) -> actions.HistoryAnswer | actions.LookFailed:
+        """GET /history/{prompt_id}."""
+        try:
+            body = await self._transport.read(f"/history/{prompt_id}")
+            return actions.HistoryAnswer(parse_history(body, prompt_id))
+        except (CallFailed, Malformed) as error:
+            return _look_failed(error)
+
+    async def cancel(self, prompt_id: str) -> CancelAnswer:
+        """The atomic cancel of ComfyUI 0.26 and later; UNSUPPORTED before."""
+        return await self._ask(f"/api/jobs/{prompt_id}/cancel", {})
+
+    async def dequeue(self, prompt_id: str) -> CancelAnswer:
+        """Take the job out of the queue, if it waits there."""
+        return await self._ask("/queue", {"delete": [prompt_id]})
+
+    async def interrupt(self, prompt_id: str) -> CancelAnswer:
+        """Interrupt the job, if it is the one that runs."""
+        return await self._ask("/interrupt", {"prompt_id": prompt_id})
+
+    async def _ask(self, path: str, body: Mapping[str, Any]) -> CancelAnswer:
+        try:
+            status = (await self._transport.post(path, body)).status_code
+        except CallFailed:
+            return CancelAnswer.FAILED
+        if status in (404, 405):
+            return CancelAnswer.UNSUPPORTED
+        return CancelAnswer.DONE if status < 300 else CancelAnswer.FAILED
+
+    async def worker_died(self) -> actions.LogAnswer:
+        """Whether the engine's own log tells of its worker thread's death. Engines without a log say nothing."""
+        try:
+            text = await self._transport.read("/internal/logs")
+        except CallFailed:
+            return actions.LogAnswer(False)
+        return actions.LogAnswer(isinstance(text, str) and _WORKER_DEATH.search(text) is not None)
+
+    async def free_memory(self) -> None:
+        """Ask the engine to unload its models; it does so when it has the time."""
+        await self._ask("/free", {"unload_models": True, "free_memory": True})
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    async def upload(self, path: Path) -> str:
+        """Upload a picture under a name made of its content; the name to use in the graph.
+
+        Raises:
+            RylaError: ``unreadable_file``, ``request_too_large``, ``transfer_failed``.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RylaError("unreadable_file", f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
+        name = f"{hashlib.sha256(data).hexdigest()[:24]}{path.suffix.lower()}"
+        facts = {"server": self.server, "path": str(path)}
+        try:
+            response = await self._transport.call(
+                "POST",
+                "/upload/image",
+                limit=self.limits.transfer,
+                files={"image": (name, data)},
+                data={"subfolder": _UPLOADS, "type": "input"},
+            )
+            if response.status_code == 413:
+                message = f"{self.server} refuses {path}: {len(data) / 2**20:.1f} MiB are too much for it (413)."
+                raise RylaError("request_too_large", message, **facts)
+            if response.status_code != 200:
+                raise CallFailed(f"HTTP {response.status_code}", sent=True)
+            stored = decoded(response)
+        except CallFailed as error:
+            raise RylaError(
+                "transfer_failed", f"{path} could not be uploaded to {self.server}: {error}.", **facts
+            ) from error
+        # The engine renames a file whose name is taken: its answer is the truth.
+        if not isinstance(stored, dict) or not isinstance(stored.get("name"), str):
+            raise RylaError("transfer_failed", f"{self.server} did not say where it stored {path}.", **facts)
+        return "/".join(filter(None, (str(stored.get("subfolder") or ""), stored["name"])))
+
+    async def view(self, filename: str, subfolder: str, kind: str) -> bytes | None:
+        """GET /view; None when the engine has no such file.
+
+        Raises:
+            CallFailed: no complete answer, or another status.
+        """
+        query = {"filename": filename, "subfolder": subfolder, "type": kind}
+        response = await self._transport.call("GET", "/view", params=query, limit=self.limits.transfer)
+        if response.status_code == 404:
+            return None
+        if response.status_code != 200:
+            raise CallFailed(f"HTTP {response.status_code}", sent=True)
+        return response.content
+
+
+def _look_failed(error: Exception) -> actions.LookFailed:
+    return actions.LookFailed(str(error), refused=isinstance(error, CallFailed) and error.refused)

@@ -1,0 +1,206 @@
+"""One job from its bound prompt to its result: choose an engine, try, and retry what may be retried."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..errors import RylaError
+from ..templates.bind import BoundPrompt
+from .actions import Outcome, State
+from .attempt import Attempt, OnSubmit, Submission
+from .guard import Guard
+from .pool import Member, Pool
+from .progress import OnProgress
+from .result import Picture, Result, Timings
+
+_STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
+_ONLY_HERE = ("missing_node", "missing_model", "invalid_graph", "request_too_large")
+"""Refusals that will not change with time: the job never goes back to that engine."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run one job.
+
+    Attributes:
+        timeout: the hard deadline, in seconds from the moment that the job has an engine.
+        wants: what it keeps loaded (``pool.wants_of``).
+        on_progress: called with each change, in the client's event loop: be quick.
+        on_submit: called right before each POST that may start the job.
+        depth, wait: see ``Pool.lease``. With a ``wait`` a job also comes back to an engine that recovered.
+        reruns: how often a job that its engine lost is run again.
+        attach: a submission of an earlier process to take up; nothing is posted.
+        prompt_id: the id of the first attempt; random when empty.
+    """
+
+    timeout: float
+    wants: frozenset[str] = frozenset()
+    on_progress: OnProgress | None = None
+    on_submit: OnSubmit | None = None
+    depth: int | None = None
+    wait: float = 0.0
+    reruns: int = 0
+    attach: Submission | None = None
+    prompt_id: str = ""
+
+
+class Job:
+    """A job that goes on in the background.
+
+    Attributes:
+        prompt: what was asked.
+        server, prompt_id: those of the current attempt; "" before the first.
+    """
+
+    def __init__(self, pool: Pool, prompt: BoundPrompt, options: Options) -> None:
+        self.prompt = prompt
+        self.server = options.attach.server if options.attach else ""
+        self.prompt_id = options.attach.prompt_id if options.attach else options.prompt_id
+        self._pool, self._options, self._attach = pool, options, options.attach
+        self._to_run = prompt
+        self._guard = Guard()
+        self._attempts = 0
+        self._attempt: Attempt | None = None
+        self._accepted = asyncio.Event()
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
+
+    def cancel(self) -> None:
+        """Stop it, on the engine too; ``result`` tells what came of it."""
+        self._guard.stop.set()
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Call ``call`` in the event loop when the job has ended."""
+        self._task.add_done_callback(lambda _: call())
+
+    async def accepted(self) -> None:
+        """Return once an engine has the job, or it ended before that."""
+        waiter = asyncio.ensure_future(self._accepted.wait())
+        await asyncio.wait({waiter, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+
+    async def result(self) -> Result:
+        """Wait for the end. Cancelling this wait does not cancel the job."""
+        return await asyncio.shield(self._task)
+
+    async def _run(self) -> Result:
+        try:
+            return await self._attempts_until_final()
+        except RylaError as error:
+            return self._result(Outcome(_STATES.get(error.code, State.FAILED), error))
+
+    async def _attempts_until_final(self) -> Result:
+        retries, reruns = {"gpu_oom", "output_gone"}, self._options.reruns
+        unfit: list[Member] = []
+        member = await self._lease(unfit)
+        self._guard.deadline = time.monotonic() + self._options.timeout
+        try:
+            while True:
+                outcome = await self._once(member)
+                error = outcome.error
+                if error is None or self._guard.stop.is_set():
+                    return self._result(outcome)
+                if error.code in retries and await self._retry(error, member):
+                    retries.remove(error.code)
+                    continue
+                if error.entry.exit_status == 4 and error.code not in ("job_lost", "server_restarted"):
+                    self._pool.set_aside(member, error)
+                lost = outcome.state is State.LOST and reruns > 0
+                if not lost and not outcome.never_started:
+                    return self._result(outcome)
+                reruns -= lost
+                if not lost and (error.code in _ONLY_HERE or not self._options.wait):
+                    unfit.append(member)
+                following = await self._another(unfit, error)
+                if following is None:
+                    return self._result(outcome)
+                await self._pool.release(member)
+                member = following
+        finally:
+            await self._pool.release(member)
+
+    async def _lease(self, unfit: list[Member]) -> Member:
+        options = self._options
+        if self._attach is not None:
+            return self._pool.take(self._attach.server)
+        lease = self._pool.lease(options.wants, exclude=unfit, depth=options.depth, wait=options.wait)
+        return await self._guard.run(lease)
+
+    async def _another(self, unfit: list[Member], error: RylaError) -> Member | None:
+        """An engine to move the job to; None when there is none, and the error stays."""
+        if not self._pool.others(unfit):
+            return None
+        try:
+            return await self._lease(unfit)
+        except RylaError as failure:
+            if failure.code in _STATES:
+                raise
+            return None
+
+    async def _once(self, member: Member) -> Outcome:
+        attach, self._attach = self._attach, None
+        self._attempts += 1
+        self.server = member.engine.server
+        if attach is None and not (self._attempts == 1 and self._options.prompt_id):
+            self.prompt_id = str(uuid.uuid4())
+        options = self._options
+        self._attempt = Attempt(
+            member,
+            self._to_run,
+            self.prompt_id,
+            self._guard,
+            wants=options.wants,
+            on_progress=options.on_progress,
+            on_submit=options.on_submit,
+            on_accepted=self._accepted.set,
+        )
+        return await self._attempt.run(attach=attach is not None)
+
+    async def _retry(self, error: RylaError, member: Member) -> bool:
+        """Prepare a second attempt on the same engine; False when it makes no sense."""
+        if error.code == "gpu_oom":
+            await self._guard.run(member.engine.free_memory())
+            return True
+        graph = copy.deepcopy(self._to_run.graph)
+        inputs = [graph[output.node_id]["inputs"] for output in self._to_run.outputs]
+        if not error.details["cached"] or not all(isinstance(node.get("filename_prefix"), str) for node in inputs):
+            return False
+        # A fresh prefix makes the output node run again; everything before it stays cached.
+        for node in inputs:
+            node["filename_prefix"] = f"{node['filename_prefix']}-{uuid.uuid4().hex[:8]}"
+        self._to_run = replace(self._to_run, graph=graph)
+        return True
+
+    def _result(self, outcome: Outcome) -> Result:
+        entry, attempt = outcome.entry, self._attempt
+        pictures: tuple[Picture, ...] = attempt.pictures if attempt is not None and outcome.error is None else ()
+        cached = set(entry.cached_nodes) if entry is not None else set()
+        return Result(
+            state=outcome.state,
+            error=outcome.error,
+            workflow=self.prompt.workflow,
+            parameters=self.prompt.parameters,
+            seed=self.prompt.seed,
+            server=self.server,
+            prompt_id=self.prompt_id,
+            pictures=pictures,
+            outputs=entry.outputs if entry is not None else {},
+            timings=Timings(
+                queued=attempt.queued if attempt is not None else 0.0,
+                execution=entry.execution_seconds if entry is not None else None,
+                total=time.monotonic() - self._guard.began,
+            ),
+            cached=any(output.node_id in cached for output in self.prompt.outputs),
+            attempts=self._attempts,
+            warnings=outcome.warnings,
+        )

@@ -1,0 +1,182 @@
+"""A ComfyUI of our own: started headless, waited for, watched, stopped."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+
+from ..errors import RylaError
+from ..models.workspace import is_comfyui
+
+_TAIL = 15
+_STOP_SECONDS = 10.0
+
+
+class ComfyUIProcess:
+    """One ComfyUI as a child process; use it as a context manager.
+
+    Args:
+        folder: the ComfyUI's folder.
+        python: the Python that runs it.
+        arguments: further arguments for it, such as ``--cpu``.
+        port: where it listens on this machine; 0 picks a free one.
+        ready_within: how long its start may take, in seconds.
+        on_line: called with each line that it prints while it starts, from another thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        python: Path,
+        *,
+        arguments: Sequence[str] = (),
+        port: int = 0,
+        ready_within: float = 300.0,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        if not is_comfyui(folder):
+            raise RylaError("comfyui_start_failed", f"{folder} is not the folder of a ComfyUI.", path=str(folder))
+        self._folder, self._python, self._arguments = folder, python, tuple(arguments)
+        self._port, self._ready_within, self._on_line = port, ready_within, on_line
+        self._lines: collections.deque[str] = collections.deque(maxlen=200)
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self.url = ""
+
+    def __enter__(self) -> ComfyUIProcess:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> ComfyUIProcess:
+        """Start it and return when it answers.
+
+        Raises:
+            RylaError: ``comfyui_start_failed`` with the end of its log.
+        """
+        port = self._port or _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [str(self._python), "main.py", "--listen", "127.0.0.1", "--port", str(port),
+                   "--disable-auto-launch", *self._arguments]  # fmt: skip
+        try:
+            # A group of its own: the terminal's Ctrl-C is for us, who then cancel the job before we stop it.
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=os.name == "posix",
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except OSError as error:
+            message = f"{self._python} cannot be started: {error.strerror}."
+            raise RylaError("comfyui_start_failed", message, path=str(self._python)) from error
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        self._on_line = None
+        return self
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop it, with whatever it started; safe to call twice. ``at_once`` gives it no time to clean up."""
+        process = self._process
+        if process is None:
+            return
+        for kill in (True,) if at_once else (False, True):
+            if process.poll() is None:
+                self._signal(process, kill)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_SECONDS)
+        if self._reader is not None:
+            self._reader.join(_STOP_SECONDS)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id (on POSIX that of its group, too); None before the start."""
+        return None if self._process is None else self._process.pid
+
+    def tail(self, lines: int = _TAIL) -> str:
+        """The last lines that it printed."""
+        return "\n".join(list(self._lines)[-lines:])
+
+    def crash(self) -> RylaError | None:
+        """Its death as an error with the end of its log; None while it runs."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        if self._reader is not None:
+            self._reader.join(1.0)
+        how = _ended(self._process.returncode)
+        message = f"The ComfyUI in {self._folder} {how}. The end of its log:\n{self.tail()}"
+        return RylaError("comfyui_crashed", message, exit_status=self._process.returncode, log=self.tail())
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        end = time.monotonic() + self._ready_within
+        with httpx.Client(trust_env=False, timeout=5.0) as http:
+            while time.monotonic() < end:
+                if self._process.poll() is not None:
+                    how = _ended(self._process.returncode)
+                    self._fail(f"The ComfyUI in {self._folder} {how} while it started")
+                with contextlib.suppress(httpx.HTTPError):
+                    if http.get(f"{self.url}/system_stats").status_code == 200:
+                        return
+                time.sleep(0.1)
+        self._fail(f"The ComfyUI in {self._folder} was not ready within {self._ready_within:.0f} s")
+
+    def _fail(self, why: str) -> None:
+        if self._reader is not None:
+            self._reader.join(1.0)
+        message = f"{why}. The end of its log:\n{self.tail()}"
+        raise RylaError("comfyui_start_failed", message, log=self.tail(), command=list(self._arguments))
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line.rstrip())
+            if self._on_line is not None and line.strip():
+                self._on_line(line.strip())
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[str], kill: bool) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                process.kill() if kill else process.terminate()
+            else:
+                os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+
+
+def _ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
