@@ -92,9 +92,16 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loras]:
 
 
 @pytest.fixture(scope="module")
-def models(loras: Loras) -> tuple[Any, Any]:
-    model, clip, _ = host.current().load_flux(loras.files, "default")
+def loaded(loras: Loras) -> tuple[Any, Any]:
+    model, clip, _ = loras.engine.host.load_flux(loras.files, "default")
     return model, clip
+
+
+@pytest.fixture
+def models(loras: Loras, loaded: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """MODEL and CLIP, for nodes called by the test itself."""
+    with host.use(loras.engine.host):
+        yield loaded
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
@@ -146,19 +153,6 @@ class TestNode:
             assert trigger == "zxc"
             assert f"matched {matched} weights of the model, 0 of the text encoders" in report
             assert "matched nothing" not in report
-
-    def test_empty_id_passes_through(self, models: tuple[Any, Any]) -> None:
-        for lora_id in ("", "  "):
-            model, clip, trigger, report = LoraLoader.execute(models[0], lora_id, 1.0, "error", clip=models[1]).result
-            assert model is models[0] and clip is models[1] and trigger == "" and "No LoRA" in report
-
-    def test_missing_may_pass(self, models: tuple[Any, Any]) -> None:
-        model, _, _, report = LoraLoader.execute(models[0], "nobody", 1.0, "pass", clip=models[1]).result
-        assert model is models[0] and "'nobody' was not found" in report
-        with pytest.raises(RylaError, match="No LoRA 'nobody'"):
-            LoraLoader.execute(models[0], "nobody", 1.0, "error", clip=models[1])
-        with pytest.raises(RylaError, match="is not a LoRA id"):
-            LoraLoader.execute(models[0], "../nobody", 1.0, "pass", clip=models[1])
 
     def test_text_encoders_only(self, loras: Loras, models: tuple[Any, Any]) -> None:
         layers = [(f"text_model.encoder.layers.{n}.self_attn.{to}_proj", 128, 128) for n in (0, 1) for to in "qv"]

@@ -83,9 +83,17 @@ class _Run:
             success = self._node(node_id, schedule)
         if success:
             self._record("execution_success")
+        self._report_unvisited()
         outputs = {node_id: report["output"] for node_id, report in self.reports.items()}
         meta = {node_id: report["meta"] for node_id, report in self.reports.items()}
         return Outcome(success, self.messages, outputs, meta)
+
+    def _report_unvisited(self) -> None:
+        """The history of a repeated job, too, tells what the kept nodes before its outputs had reported."""
+        for node_id in self.job.graph:
+            kept = self.cache.get(node_id)
+            if kept is not None and kept.ui is not None:
+                self.reports.setdefault(node_id, kept.ui)
 
     def _send(self, event: str, data: Mapping[str, Any]) -> None:
         """Tell the client that submitted the job; without one nobody hears of it."""

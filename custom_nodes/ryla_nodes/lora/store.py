@@ -58,6 +58,7 @@ class LoraStore:
         self.roots = tuple(dict.fromkeys(Path(root) for root in roots))
         self._refresh = refresh
         self._listing = Listing(ids.SUFFIX, self._inside)
+        self._listed: dict[tuple[Path, str], LoraFile] = {}
 
     def find(self, lora_id: str) -> LoraFile:
         """The file of an id (see ``ids.parse`` for its forms).
@@ -79,12 +80,15 @@ class LoraStore:
 
     def list(self) -> tuple[LoraFile, ...]:
         """Every LoRA file below the roots, by id; a file reachable from two roots is listed once."""
-        unique: dict[tuple[int, int], LoraFile] = {}
+        listed: dict[tuple[Path, str], LoraFile] = {}
         for root in self.roots:
             for name in self._listing.files(root):
-                file = _file(root, name, _Search([], []))
+                known = self._listed.get((root, name))
+                file = known if known and _unchanged(known) else _file(root, name, _Search([], []))
                 if file is not None:
-                    unique.setdefault(file.inode, file)
+                    listed[root, name] = file
+        self._listed = listed
+        unique = {file.inode: file for file in reversed(listed.values())}
         return tuple(sorted(unique.values(), key=lambda file: (file.id.casefold(), file.name)))
 
     def _search(self, wanted: ids.LoraId, search: _Search) -> LoraFile | None:
@@ -149,6 +153,14 @@ def _file(root: Path, name: str, search: _Search) -> LoraFile | None:
         return None
     inode = (status.st_dev, status.st_ino)
     return LoraFile(ids.short_id(name), name, path, root, status.st_size, status.st_mtime_ns, inode)
+
+
+def _unchanged(file: LoraFile) -> bool:
+    try:
+        status = file.path.stat()
+    except OSError:
+        return False
+    return file.size == status.st_size and file.mtime_ns == status.st_mtime_ns and file.inode[1] == status.st_ino
 
 
 def _same_drive(first: str, second: str) -> bool:

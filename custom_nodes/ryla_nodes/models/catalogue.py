@@ -30,7 +30,7 @@ class ModelEntry:
     """One model file (or, with ``parts``, a folder of them) and where it comes from.
 
     Attributes:
-        kind: a ``FileKind`` value, or ``onnx``, ``tokenizer``, ``config``, ``bundle``, or ``other`` (then it is not looked at).
+        kind: a ``FileKind`` value, or ``onnx``, ``tokenizer``, ``config``, ``bundle``, or ``other`` (never checked).
         folder: ComfyUI's name of the model folder; ``filename`` is relative to it, with ``/``.
         repo, path: where it lies on the Hugging Face hub; empty for a bundle.
         revision: the pinned commit, None where none is known (then ``sha256`` alone says what is right).

@@ -60,7 +60,10 @@ def _parse(path: Path, size: int, file: BinaryIO) -> Header:
     if size == 0:
         raise RylaError("empty_file", f"{path} is empty (0 bytes).", path=path)
     start = file.read(_LENGTH_BYTES)
-    _refuse_other_formats(path, start + file.read(24))
+    follows = file.read(24)
+    # The length of a real header may begin with another format's magic: 640 is 80 02, a pickle's.
+    if not follows.startswith(b"{"):
+        _refuse_other_formats(path, start + follows)
     file.seek(_LENGTH_BYTES)
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH_BYTES or not 2 <= length <= _MAX_HEADER:

@@ -102,12 +102,10 @@ class LoraLoader(io.ComfyNode):
         trigger_word: str = "",
     ) -> io.NodeOutput:
         if not lora_id.strip():
-            return io.NodeOutput(model, clip, trigger_word, "No LoRA: lora_id is empty.")
+            return _applied(model, clip, trigger_word, "No LoRA: lora_id is empty.")
         file = _find(lora_id, on_missing)
         if file is None:
-            return io.NodeOutput(
-                model, clip, trigger_word, f"No LoRA: {lora_id!r} was not found and on_missing is pass."
-            )
+            return _applied(model, clip, trigger_word, f"No LoRA: {lora_id!r} was not found and on_missing is pass.")
         engine = host.current()
         info = inspect.inspect(file.path)
         family = engine.model_family(model)
@@ -115,7 +113,12 @@ class LoraLoader(io.ComfyNode):
         result = engine.apply_lora(model, clip, file.path, strength, strength)
         check.require_matches(info, result, family)
         report = check.report(file, info, result, strength)
-        return io.NodeOutput(result.model, result.clip, trigger_word or info.trigger_word or "", report)
+        return _applied(result.model, result.clip, trigger_word or info.trigger_word or "", report)
+
+
+def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
+    """The outputs, with the report for the history."""
+    return io.NodeOutput(model, clip, trigger, report, ui={"text": [report]})
 
 
 def _find(lora_id: str, on_missing: str) -> LoraFile | None:

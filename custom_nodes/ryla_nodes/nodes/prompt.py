@@ -35,4 +35,5 @@ class Prompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
-        return io.NodeOutput(add_trigger(text, trigger))
+        prompt = add_trigger(text, trigger)
+        return io.NodeOutput(prompt, ui={"text": [prompt]})
