@@ -14,8 +14,8 @@ from typing import Any
 class ErrorCode:
     """One kind of failure.
 
-    ``code`` is public and never renamed. ``exit_status`` is the CLI's (2 bad input, 3 something is missing, 4 the engine
-    is at fault or absent, 5 the job failed, 6 a deadline passed, 7 local files, 130 cancelled).
+    ``code`` is public and never renamed. ``exit_status`` is the CLI's: 2 bad input, 3 something is missing, 4 the engine
+    is absent or at fault, 5 the job failed, 6 a deadline passed, 7 local files, 130 cancelled.
     """
 
     code: str
@@ -25,6 +25,8 @@ class ErrorCode:
     http_status: int
 
 
+# A table: one code a line.
+# fmt: off
 _CODES = (
     # Bad input
     ErrorCode("missing_parameter", "A required parameter was not given.", "ryla workflows show NAME", 2, 422),
@@ -176,6 +178,7 @@ _CODES = (
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
     ErrorCode("comfyui_crashed", "The ComfyUI that was started for this died.", "Look at the end of its log above.", 4, 503),
 )
+# fmt: on
 
 REGISTRY: dict[str, ErrorCode] = {entry.code: entry for entry in _CODES}
 

@@ -19,7 +19,7 @@ app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, prett
 def _root(
     debug: Annotated[bool, typer.Option("--debug", callback=output.set_debug, help="Show tracebacks.")] = False,
 ) -> None:
-    """FLUX.1 Dev with consistent characters: run workflows, manage models and LoRAs, serve them over HTTP."""
+    """FLUX.1 Dev with consistent characters: run workflows, install and check models, manage LoRAs."""
 
 
 app.command(cls=RunCommand)(run.run)
