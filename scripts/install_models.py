@@ -1,6 +1,6 @@
 """Install model files: the same program as ``ryla models install``.
 
-    python scripts/install_models.py flux-dev --volume /volume
+python scripts/install_models.py flux-dev --volume /volume
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Cable:
 
     def cut(self) -> int:
         """Reset every connection; how many there were. New ones work."""
-        pairs, self._pairs = self._pairs, []
+        pairs, self._pairs = [pair for pair in self._pairs if pair[0].fileno() >= 0 and pair[1].fileno() >= 0], []
         for pair in pairs:
             for end in pair:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")

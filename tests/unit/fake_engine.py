@@ -99,7 +99,7 @@ class FakeEngine(Worker):
             web.get("/history/{id}", self._get_history), web.post("/interrupt", self._interrupt),
             web.post("/free", self._free), web.get("/view", self._view),
             web.post("/upload/image", self._upload), web.get("/object_info/{name}", self._object_info),
-            web.get("/internal/logs", self._logs),
+            web.get("/internal/logs/raw", self._logs),
         ])  # fmt: skip
         if not self.legacy:
             app.add_routes([web.post("/api/jobs/{id}/cancel", self._cancel)])
@@ -334,10 +334,10 @@ class FakeEngine(Worker):
         return web.json_response({name: node_class(name)})
 
     async def _logs(self, request: web.Request) -> web.Response:
-        death = (
-            "Exception in thread Thread-7 (prompt_worker):\nTraceback" if "dead worker logged" in self.faults else ""
-        )
-        return web.json_response(f"Starting server\n{death}")
+        lines = ["got prompt\n", "Prompt executed in 0.01 seconds\n", "got prompt\n"]
+        if "dead worker logged" in self.faults:
+            lines += ["Exception in thread ", "Thread-7", " (prompt_worker)", ":\n", "Traceback\n", "got prompt\n"]
+        return web.json_response({"entries": [{"t": "now", "m": line} for line in lines], "size": {}})
 
     # --- websocket ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ryla_nodes.client import Client, Limits, Result, State, from_graph
+from ryla_nodes.client.worker_log import tells_of_death
 from unit.fake_engine import FakeEngine, graph
 
 FAST = Limits(
@@ -273,3 +274,22 @@ def _until(true: Callable[[], bool], limit: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+_TRACE = '  File "/x/execution.py", line 277, in process_inputs\n    result = f(**inputs)\nKeyboardInterrupt: no\n'
+
+
+@pytest.mark.parametrize(
+    ("log", "dead"),
+    [
+        ("", False),
+        ("got prompt\nException in thread Thread-3 (prompt_worker):\nTraceback\n", True),
+        (f"Prompt executed in 0.1 seconds\ngot prompt\n{_TRACE}got prompt\n", True),
+        (f"got prompt\n!!! Exception during processing !!! no\n{_TRACE}Prompt executed in 0.1 seconds\n", False),
+        (f"got prompt\n!!! Exception during processing !!! no\n{_TRACE}", False),
+        (f"{_TRACE}Prompt executed in 3.0 seconds\ngot prompt\n", False),
+        ('got prompt\n  File "/x/execution.py", line 9, in validate_prompt\nKeyError: 1\n', False),
+    ],
+)
+def test_a_dead_worker_is_told_from_a_failed_node_by_the_log(log: str, dead: bool) -> None:
+    assert tells_of_death(log) is dead

@@ -106,10 +106,11 @@ def test_a_server_error_that_passes_is_waited_out(machine: World, on: str) -> No
 
 
 def test_a_server_error_that_stays_is_reported(machine: World) -> None:
-    machine.hub.fail(CLIP, Fault(on="HEAD", status=503, times=4))
+    machine.hub.fail(CLIP, Fault(on="HEAD", status=503, times=99))
     result = machine.run("install", "clip_l", "--yes")
     assert result.states == {"clip_l": "download_failed"}
     assert "HTTP 503" in result.results["clip_l"]["error"]["message"]
+    machine.hub.faults.clear()
     _finishes(machine)
 
 
@@ -320,24 +321,29 @@ def test_two_installers_at_once_download_once(machine: World) -> None:
 
 
 def test_any_number_of_kills_leaves_a_state_that_the_same_command_finishes(machine: World) -> None:
-    """``RYLA_TEST_KILLS=100`` runs as many; a few here, each at a random moment of the download."""
+    """``RYLA_TEST_KILLS=100`` runs as many; a few here, each at a random moment while files are fetched."""
     machine.publish(["clip_l", "t5xxl_fp16", "ae", "antelopev2"], 300_000)
     machine.hub.block = 20_000
     wanted = ("install", "clip_l", "t5xxl_fp16", "ae", "antelopev2", "--yes")
-    moments = random.Random(os.environ.get("RYLA_TEST_SEED", "6"))
+    chance = random.Random(os.environ.get("RYLA_TEST_SEED", "6"))
+    interrupted = 0
     for _ in range(int(os.environ.get("RYLA_TEST_KILLS", "4"))):
         for name in machine.hub.files:
-            machine.hub.faults[name] = [Fault(delay=0.02, times=99)]
+            machine.hub.faults[name] = [Fault(delay=0.03, times=99)]
         process = machine.start(*wanted)
-        time.sleep(moments.uniform(0.3, 2.5))
+        time.sleep(chance.uniform(0.4, 1.6))
         process.kill()
         process.communicate()
+        interrupted += bool(list(machine.volume.rglob("*.part")))
         present = [name for name in machine.contents if machine.path(name).exists()]
         assert all(map(machine.is_right, present)), "a file has its name before it is whole"
+        for name in chance.sample(present, len(present) // 2):  # So that there is always something to fetch.
+            machine.path(name).unlink()
     machine.hub.faults.clear()
     result = machine.run(*wanted)
     assert result.status == 0, result.text
     assert all(map(machine.is_right, machine.contents)) and not machine.strays()
+    assert interrupted, "no kill came while a file was fetched"
 
 
 _XET = {"HF_HUB_DISABLE_XET": "", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,3 +238,11 @@ def test_a_copy_in_insightfaces_own_folder_is_used(machine: World) -> None:
     own.write_bytes(machine.contents["antelopev2-glintr100"])
     result = machine.run("install", "antelopev2-glintr100", "--yes")
     assert result.states == {"antelopev2-glintr100": "linked"}
+
+
+def test_the_script_is_the_same_program(machine: World) -> None:
+    machine.publish(["clip_l"])
+    script = Path(__file__).parents[2] / "scripts" / "install_models.py"
+    words = [sys.executable, str(script), "clip_l", "--volume", str(machine.volume), "--yes", "--json"]
+    done = subprocess.run(words, env={**os.environ, **machine.environment}, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["results"][0]["state"] == "downloaded" and machine.is_right("clip_l")

@@ -47,7 +47,6 @@ def _schemas() -> dict[str, Schema]:
     return dict(sorted(found.items()))
 
 
-
 def test_no_node_lost_or_changed_what_saved_workflows_hold() -> None:
     now = schemas()
     for name, recorded in json.loads(RECORD.read_text()).items():

@@ -130,3 +130,9 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def cancelling() -> None:
+    """What the first Ctrl-C says."""
+    if not output.json_mode():
+        output.console.print("Cancelling on the engine; Ctrl-C again leaves at once.", style="dim")

@@ -15,6 +15,7 @@ from ..errors import RylaError
 from ..templates.workflow import load
 from . import output, run_display
 from .run_arguments import refuse_misspelt
+from .run_display import cancelling
 from .run_engines import Choice, engines
 from .run_options import Request
 from .run_targets import path_of, template_of_one, with_format
@@ -36,7 +37,7 @@ def run_one(request: Request, choice: Choice) -> None:
         sys.stdout.write(json.dumps(prompt.graph, indent=2, ensure_ascii=False) + "\n")
         return
     check_target(path)
-    with engines(choice, settings) as servers, Client(*servers, settings=settings) as client:
+    with engines(choice, settings) as servers, Client(*servers, settings=settings, on_interrupt=cancelling) as client:
         with run_display.one(output.json_mode()) as show:
             job = client.start(prompt, timeout=request.timeout, wants=wants, on_progress=show)
             result = client.wait(job).required()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from .classify import Subject
 from .limits import Limits
 from .transport import CallFailed, Transport, decoded
 from .wire import Malformed, QueueView, parse_history, parse_queue
+from .worker_log import tells_of_death, text_of
 
-_WORKER_DEATH = re.compile(r"Exception in thread \S+ \(prompt_worker\)")
 _UPLOADS = "ryla"
 
 
@@ -181,10 +180,10 @@ class Engine:
     async def worker_died(self) -> actions.LogAnswer:
         """Whether the engine's own log tells of its worker thread's death. Engines without a log say nothing."""
         try:
-            text = await self._transport.read("/internal/logs")
+            body = await self._transport.read("/internal/logs/raw")
         except CallFailed:
             return actions.LogAnswer(False)
-        return actions.LogAnswer(isinstance(text, str) and _WORKER_DEATH.search(text) is not None)
+        return actions.LogAnswer(tells_of_death(text_of(body)))
 
     async def free_memory(self) -> None:
         """Ask the engine to unload its models; it does so when it has the time."""

@@ -32,7 +32,7 @@ class Limits:
     submits: int = 4
     idle_queue: float = 15.0
     doubt_after: float = 30.0
-    cancel_grace: float = 5.0
+    cancel_grace: float = 10.0
     connect: float = 3.0
     answer: float = 10.0
     submit: float = 30.0

@@ -33,6 +33,7 @@ class _Phase(Enum):
 
 _QUEUE_PERIOD = {"waiting": 1.0, "running": 3.0}
 _RETRY = 0.25
+_DEAD_GRACE = 2.0
 
 
 class JobMachine:
@@ -298,7 +299,9 @@ class JobMachine:
         if self._ending is not None or self.outcome is not None:
             return
         self._why, self._error = why, error
-        self._ending = Ending(self._look, now, self._limits.cancel_grace)
+        grace = self._limits.cancel_grace
+        # What a dead worker holds cannot be taken from it; what waits for one is gone at once.
+        self._ending = Ending(self._look, now, min(_DEAD_GRACE, grace) if why is Why.ZOMBIE else grace)
         if self._phase is _Phase.NEW:
             self._conclude(Verdict.REMOVED)
 

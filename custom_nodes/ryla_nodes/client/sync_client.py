@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
@@ -37,7 +37,15 @@ class Client:
             client.run("flux-dev", {"prompt": "a red fox", "seed": 7}).save("fox.jpg")
     """
 
-    def __init__(self, *servers: str, limits: Limits = Limits(), settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        *servers: str,
+        limits: Limits = Limits(),
+        settings: Settings | None = None,
+        on_interrupt: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the arguments of ``AsyncClient``; ``on_interrupt`` is called at the first Ctrl-C of a call."""
+        self._on_interrupt = on_interrupt
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ryla-client", daemon=True)
         self.asynchronous = AsyncClient(*servers, limits=limits, settings=settings)
@@ -150,6 +158,8 @@ class Client:
             self._interruptions += 1
             self._loop.call_soon_threadsafe(self.asynchronous.cancel_all)
         try:
+            if self._on_interrupt is not None:
+                self._on_interrupt()
             return _wait(future)
         except KeyboardInterrupt:
             raise self._left() from None
