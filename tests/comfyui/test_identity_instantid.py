@@ -149,3 +149,29 @@ def test_the_workflow_runs_and_the_embedded_engine_makes_the_same_picture(
     assert psnr >= 45, f"{psnr:.1f} dB"
     own = next(output["face_similarity"][0] for output in entry["outputs"].values() if "face_similarity" in output)
     assert own == pytest.approx(score, abs=0.02)
+
+
+def test_without_a_face_the_second_stage_is_not_even_asked_for(server: ComfyUI, tmp_path: Path) -> None:
+    """The second stage is broken on purpose: a Flux model goes into RYLA_ApplyInstantID."""
+    photo = tmp_path / "photo.png"
+    portrait(3, 320, 320, face=0.5).save(photo)
+    shutil.copy(photo, server.base / "input" / photo.name)
+    prompt = graph("flux-instantid", photo, on_no_face="pass", **CASES["flux-instantid"])
+    kinds = {node["class_type"]: key for key, node in prompt.items()}
+    prompt[kinds["RYLA_ApplyInstantID"]]["inputs"]["model"] = [kinds["RYLA_FluxLoader"], 0]
+    prompt["plain"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 0x405060},
+    }
+    for name in ("RYLA_FaceCrop", "RYLA_FaceComposite"):
+        prompt[kinds[name]]["inputs"]["image"] = ["plain", 0]
+    outputs = server.succeed(prompt)
+    saved = np.asarray(Image.open(server.files(outputs, kinds["RYLA_SaveImage"])[0]))
+    assert np.all(saved == (0x40, 0x50, 0x60))
+    assert any(output.get("face_passed") == [False] for output in outputs.values())
+    # With a face the second stage runs, and says in one line what is wrong with it.
+    photo_node = next(key for key, node in prompt.items() if node["class_type"] == "LoadImage")
+    prompt[kinds["RYLA_FaceCrop"]]["inputs"]["image"] = [photo_node, 0]
+    error = server.fail(prompt)
+    assert error["node_type"] == "RYLA_ApplyInstantID"
+    assert error["exception_message"].startswith("InstantID's weights are for SDXL; this MODEL is Flux.")

@@ -27,6 +27,7 @@ from ryla_nodes.identity import faces as analysis
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.face_file import FaceIdentity
 from ryla_nodes.nodes.face import FaceAnalyzer, FaceComposite, FaceCrop, FaceEmbed, FaceKeypoints
+from ryla_nodes.nodes.face_files import LoadFace, SaveFace
 from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
 from ryla_nodes.nodes.similarity import FaceSimilarity
 from ryla_nodes.templates.bind import bind
@@ -248,3 +249,18 @@ def test_similarity_is_recorded_and_a_missed_face_fails(analyzer: Any) -> None:
     assert same.args[0] > 0.6 and same.args[1] is True
     nobody = FaceSimilarity.execute(analyzer, image(3), torch.full((1, 320, 320, 3), 0.4), 0.4)
     assert nobody.args == (0.0, False) and nobody.ui["text"] == ["face similarity no face"]
+
+
+def test_a_face_is_saved_listed_and_loaded(inside: None, engine: EmbeddedEngine, analyzer: Any) -> None:
+    face = FaceEmbed.execute(analyzer, torch.cat([image(3), image(3, face=0.4)]), "mean", "size", 0).args[0]
+    SaveFace.execute(face, "Maya 2")
+    node = httpx.get(f"{engine.url}/object_info/RYLA_LoadFace").json()["RYLA_LoadFace"]
+    assert "faces/Maya 2.safetensors" in str(node["input"]["required"]["file"])
+    loaded = LoadFace.execute("faces/Maya 2.safetensors", "as saved").args[0]
+    assert np.array_equal(loaded.vectors, face.vectors)
+    assert LoadFace.execute("faces/Maya 2.safetensors", "concat").args[0].vectors.shape == (1, 2, 512)
+    for name in ("../escape", "", "a/b"):
+        with pytest.raises(RylaError):
+            SaveFace.execute(face, name)
+    with pytest.raises(RylaError):
+        LoadFace.execute("../../secret.safetensors", "mean")

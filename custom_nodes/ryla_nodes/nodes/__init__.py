@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def node_classes() -> list[type[io.ComfyNode]]:
     """Every node of the pack, as ComfyUI and the embedded engine register them."""
     from .face import FaceAnalyzer, FaceComposite, FaceCrop, FaceEmbed, FaceKeypoints
+    from .face_files import LoadFace, SaveFace
     from .flux import FluxLoader
     from .image import SaveImage
     from .instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
@@ -26,6 +27,8 @@ def node_classes() -> list[type[io.ComfyNode]]:
         InstantIDLoader,
         FaceAnalyzer,
         FaceEmbed,
+        SaveFace,
+        LoadFace,
         FaceKeypoints,
         FaceCrop,
         ApplyInstantID,
