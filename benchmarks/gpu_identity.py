@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 SET: dict[str, str] = {}  # Of --set.
 
 
-def graph(name: str, photo: str, seed: int, **values: Any) -> dict[str, Any]:
+def graph(name: str, photo: Path, seed: int, **values: Any) -> dict[str, Any]:
     """The shipped workflow as `ryla run` binds it, with the stand-in for the face analyzer."""
     from ryla_nodes import settings
     from ryla_nodes.templates.bind import bind
@@ -40,10 +40,10 @@ def graph(name: str, photo: str, seed: int, **values: Any) -> dict[str, Any]:
 
     bound = bind(
         load(name, settings.load({})),
-        {"prompt": "a portrait of a woman in a garden", "reference_image": HERE / photo, "seed": seed, **SET, **values},
+        {"prompt": "a portrait of a woman in a garden", "reference_image": photo, "seed": seed, **SET, **values},
     )
     for upload in bound.uploads:
-        bound = bound.with_image(upload.node_id, upload.input, photo)
+        bound = bound.with_image(upload.node_id, upload.input, photo.name)
     result: dict[str, Any] = bound.graph
     for node in result.values():
         if node["class_type"] == "RYLA_FaceAnalyzer":
@@ -56,20 +56,20 @@ def vram_gb(engine: ComfyUI) -> float:
     return float(device["vram_total"] - device["vram_free"]) / 1e9
 
 
-def measure(engine: ComfyUI, name: str) -> dict[str, Any]:
+def measure(engine: ComfyUI, name: str, photo: Path) -> dict[str, Any]:
     """First picture, three warm ones, one with another face weight: seconds as the server timed them."""
-    first = _execution_seconds(submit(engine, graph(name, "photo.png", 1)))
-    warm = [_execution_seconds(submit(engine, graph(name, "photo.png", seed))) for seed in (2, 3, 4)]
-    weight = _execution_seconds(submit(engine, graph(name, "photo.png", 4, instantid_strength=0.7)))
+    first = _execution_seconds(submit(engine, graph(name, photo, 1)))
+    warm = [_execution_seconds(submit(engine, graph(name, photo, seed))) for seed in (2, 3, 4)]
+    weight = _execution_seconds(submit(engine, graph(name, photo, 4, instantid_strength=0.7)))
     return {"workflow": name, "first_s": first, "warm_s": warm, "other_weight_s": weight, "vram_gb": vram_gb(engine)}
 
 
-def stages(engine: ComfyUI) -> Iterator[tuple[str, float]]:
+def stages(engine: ComfyUI, photo: Path) -> Iterator[tuple[str, float]]:
     """Warm seconds of the two stages of flux-instantid: the whole, and the second with the first one cached."""
-    whole = [_execution_seconds(submit(engine, graph("flux-instantid", "photo.png", seed))) for seed in (11, 12)]
+    whole = [_execution_seconds(submit(engine, graph("flux-instantid", photo, seed))) for seed in (11, 12)]
     yield "flux-instantid, both stages", statistics.mean(whole)
     cached = [
-        _execution_seconds(submit(engine, graph("flux-instantid", "photo.png", 12, face_denoise=denoise)))
+        _execution_seconds(submit(engine, graph("flux-instantid", photo, 12, face_denoise=denoise)))
         for denoise in (0.69, 0.71)
     ]
     yield "flux-instantid, SDXL + InstantID stage alone", statistics.mean(cached)
@@ -98,33 +98,32 @@ def main() -> None:
         makers = ["sdxl_weights.py", *(["flux_weights.py"] if "flux-instantid" in wanted else [])]
         for maker in makers:
             subprocess.run([options.python, str(HERE / maker), str(options.comfyui), str(models)], check=True)
-    results = run(options, models, wanted)
-    for result in results:
+    results = []
+    for result in run(options, models, wanted):
         print(json.dumps(result), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        results.append(result)
+        if options.json:  # After each: a run that is cut short leaves what it has.
+            options.json.write_text(json.dumps(results, indent=1))
 
 
-def run(options: argparse.Namespace, models: Path, wanted: list[str]) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace, models: Path, wanted: list[str]) -> Iterator[dict[str, Any]]:
     """One ComfyUI for each workflow, so that each peak of memory is its own."""
     from PIL import Image
 
-    results: list[dict[str, Any]] = []
     for name in wanted:
         base = options.work / f"{name}-{time.monotonic_ns()}"
         packs = (HERE / "stand_in_faces.py", *options.pack)
         boot = Boot(models=(models,), packs=packs, arguments=tuple(options.engine_argument), cpu=options.cpu)
         engine = ComfyUI.start(Install(options.comfyui.resolve(), Path(options.python)), base, boot)
         try:
-            for folder in (base / "input", HERE):
-                Image.new("RGB", (768, 768), (140, 120, 100)).save(folder / "photo.png")
-            results.append(measure(engine, name))
+            photo = base / "input" / "photo.png"
+            Image.new("RGB", (768, 768), (140, 120, 100)).save(photo)
+            yield measure(engine, name, photo)
             if name == "flux-instantid":
-                results += [{"stage": stage, "seconds": seconds} for stage, seconds in stages(engine)]
+                for stage, seconds in stages(engine, photo):
+                    yield {"stage": stage, "seconds": seconds}
         finally:
-            (HERE / "photo.png").unlink(missing_ok=True)
             engine.stop()
-    return results
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.faces import FaceAnalyzer
 from ryla_nodes.identity.packs import find_pack

@@ -29,18 +29,29 @@ import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
-import folder_paths  # noqa: E402, F401
+import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)  # Two threads that wait for each other are slow on a busy machine.
 SIZE, STEPS, CFG = 192, 4, 4.0
 CHANNELS, HEAD, CONTEXT, ADM = 32, 32, 2048, 2816
-COMMON = dict(
-    image_size=32, in_channels=4, model_channels=CHANNELS, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
-    num_head_channels=HEAD, transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10, context_dim=CONTEXT,
-    adm_in_channels=ADM, num_classes="sequential", use_linear_in_transformer=True, use_spatial_transformer=True,
-    legacy=False, dtype=torch.float32,
-)  # fmt: skip
+COMMON = {
+    "image_size": 32,
+    "in_channels": 4,
+    "model_channels": CHANNELS,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "num_head_channels": HEAD,
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": CONTEXT,
+    "adm_in_channels": ADM,
+    "num_classes": "sequential",
+    "use_linear_in_transformer": True,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "dtype": torch.float32,
+}
 
 
 def fill(module: torch.nn.Module, seed: int) -> None:
@@ -95,7 +106,7 @@ def adapter_weights() -> dict[str, dict[str, torch.Tensor]]:
     attention = {}
     for position, key in enumerate(LAYERS):
         width = CHANNELS * (
-            2 if key.block == "input" and key.number < 7 or key.block == "output" and key.number > 2 else 4
+            2 if (key.block == "input" and key.number < 7) or (key.block == "output" and key.number > 2) else 4
         )
         attention |= {adapter_name(position, part): random(width, CONTEXT) for part in "kv"}
     return {"image_proj": proj, "ip_adapter": attention}
@@ -353,4 +364,4 @@ def against_peer(folder, path, model, net, positive, negative, vector, hint, app
 
 
 with torch.inference_mode():
-    print(json.dumps(main()))
+    sys.stdout.write(json.dumps(main()) + "\n")

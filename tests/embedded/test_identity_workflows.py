@@ -26,7 +26,8 @@ from ryla_nodes.identity import adapter as adapters
 from ryla_nodes.identity import faces as analysis
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.face_file import FaceIdentity
-from ryla_nodes.nodes.face import FaceAnalyzer, FaceComposite, FaceCrop, FaceEmbed, FaceKeypoints
+from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints
+from ryla_nodes.nodes.face_crop import FaceComposite, FaceCrop
 from ryla_nodes.nodes.face_files import LoadFace, SaveFace
 from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
 from ryla_nodes.nodes.similarity import FaceSimilarity

@@ -96,7 +96,7 @@ def test_the_scoring_recogniser_is_not_the_one_that_conditions() -> None:
 
 
 def ryla_face(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from ryla_nodes.cli import app, face; app.app.add_typer(face.app, name='face'); app.main()"
+    code = "from ryla_nodes.cli.app import main; main()"
     return subprocess.run([sys.executable, "-c", code, "face", *arguments], capture_output=True, text=True, timeout=120)
 
 

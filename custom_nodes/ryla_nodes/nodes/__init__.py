@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def node_classes() -> list[type[io.ComfyNode]]:
     """Every node of the pack, as ComfyUI and the embedded engine register them."""
-    from .face import FaceAnalyzer, FaceComposite, FaceCrop, FaceEmbed, FaceKeypoints
+    from .face import FaceAnalyzer, FaceEmbed, FaceKeypoints
+    from .face_crop import FaceComposite, FaceCrop
     from .face_files import LoadFace, SaveFace
     from .flux import FluxLoader
     from .image import SaveImage

@@ -1,20 +1,14 @@
-"""Find faces, make an identity of them, cut one out and put it back."""
+"""Find faces, and make an identity or a pose of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RylaError
 from ..host.schema import io
 from . import identity_files, sockets, tensors
 
 if TYPE_CHECKING:
-    from ..identity.crop import FaceCrop as Crop
     from ..identity.faces import FaceAnalyzer as Analyzer
-    from ..identity.faces import Picture
-
-# Where a face keeps its place when there is none: the middle of the picture.
-_NO_FACE_SHARE = 0.4
 
 
 class FaceAnalyzer(io.ComfyNode):
@@ -152,154 +146,3 @@ class FaceKeypoints(io.ComfyNode):
             points = place_keypoints(face.keypoints, width, height, face_height=face_size, center=(center_x, center_y))
             drawn.append(draw_keypoints(points, width, height))
         return io.NodeOutput(tensors.from_arrays(drawn))
-
-
-class FaceCrop(io.ComfyNode):
-    """The square around a face that the second stage renders anew."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="RYLA_FaceCrop",
-            display_name="Face Crop",
-            category=sockets.CATEGORY,
-            description="Cuts a square around a face and enlarges it to the sampling size, with its keypoints and a "
-            "soft mask over the face.",
-            inputs=[
-                sockets.analyzer(),
-                io.Image.Input("image", tooltip="The picture whose face is to be replaced."),
-                io.Float.Input(
-                    "crop_factor",
-                    default=2.2,
-                    min=1.2,
-                    max=5.0,
-                    step=0.1,
-                    tooltip="Side of the square relative to the face's longer side. At 2.2 the face fills near half "
-                    "of it.",
-                ),
-                io.Int.Input(
-                    "size",
-                    default=1016,
-                    min=256,
-                    max=2048,
-                    step=8,
-                    tooltip="Side in pixels at which the face is rendered. SDXL wants about 1000; exactly 1024 "
-                    "brings out InstantID's watermarks.",
-                ),
-                io.Combo.Input(
-                    "on_no_face",
-                    options=["error", "pass"],
-                    default="error",
-                    tooltip="error stops the job when there is no face, or one under 64 px. pass leaves the picture "
-                    "as it is.",
-                ),
-                *sockets.which_face(),
-            ],
-            outputs=[
-                io.Image.Output(display_name="crop", tooltip="The enlarged square."),
-                io.Image.Output(display_name="keypoints", tooltip="Its keypoints, for RYLA Apply InstantID."),
-                io.Mask.Output(display_name="mask", tooltip="Soft mask over the face, for SetLatentNoiseMask."),
-                sockets.Crop.Output(display_name="placement", tooltip="Where it belongs, for RYLA Face Composite."),
-            ],
-        )
-
-    @classmethod
-    def execute(
-        cls, analyzer: Analyzer, image: Any, crop_factor: float, size: int, on_no_face: str, order: str, index: int
-    ) -> io.NodeOutput:
-        import numpy as np
-
-        from ..identity import crop as crops
-        from ..identity.keypoints import draw_keypoints
-
-        cuts, hints, masks, placements = [], [], [], []
-        for picture, array in zip(tensors.to_pictures(image), tensors.to_arrays(image), strict=True):
-            height, width = picture.shape[:2]
-            face = _face(analyzer, picture, order, index, on_no_face)
-            box = _middle(width, height) if face is None else face.box
-            plan = crops.plan_crop(box, width, height, crop_factor=crop_factor, size=size)
-            cuts.append(crops.resize(crops.cut(array, plan), size, size))
-            if face is None:
-                hints.append(np.zeros((size, size, 3), np.uint8))
-                masks.append(np.zeros((size, size), np.float32))
-            else:
-                hints.append(draw_keypoints(plan.affine.points(face.keypoints), size, size))
-                masks.append(crops.ellipse_mask(plan.affine.box(face.box), size, size))
-            placements.append(None if face is None else plan)
-        return io.NodeOutput(
-            tensors.from_arrays(cuts), tensors.from_arrays(hints), tensors.from_arrays(masks), tuple(placements)
-        )
-
-
-class FaceComposite(io.ComfyNode):
-    """Put the rendered face back."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="RYLA_FaceComposite",
-            display_name="Face Composite",
-            category=sockets.CATEGORY,
-            description="Puts a rendered face back into the picture: scaled down, matched in colour, with a soft "
-            "edge. Outside the mask no pixel changes.",
-            inputs=[
-                io.Image.Input("image", tooltip="The picture that was cut from."),
-                io.Image.Input(
-                    "refined", lazy=True, tooltip="The rendered square. Not rendered when there was no face."
-                ),
-                sockets.Crop.Input("placement", tooltip="From RYLA Face Crop."),
-                io.Float.Input(
-                    "color_match",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How far the face takes the colours of the picture around it (in Lab). 0 leaves it as "
-                    "rendered.",
-                ),
-            ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The picture with the new face.")],
-        )
-
-    @classmethod
-    def check_lazy_status(
-        cls, image: Any, placement: tuple[Crop | None, ...], color_match: float, refined: Any = None
-    ) -> list[str]:
-        """Ask for the rendering only when there is a face to put back."""
-        return ["refined"] if refined is None and any(plan is not None for plan in placement) else []
-
-    @classmethod
-    def execute(
-        cls, image: Any, placement: tuple[Crop | None, ...], color_match: float, refined: Any = None
-    ) -> io.NodeOutput:
-        from ..identity.crop import composite
-
-        if all(plan is None for plan in placement):
-            return io.NodeOutput(image)
-        pictures, faces = tensors.to_arrays(image), tensors.to_arrays(refined)
-        if not len(pictures) == len(faces) == len(placement):
-            counts = f"{len(pictures)} pictures, {len(faces)} faces and {len(placement)} placements"
-            raise RylaError("invalid_parameter", f"RYLA Face Composite was given {counts}; they must be as many.")
-        results = [
-            picture if plan is None else composite(picture, face, plan, color_match=color_match)
-            for picture, face, plan in zip(pictures, faces, placement, strict=True)
-        ]
-        return io.NodeOutput(tensors.from_arrays(results))
-
-
-def _face(analyzer: Analyzer, picture: Picture, order: str, index: int, on_no_face: str) -> Any:
-    from ..identity.faces import select_face
-
-    try:
-        return select_face(analyzer.faces(picture), order=order, index=index, where="the picture")
-    except RylaError as error:
-        if on_no_face == "pass" and error.code in ("no_face", "face_too_small"):
-            return None
-        raise
-
-
-def _middle(width: int, height: int) -> Any:
-    from ..identity.geometry import Box
-
-    half = min(width, height) * _NO_FACE_SHARE / 2
-    return Box(width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)

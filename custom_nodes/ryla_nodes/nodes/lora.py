@@ -11,7 +11,6 @@ from ..lora import check, inspect, store
 from ..lora.store import LoraFile
 from .fingerprints import fingerprint
 
-MAX_STRENGTH = 2.0
 ON_MISSING = ("error", "pass")
 
 
@@ -42,8 +41,8 @@ class LoraLoader(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=-MAX_STRENGTH,
-                    max=MAX_STRENGTH,
+                    min=-check.MAX_STRENGTH,
+                    max=check.MAX_STRENGTH,
                     step=0.01,
                     tooltip="1 as trained, 0 has no effect, negative values push away from the character.",
                 ),
@@ -101,6 +100,7 @@ class LoraLoader(io.ComfyNode):
         clip: Any = None,
         trigger_word: str = "",
     ) -> io.NodeOutput:
+        strength = check.require_strength(strength, "strength")
         if not lora_id.strip():
             return _applied(model, clip, trigger_word, "No LoRA: lora_id is empty.")
         file = _find(lora_id, on_missing)
@@ -112,7 +112,7 @@ class LoraLoader(io.ComfyNode):
         check.require_family(info, family, clip=clip is not None)
         result = engine.apply_lora(model, clip, file.path, strength, strength)
         check.require_matches(info, result, family)
-        report = check.report(file, info, result, strength)
+        report = check.report(file, info, result, strength, trigger_word)
         return _applied(result.model, result.clip, trigger_word or info.trigger_word or "", report)
 
 
