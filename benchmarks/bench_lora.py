@@ -74,7 +74,11 @@ def main() -> int:
         show("first listing", [milliseconds(store.list)])
         show("listing, nothing changed", [milliseconds(store.list) for _ in range(5)])
         good.append(
-            show("new file listed", [milliseconds(lambda n=n: listed(store, volume, f"b{n}")) for n in range(10)])
+            show(
+                "new file listed",
+                [milliseconds(lambda n=n: listed(store, volume, f"b{n}")) for n in range(10)],
+                VISIBLE_MS,
+            )
         )
         show("unknown id, with nearest", [milliseconds(lambda n=n: unknown(store, f"nobody{n}")) for n in range(5)])
         show(

@@ -163,8 +163,8 @@ def peft(layers: Iterable[Layer], prefix: str = "transformer.", *, rank: int = 2
     return low_rank(layers, prefix, ".lora_A.weight", ".lora_B.weight", rank=rank, std=std)
 
 
-def lycoris(kind: str, layers: Iterable[Layer], prefix: str = "lora_unet_") -> Tensors:
-    """One of LyCORIS' kinds: loha, lokr, dora, full, ia3, oft, glora, norm."""
+def lycoris(kind: str, layers: Iterable[Layer], prefix: str = "lora_unet_", *, std: float = 0.0) -> Tensors:
+    """One of LyCORIS' kinds: loha, lokr, dora, full, ia3, oft, glora, norm; alpha is 0, or 2 with a ``std``."""
     tensors: Tensors = {}
     for path, out, into in layers:
         name = prefix + path.replace(".", "_")
@@ -190,7 +190,10 @@ def lycoris(kind: str, layers: Iterable[Layer], prefix: str = "lora_unet_") -> T
             },
             "norm": {"w_norm": (out,), "b_norm": (out,)},
         }
-        tensors |= {f"{name}.{role}": np.zeros(shape, np.float16) for role, shape in shapes[kind].items()}
+        for role, shape in shapes[kind].items():
+            key = f"{name}.{role}"
+            value = random(shape, len(tensors), std) if shape else np.array(2 if std else 0, np.float32)
+            tensors[key] = value if std else np.zeros(shape, np.float16)
     return tensors
 
 

@@ -6,6 +6,7 @@ status of the gateway; the message names the thing and where it was looked for; 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ _CODES = (
     ErrorCode("confirmation_required", "The command wants a yes.", "Add --yes.", 2, 422),
     ErrorCode("models_incomplete", "Model files are missing or damaged.", "ryla models install NAME", 3, 503),
     # LoRAs
-    ErrorCode("invalid_lora_id", "This cannot be the name of a LoRA.", "ryla loras list", 2, 422),
+    ErrorCode("invalid_lora_id", "This cannot be the name of a LoRA.", "Give one plain name, such as 7 or anna: ryla loras list", 2, 422),
     ErrorCode("lora_not_found", "No LoRA folder holds a LoRA of this id.", "ryla loras list", 3, 404),
     ErrorCode(
         "lora_outside_folders",
@@ -87,7 +88,7 @@ _CODES = (
     ),
     ErrorCode("lora_pickle", "The file is a pickle; only safetensors is read.", "Convert it to safetensors.", 2, 422),
     ErrorCode("lora_vanished", "A LoRA's file was deleted after it had been found.", "ryla loras list", 3, 404),
-    ErrorCode("not_a_lora", "The file holds no LoRA.", "ryla loras inspect ID", 2, 422),
+    ErrorCode("not_a_lora", "The file holds no LoRA.", "ryla loras list", 2, 422),
     ErrorCode("invalid_sidecar", "The .json file beside a LoRA is malformed.", "Correct or delete it.", 7, 422),
     ErrorCode("lora_wrong_family", "The LoRA was trained for another model family.", "ryla loras list", 2, 422),
     ErrorCode("lora_matches_nothing", "The LoRA has no weight that fits the model.", "ryla loras inspect ID", 2, 422),
@@ -182,9 +183,15 @@ _CODES = (
 
 REGISTRY: dict[str, ErrorCode] = {entry.code: entry for entry in _CODES}
 
+_NEXT = " Next: "
+_MARK = re.compile(r" \[(\w+)\]")
+
 
 class RylaError(Exception):
     """A failure from the registry.
+
+    As text it is ``MESSAGE Next: HINT [CODE]``: all that an engine passes on of an error that a node raised, and what
+    ``parse`` reads again.
 
     Args:
         code: a key of ``REGISTRY``.
@@ -208,5 +215,17 @@ class RylaError(Exception):
         """The public JSON form: ``{code, message, hint, details}``."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
 
+    @classmethod
+    def parse(cls, text: str) -> RylaError | None:
+        """The first error that stands in ``text`` as ``str`` wrote it, without its details; None when there is none.
+
+        What stands before it in ``text`` becomes a part of its message, what stands behind its code is left out.
+        """
+        mark = next((mark for mark in _MARK.finditer(text) if mark[1] in REGISTRY), None)
+        if mark is None:
+            return None
+        message, _, hint = text[: mark.start()].partition(_NEXT)
+        return cls(mark[1], message.strip(), hint=hint.strip())
+
     def __str__(self) -> str:
-        return f"{self.message} Next: {self.hint}" if self.hint else self.message
+        return f"{self.message}{_NEXT}{self.hint} [{self.code}]"

@@ -191,7 +191,7 @@ def test_what_is_missing_is_said_before_the_job_is_queued(
     assert "flux1-dev.safetensors" in line
     assert str(tmp_path / "diffusion_models") in line
     assert str(server.base / "models" / "checkpoints") in line
-    assert line.endswith("Next: ryla models install flux-dev")
+    assert line.endswith("Next: ryla models install flux-dev [missing_model]")
 
     copy_weights(small[0], tmp_path / "diffusion_models" / "flux1-dev.safetensors")
     line = refusal(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,15 +17,17 @@ import pytest
 import torch
 from PIL import Image
 from ryla_nodes import host, settings
+from ryla_nodes.cli import app
 from ryla_nodes.embedded.server import EmbeddedEngine
 from ryla_nodes.errors import RylaError
 from ryla_nodes.host.protocol import FluxFiles
-from ryla_nodes.lora import demo, weights
+from ryla_nodes.lora import demo, library, weights
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.lora import LoraLoader
 from ryla_nodes.templates.bind import bind
 from ryla_nodes.templates.workflow import load
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 
 @dataclass
@@ -144,6 +147,39 @@ class TestPicture:
         assert not np.array_equal(own, plain)
 
 
+class TestHistory:
+    """The prompt that was run and the LoRA's report, as the engine's /history and ``ryla run --json`` tell them."""
+
+    PROMPT = "zxc woman, a portrait in a garden"
+
+    def test_a_job_and_its_repetition(self, loras: Loras) -> None:
+        path = loras.demo("told", trigger="zxc woman")
+        values = {"lora_id": "told", "prompt": "a portrait in a garden", "seed": 11}
+        first, again = loras.run(**values), loras.run(**values)
+        cached = [dict(entry["status"]["messages"])["execution_cached"]["nodes"] for entry in (first, again)]
+        assert not set(cached[0]) & set(first["outputs"]) and set(again["outputs"]) <= set(cached[1])
+        for entry in (first, again):
+            texts = [report["text"][0] for report in entry["outputs"].values() if "text" in report]
+            report, prompt = sorted(texts, key=lambda text: text == self.PROMPT)
+            assert prompt == self.PROMPT
+            assert str(path) in report and "matched 24 weights of the model" in report
+
+    def test_ryla_run(self, loras: Loras, tmp_path: Path) -> None:
+        loras.demo("told", trigger="zxc woman")
+        picture = tmp_path / "x.jpg"
+        size = ["--width", "256", "--height", "256", "--steps", "1", "--seed", "12"]
+        words = ["run", "flux-lora", "--prompt", "a portrait in a garden", "--lora-id", "told", *size]
+        line = [*words, "--server", loras.engine.url, "-o", str(picture), "--json"]
+        for number in range(2):
+            done = CliRunner().invoke(app.app, line)
+            assert done.exit_code == 0, done.output
+            told = json.loads(done.stdout)
+            assert told["cached"] is (number == 1)
+            assert [self.PROMPT] in [report.get("text") for report in told["outputs"].values()]
+            assert picture.read_bytes().startswith(b"\xff\xd8\xff")
+            picture.unlink()
+
+
 class TestNode:
     def test_counts_report_and_trigger(self, loras: Loras, models: tuple[Any, Any]) -> None:
         for style in demo.FORMATS:
@@ -184,6 +220,32 @@ class TestNode:
             LoraLoader.execute(models[0], "none", 1.0, "error", clip=models[1])
         assert raised.value.code == "lora_matches_nothing"
 
+    @pytest.mark.parametrize("kind", ["loha", "lokr", "dora", "full", "oft", "glora", "bfl-control"])
+    def test_a_kind_for_comfyui_only(self, loras: Loras, models: tuple[Any, Any], kind: str) -> None:
+        control = kind == "bfl-control"
+        tensors = lora_files.control() if control else lora_files.lycoris(kind, lora_files.flux(256))
+        lora_files.write(loras.folder / "kind.safetensors", tensors)
+        with pytest.raises(RylaError) as raised:
+            LoraLoader.execute(models[0], "kind", 1.0, "error", clip=models[1])
+        assert raised.value.code == "lora_unsupported"
+        assert kind in raised.value.message and "which ComfyUI applies" in raised.value.message
+        assert "--server" in raised.value.hint
+
+    @pytest.mark.parametrize("rows", [3 * 256 + 64, 3 * 3072])
+    def test_a_fused_layer_of_another_size(self, loras: Loras, models: tuple[Any, Any], rows: int) -> None:
+        tensors = lora_files.kohya([("double_blocks.0.img_attn.qkv", rows, 256)], std=0.1)
+        lora_files.write(loras.folder / "rows.safetensors", tensors)
+        with pytest.raises(RylaError) as raised:
+            LoraLoader.execute(models[0], "rows", 1.0, "error", clip=models[1])
+        assert raised.value.code == "lora_wrong_size" and "img_attn_qkv" in raised.value.message
+
+    @pytest.mark.parametrize("strength", [float("nan"), float("inf"), 2.5, -3])
+    def test_a_linked_strength_out_of_range(self, loras: Loras, models: tuple[Any, Any], strength: float) -> None:
+        loras.demo("7")
+        with pytest.raises(RylaError, match="strength") as raised:
+            LoraLoader.execute(models[0], "7", strength, "error", clip=models[1])
+        assert raised.value.code == "invalid_parameter"
+
     def test_partial_matches_are_reported(self, loras: Loras, models: tuple[Any, Any]) -> None:
         layers = [(path, out, into) for path, out, into in lora_files.flux(256) if "mod" not in path]
         odd = [("double_blocks.99.img_attn.qkv", 768, 256)]
@@ -208,6 +270,22 @@ class TestNode:
 
 
 class TestWeights:
+    def test_a_file_is_kept_until_it_changes(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.safetensors"
+        save_file({"w": torch.ones(2)}, path)
+        first, again = weights.load(path), weights.load(path)
+        assert again is not first and again["w"] is first["w"]
+        save_file({"w": torch.full((2, 2), 3.0)}, path)
+        assert weights.load(path)["w"].tolist() == [[3.0, 3.0], [3.0, 3.0]]
+
+    def test_nan_is_refused_when_a_file_is_added(self, tmp_path: Path) -> None:
+        tensors = lora_files.kohya(lora_files.flux(256), std=0.1)
+        tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"][-1, -1] = np.inf
+        with pytest.raises(RylaError) as raised:
+            library.add(lora_files.write(tmp_path / "x.safetensors", tensors), tmp_path / "loras")
+        assert raised.value.code == "lora_not_finite"
+        assert not (tmp_path / "loras").exists()
+
     def test_gone_since_it_was_found(self, tmp_path: Path, models: tuple[Any, Any]) -> None:
         with pytest.raises(RylaError) as raised:
             host.current().apply_lora(models[0], models[1], tmp_path / "gone.safetensors", 1.0, 1.0)

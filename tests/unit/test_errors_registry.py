@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
 import ryla_nodes
 from ryla_nodes.errors import REGISTRY, RylaError
 
@@ -42,7 +43,47 @@ def test_codes_are_public_names_with_a_meaning_a_hint_and_statuses() -> None:
         assert 400 <= entry.http_status <= 599
 
 
-def test_an_error_carries_its_hint_and_details() -> None:
+def test_an_error_carries_its_hint_its_code_and_its_details() -> None:
     error = RylaError("unknown_workflow", "No workflow 'x'.", hint="ryla workflows list", nearest=["flux-dev"])
-    assert str(error) == "No workflow 'x'. Next: ryla workflows list"
+    assert str(error) == "No workflow 'x'. Next: ryla workflows list [unknown_workflow]"
     assert error.as_dict()["details"] == {"nearest": ["flux-dev"]}
+
+
+@pytest.mark.parametrize("code", REGISTRY)
+def test_every_error_is_read_again_from_its_text(code: str) -> None:
+    error = RylaError(code, f"It was [not] this: {code}, 'x' - [/a/b].")
+    read = RylaError.parse(str(error))
+    assert read is not None
+    assert (read.code, read.message, read.hint) == (error.code, error.message, error.hint)
+    assert read.details == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora_id - No LoRA '8'. Next: ryla loras list [lora_not_found]", "lora_id - No LoRA '8'."),
+        ("No LoRA '8'. Next: ryla loras list [lora_not_found]\n", "No LoRA '8'."),
+        (
+            "No LoRA '8'. Next: ryla loras list [lora_not_found])); on_missing - Another. Next: y [no_face]",
+            "No LoRA '8'.",
+        ),
+        ("RylaError: two\nlines. Next: ryla loras list [lora_not_found]\n\nTIP: look.", "RylaError: two\nlines."),
+    ],
+)
+def test_an_error_is_found_amid_other_text(text: str, message: str) -> None:
+    read = RylaError.parse(text)
+    assert read is not None
+    assert (read.code, read.message, read.hint) == ("lora_not_found", message, "ryla loras list")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Failed.", "a Next: b", "x [no_such_code]", "lora_not_found", "x[lora_not_found]"]
+)
+def test_other_text_is_no_error_of_ours(text: str) -> None:
+    assert RylaError.parse(text) is None
+
+
+def test_a_code_behind_a_text_without_a_hint_brings_its_own() -> None:
+    read = RylaError.parse("It went wrong [lora_vanished]")
+    assert read is not None
+    assert (read.message, read.hint) == ("It went wrong", REGISTRY["lora_vanished"].hint)

@@ -73,14 +73,14 @@ class TestMatches:
             assert part in raised.value.message
 
 
-@pytest.mark.parametrize("value", ["1.0", None, True, float("nan"), float("inf"), 11, -10.5, [1]])
+@pytest.mark.parametrize("value", ["1.0", None, True, float("nan"), float("inf"), 2.5, -2.01, [1]])
 def test_strength_out_of_range_or_no_number(value: object) -> None:
     with pytest.raises(RylaError) as raised:
         check.require_strength(value)
     assert raised.value.code == "invalid_parameter"
 
 
-@pytest.mark.parametrize("value", [0, -10, 10, 0.8])
+@pytest.mark.parametrize("value", [0, -2, 2, 0.8])
 def test_strength(value: float) -> None:
     assert check.require_strength(value) == value
 
@@ -95,11 +95,12 @@ def test_report(tmp_path: Path) -> None:
     assert "matched 2 weights of the model, 0 of the text encoders" in report
     assert "1 keys of the file matched nothing, such as x.alpha" in report
     assert "trigger word 'ohwx' (from metadata modelspec.trigger_phrase)" in report
+    asked = check.report(file, inspect(file.path), result(2, 0), 0.8, "sks man")
+    assert "trigger word 'sks man' (from the request)" in asked and "ohwx" not in asked
 
 
 def test_report_of_text_encoders_and_of_an_unknown_family(tmp_path: Path) -> None:
     lora_files.write(tmp_path / "7.safetensors", lora_files.examples()["clip-l only"].tensors)
     file = LoraStore([tmp_path]).find("7")
-    report = check.report(file, inspect(file.path), None, 1.0)
+    report = check.report(file, inspect(file.path), result(0, 4), 1.0)
     assert "the diffusion model is unchanged" in report and "family is not known" in report
-    assert "matched 0" not in report

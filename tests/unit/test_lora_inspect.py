@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lora_files import Example
 from ryla_nodes.errors import RylaError
-from ryla_nodes.lora import families, metadata
+from ryla_nodes.lora import families, keys, metadata
 from ryla_nodes.lora.inspect import inspect
 
 EXAMPLES = lora_files.examples()
@@ -41,6 +41,30 @@ def test_alpha_targets_and_base(tmp_path: Path) -> None:
     assert (
         inspect(lora_files.write(tmp_path / "m.safetensors", EXAMPLES["flux mixed ranks"].tensors)).rank_text == "4-16"
     )
+
+
+@pytest.mark.parametrize("kind", ["kohya", "peft", "loha", "lokr", "dora", "full"])
+def test_the_size_of_the_weight_that_a_module_is_for(kind: str) -> None:
+    layers = lora_files.flux(256)
+    writers = {"kohya": lora_files.kohya, "peft": lora_files.peft}
+    tensors = writers[kind](layers) if kind in writers else lora_files.lycoris(kind, layers)
+    modules = keys.modules({key: ("F16", tensor.shape) for key, tensor in tensors.items()})
+    assert [module.elements for module in modules.values()] == [out * into for _, out, into in layers]
+
+
+def test_the_size_of_a_convolution_and_of_what_does_not_tell_it() -> None:
+    def elements(tensors: lora_files.Tensors) -> list[int | None]:
+        modules = keys.modules({key: ("F16", tensor.shape) for key, tensor in tensors.items()})
+        return [module.elements for module in modules.values()]
+
+    convolution = {key: tensor for key, tensor in lora_files.locon().items() if "resnets" in key}
+    assert elements(convolution) == [320 * 320 * 3 * 3]
+    tucker = convolution | {"lora_unet_down_blocks_0_resnets_0_conv1.lora_mid.weight": np.zeros((4, 4, 3, 3))}
+    assert elements(tucker) == [None]
+    for kind in ("oft", "glora", "ia3"):
+        assert set(elements(lora_files.lycoris(kind, lora_files.flux(256)))) == {None}
+    scalars = {"lora_unet_x.lora_down.weight": np.zeros(()), "lora_unet_x.lora_up.weight": np.zeros(())}
+    assert elements(scalars) == [None]
 
 
 def test_metadata_decides_only_where_the_layers_do_not(tmp_path: Path) -> None:

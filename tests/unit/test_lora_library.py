@@ -136,7 +136,9 @@ class TestAdd:
         if content is not None:
             path.write_bytes(content)
         assert ryla("add", path)["code"] == code
-        assert ryla("add", tmp_path / "gone.safetensors")["code"] == "lora_vanished"
+        for nowhere in (tmp_path / "gone.safetensors", tmp_path):
+            refused = ryla("add", nowhere)
+            assert refused["code"] == "unreadable_file" and str(nowhere) in refused["message"]
         assert not list(volume.rglob("*"))
 
     def test_a_full_or_read_only_disk_leaves_nothing(
@@ -274,10 +276,10 @@ def engine() -> Iterator[str]:
 
 class TestListOfAnEngine:
     def test_is_what_the_engine_offers(self, ryla: Ryla, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        expected = [("7", "character-7.safetensors"), ("styles/anna", "styles/anna.safetensors"), ("old.pt", "old.pt")]
+        expected = [("7", "character-7.safetensors"), ("styles/anna", "styles/anna.safetensors")]  # No pickle.
         assert [(row["id"], row["file"]) for row in ryla("list", "--server", engine)["loras"]] == expected
         monkeypatch.setenv("RYLA_SERVER", engine)
-        assert len(ryla("list")["loras"]) == 3
+        assert len(ryla("list")["loras"]) == 2
         assert ryla("list", "--local")["loras"] == []
 
     def test_that_fails_says_why(self, ryla: Ryla, engine: str) -> None:

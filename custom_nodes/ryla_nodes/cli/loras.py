@@ -137,14 +137,18 @@ def _store() -> LoraStore:
 
 def _told(row: dict[str, Any]) -> list[Text]:
     rank = "full" if row["rank"] is None else "-".join(dict.fromkeys(map(str, row["rank"])))
-    return [Text(families.title(row["family"])), Text(rank), Text(row["trigger_word"] or "")]
+    return [Text(_family(row["family"])), Text(rank), Text(row["trigger_word"] or "")]
+
+
+def _family(name: str) -> str:
+    return name if name == "unknown" else families.title(name)
 
 
 def _facts(file: LoraFile, info: LoraInfo) -> Iterable[tuple[str, str]]:
     yield "id", file.id
     yield "file", str(file.path)
     yield "size", decimal(info.size)
-    yield "family", families.title(info.family)
+    yield "family", _family(info.family)
     yield "format", f"{info.format} ({', '.join(info.algorithms)})"
     yield "rank", info.rank_text
     yield "alpha", "not in the metadata" if info.alpha is None else f"{info.alpha:g}"
@@ -165,7 +169,7 @@ def _report_added(file: LoraFile, json_: bool) -> None:
         output.emit({"id": file.id, **info.as_dict(), "also": [str(path) for path in others]})
         return
     trigger = f"trigger word {info.trigger_word!r}" if info.trigger_word else "no trigger word known (--trigger WORD)"
-    line = f"added {file.id}: {file.path} ({families.title(info.family)}, rank {info.rank_text}, {trigger})"
+    line = f"added {file.id}: {file.path} ({families.title(info.family)}, {info.kind}, {trigger})"
     output.console.print(line, markup=False, soft_wrap=True)
     for path in others:
         output.console.print(f"another file answers to {file.id} too: {path}", markup=False, soft_wrap=True)
@@ -174,7 +178,7 @@ def _report_added(file: LoraFile, json_: bool) -> None:
 def _list_engines(servers: Iterable[str], json_: bool) -> None:
     """What engines offer: names only, as ComfyUI tells no more about its files."""
     rows = [
-        {"id": ids.short_id(name) if name.casefold().endswith(ids.SUFFIX) else name, "file": name, "server": url}
+        {"id": ids.short_id(name), "file": name, "server": url}
         for url, names in ((url, asyncio.run(_offered(url))) for url in servers)
         for name in names
     ]
@@ -188,7 +192,7 @@ def _list_engines(servers: Iterable[str], json_: bool) -> None:
 
 
 async def _offered(server: str) -> list[str]:
-    """The names in an engine's loras folders, "/"-separated."""
+    """The names in an engine's loras folders, "/"-separated, without the pickles, which no workflow here loads."""
     from ..client.address import Address
     from ..client.engine import Engine
     from ..client.limits import Limits
@@ -205,4 +209,4 @@ async def _offered(server: str) -> list[str]:
     finally:
         await transport.aclose()
         await engine.aclose()
-    return [str(name).replace("\\", "/") for name in names]
+    return [str(name).replace("\\", "/") for name in names if str(name).casefold().endswith(ids.SUFFIX)]

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RylaError
-from ..lora import weights
+from ..lora import check, keys, weights
 from ..models.headers import read_header
 from .protocol import LoraResult
 
-_CACHED_FILES = 4
 # What comfy.lora.load_lora reads for a module beside its adapters' own keys.
 _SINGLE_KEYS = (".alpha", ".dora_scale", ".w_norm", ".b_norm", ".diff", ".diff_b", ".set_weight")
-
-_Key = tuple[Path, int, int]
-_cache: OrderedDict[_Key, tuple[dict[str, Any], Mapping[str, str]]] = OrderedDict()
 
 
 def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
     """Clones of ``model`` and ``clip`` patched with the file in ``path``, as ``comfy.sd.load_lora_for_models`` does it.
 
-    At strength 0 on both the originals come back (as from core's LoraLoader), with the counts all the same.
+    At strength 0 on both the originals come back (as from core's LoraLoader), with the counts all the same. Matrices of
+    another size than the weight's count as unmatched: ComfyUI would log an error for each and go on.
+
+    Raises:
+        RylaError: ``lora_wrong_size`` when that leaves nothing, and what ``lora.weights.load`` raises.
     """
     import comfy.lora
     import comfy.lora_convert
 
-    tensors, metadata = _load(path)
+    converted = comfy.lora_convert.convert_lora(weights.load(path))
     key_map: dict[str, Any] = comfy.lora.model_lora_keys_unet(model.model, {})
+    patched_weights = model.model.state_dict()
     if clip is not None:
         key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, key_map)
-    converted = comfy.lora_convert.convert_lora(tensors)
+        patched_weights |= clip.cond_stage_model.state_dict()
+    misfits = _misfits(converted, key_map, patched_weights)
+    key_map = {name: target for name, target in key_map.items() if name not in misfits}
     patches = comfy.lora.load_lora(converted, key_map, log_missing=False)
 
     patched_model = model.clone()
@@ -41,6 +43,9 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
     if clip is not None:
         patched_clip = clip.clone()
         matched_clip = len(patched_clip.add_patches(patches, clip_strength))
+    if misfits and not matched_model + matched_clip:
+        raise check.wrong_size(path, misfits[0])
+    metadata = read_header(path).metadata
     for patcher in (patched_model, getattr(patched_clip, "patcher", None)):
         if metadata and patcher is not None:
             patcher.set_attachments("lora_metadata", metadata)
@@ -50,28 +55,33 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
     return LoraResult(patched_model, patched_clip, matched_model, matched_clip, unmatched)
 
 
+def _misfits(tensors: Mapping[str, Any], key_map: Mapping[str, Any], model_weights: Mapping[str, Any]) -> list[str]:
+    """The modules of the file whose product has another number of elements than the weight that they are for."""
+    modules = keys.modules({key: ("", tuple(tensor.shape)) for key, tensor in tensors.items()})
+    sizes = {name: module.elements for name, module in modules.items() if module.elements is not None}
+    return [
+        name
+        for name, size in sizes.items()
+        if name in key_map and size != _elements(model_weights, key_map[name], default=size)
+    ]
+
+
+def _elements(model_weights: Mapping[str, Any], target: Any, default: int) -> int:
+    """Elements of the weight, or of the slice of it, that an entry of a key map stands for."""
+    key, part = (target, None) if isinstance(target, str) else (target[0], target[1])
+    weight = model_weights.get(key)
+    if weight is None or not weight.dtype.is_floating_point:  # A quantised weight may be packed.
+        return default
+    shape = list(weight.shape)
+    if part is not None:
+        dimension, _, length = part
+        shape[dimension] = length
+    return math.prod(shape)
+
+
 def _used(tensors: Mapping[str, Any], key_map: Iterable[str], patches: Iterable[Any]) -> set[str]:
     """The keys of the file that went into a patch."""
     used = {f"{module}{suffix}" for module in key_map for suffix in _SINGLE_KEYS} & tensors.keys()
     for patch in patches:
         used |= getattr(patch, "loaded_keys", set())
     return used
-
-
-def _load(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """The tensors and metadata of ``path``, kept for the next call until the file changes."""
-    key = _file_key(path)
-    if key not in _cache:
-        _cache[key] = weights.load(path), read_header(path).metadata
-    _cache.move_to_end(key)
-    while len(_cache) > _CACHED_FILES:
-        _cache.popitem(last=False)
-    return _cache[key]
-
-
-def _file_key(path: Path) -> _Key:
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise RylaError("lora_vanished", f"{path} was deleted after it had been found.", path=path) from error
-    return path, status.st_mtime_ns, status.st_size

@@ -81,7 +81,7 @@ class Host(Protocol):
         """The family of a MODEL in the terms of ``lora.inspect`` (``flux``, ``sdxl`` ...), or ``unknown``."""
 
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
-        """Patch clones of ``model`` and ``clip`` with the LoRA in ``path``; strengths in [-10, 10]."""
+        """Patch clones of ``model`` and ``clip`` with the LoRA in ``path``; strengths are finite."""
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """The folder, name and first free counter for ``prefix`` (``%width%``-style tokens expanded, folder made)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from ..errors import RylaError
 from ..host.protocol import LoraResult
@@ -10,12 +11,12 @@ from . import families
 from .inspect import LoraInfo
 from .store import LoraFile
 
-MAX_STRENGTH = 10.0
+MAX_STRENGTH = 2.0
 _SHOWN_KEYS = 3
 
 
 def require_strength(value: object, name: str = "lora_strength") -> float:
-    """A finite number in [-10, 10].
+    """A finite number in [-2, 2]: what is linked to a node's input, and NaN, pass by the engine's own check.
 
     Raises:
         RylaError: ``invalid_parameter``.
@@ -23,7 +24,8 @@ def require_strength(value: object, name: str = "lora_strength") -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise RylaError("invalid_parameter", f"{name} is {value!r}, not a number.", parameter=name)
     if abs(value) > MAX_STRENGTH:
-        raise RylaError("invalid_parameter", f"{name} is {value}, outside -10 to 10.", parameter=name)
+        line = f"{name} is {value}, outside {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
+        raise RylaError("invalid_parameter", line, parameter=name)
     return float(value)
 
 
@@ -64,32 +66,34 @@ def require_matches(info: LoraInfo, result: LoraResult, model_family: str) -> No
         return
     raise RylaError(
         "lora_matches_nothing",
-        f"No weight of {info.path.name} (for {families.title(info.family)}; {_kind(info)}) fits the model "
+        f"No weight of {info.path.name} (for {families.title(info.family)}; {info.kind}) fits the model "
         f"({families.title(model_family)}); its keys are such as {_some(result.unmatched)}.",
         **_both(info, model_family),
     )
 
 
-def report(file: LoraFile, info: LoraInfo, result: LoraResult | None, strength: float) -> str:
-    """What was found and what it did, one fact a line. ``result`` is None where nothing was applied."""
-    lines = [f"{file.id}: {file.path} ({families.title(info.family)}, {_kind(info)}), strength {strength:g}"]
+def wrong_size(path: Path, layer: str) -> RylaError:
+    """The error for a LoRA that names the model's layers, ``layer`` for one, and fits none of them."""
+    line = f"{path} names this model's layers, {layer} for one, but its matrices are of another size."
+    return RylaError("lora_wrong_size", line, path=path)
+
+
+def report(file: LoraFile, info: LoraInfo, result: LoraResult, strength: float, trigger_word: str = "") -> str:
+    """What was found and what it did, one fact a line. ``trigger_word`` is the request's, which wins."""
+    lines = [f"{file.id}: {file.path} ({families.title(info.family)}, {info.kind}), strength {strength:g}"]
     if file.also:
         lines.append(f"{len(file.also) + 1} files answer to this id; not taken: {', '.join(map(str, file.also))}")
-    if result is not None:
-        lines.append(f"matched {result.matched_model} weights of the model, {result.matched_clip} of the text encoders")
-        if result.unmatched:
-            lines.append(f"{len(result.unmatched)} keys of the file matched nothing, such as {_some(result.unmatched)}")
+    lines.append(f"matched {result.matched_model} weights of the model, {result.matched_clip} of the text encoders")
+    if result.unmatched:
+        lines.append(f"{len(result.unmatched)} keys of the file matched nothing, such as {_some(result.unmatched)}")
     if not info.patches_model:
         lines.append("it patches text encoders only: the diffusion model is unchanged")
     if info.family == "unknown":
         lines.append("its family is not known; the matched weights are the only check")
-    if info.trigger_word:
-        lines.append(f"trigger word {info.trigger_word!r} (from {info.trigger_source})")
+    if trigger_word or info.trigger_word:
+        source = "the request" if trigger_word else info.trigger_source
+        lines.append(f"trigger word {(trigger_word or info.trigger_word)!r} (from {source})")
     return "\n".join(lines)
-
-
-def _kind(info: LoraInfo) -> str:
-    return f"{info.format} {'+'.join(info.algorithms)}, rank {info.rank_text}"
 
 
 def _some(names: tuple[str, ...]) -> str:

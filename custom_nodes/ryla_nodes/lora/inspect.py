@@ -57,6 +57,12 @@ class LoraInfo:
         low, high = self.rank
         return str(low) if low == high else f"{low}-{high}"
 
+    @property
+    def kind(self) -> str:
+        """ "kohya lora, rank 16", "kohya full"."""
+        rank = f", rank {self.rank_text}" if self.rank else ""
+        return f"{self.format} {'+'.join(self.algorithms)}{rank}"
+
     def as_dict(self) -> dict[str, Any]:
         """The public JSON form."""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"path": str(self.path)}
@@ -85,9 +91,9 @@ def _from_header(path: Path, size: int, mtime_ns: int) -> LoraInfo:
     try:
         header = read_header(path)
     except RylaError as error:
-        error.hint = "Copy the file again: ryla loras add FILE --id ID --force"
+        error.hint = "Get the file again, then: ryla loras add FILE --id ID --force"
         raise
-    modules = keys.modules(header.tensors)
+    modules = list(keys.modules(header.tensors).values())
     if not modules:
         raise _not_a_lora(header)
     return _info(path, size, header, modules)

@@ -8,6 +8,7 @@ sd-scripts, LyCORIS, PEFT/diffusers, ai-toolkit, OneTrainer, SimpleTuner, XLabs)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,24 @@ class Module:
         full = self.tensors.get("diff", self.tensors.get("set_weight", ()))
         return (full[0], full[1]) if len(full) > 1 else None
 
+    @property
+    def elements(self) -> int | None:
+        """How many elements the patched weight has by these tensors; None for kinds whose tensors do not tell."""
+        if self.tensors.keys() & {"mid", "hada_t1", "lokr_t2", "reshape_weight"}:
+            return None
+        for out, into in (("up", "down"), ("hada_w1_a", "hada_w1_b")):
+            if self.tensors.get(out) and self.tensors.get(into):
+                return _product(self.tensors[out], self.tensors[into])
+        left, right = self._factor_elements("lokr_w1"), self._factor_elements("lokr_w2")
+        if left and right:
+            return left * right
+        full = self.tensors.get("diff", self.tensors.get("set_weight"))
+        return None if full is None else math.prod(full)
+
+    def _factor_elements(self, role: str) -> int | None:
+        whole, left, right = (self.tensors.get(f"{role}{part}", ()) for part in ("", "_a", "_b"))
+        return math.prod(whole) if whole else _product(left, right) if left and right else None
+
     def _factor(self, role: str) -> tuple[int, int] | None:
         whole, left, right = (self.tensors.get(f"{role}{part}", ()) for part in ("", "_a", "_b"))
         if len(whole) > 1:
@@ -107,8 +126,8 @@ class Module:
         return (left[0], right[1]) if len(left) > 1 and len(right) > 1 else None
 
 
-def modules(tensors: Tensors) -> list[Module]:
-    """The layers that a file patches, in the file's order; [] when it holds no LoRA."""
+def modules(tensors: Tensors) -> dict[str, Module]:
+    """The layers that a file patches, by the name that it gives them, in its order; {} when it holds no LoRA."""
     found: dict[str, Module] = {}
     for key, (_, shape) in tensors.items():
         match = _ROLES.match(key)
@@ -116,7 +135,7 @@ def modules(tensors: Tensors) -> list[Module]:
             prefix = match["module"]
             module = found.setdefault(prefix, _module(prefix))
             module.tensors[_role(match)] = shape
-    return [module for module in found.values() if module.algorithms]
+    return {prefix: module for prefix, module in found.items() if module.algorithms}
 
 
 def is_control(tensors: Tensors) -> bool:
@@ -127,6 +146,11 @@ def is_control(tensors: Tensors) -> bool:
 def patterns(found: Iterable[Module]) -> tuple[str, ...]:
     """The kinds of layers patched, block numbers written as ``*``."""
     return tuple(sorted({_BLOCK.sub(r"\1\2*", module.path) for module in found}))
+
+
+def _product(left: Shape, right: Shape) -> int:
+    """Elements of ``left @ right``, all but the first dimension flattened."""
+    return left[0] * math.prod(right[1:])
 
 
 _BLOCK = re.compile(r"(blocks?|layers?|attentions|resnets|refiner|samplers)([._])\d+(?=[._]|$)")

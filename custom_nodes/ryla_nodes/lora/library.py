@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from ..errors import RylaError
 from ..models.folders import standalone
 from ..models.headers import read_header
 from ..settings import Settings
-from . import ids, sidecar
+from . import ids, sidecar, weights
 from .inspect import LoraInfo, inspect
 from .store import LoraFile, LoraStore
 
@@ -43,17 +44,24 @@ def describe(file: LoraFile) -> dict[str, Any]:
 def add(source: Path, folder: Path, *, lora_id: str = "", trigger: str = "", force: bool = False) -> LoraFile:
     """Check a LoRA file and copy it into ``folder`` as ``<id>.safetensors``, with a sidecar.
 
+    Its weights are checked to be finite where torch is installed; else an engine does it when it applies them.
+
     Args:
         lora_id: the file's own name when empty.
         trigger: the trigger word; that of the source's sidecar or metadata when empty.
         force: replace the file that answers to the id in ``folder``, if there is one.
 
     Raises:
-        RylaError: what ``inspect`` and ``ids.parse`` raise; ``lora_exists``, ``disk_full``, ``not_writable``.
+        RylaError: what ``inspect`` and ``ids.parse`` raise; ``lora_not_finite``, ``lora_exists``, ``disk_full``,
+            ``not_writable``.
     """
+    if not source.is_file():
+        raise RylaError("unreadable_file", f"There is no file {source}.", hint="Give the path of a .safetensors file.")
     info = inspect(source)
     wanted = ids.parse(lora_id or _own_id(source))
     target = _target(wanted, folder, force)
+    if importlib.util.find_spec("torch"):
+        weights.load(source)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(target.parent).free < info.size:

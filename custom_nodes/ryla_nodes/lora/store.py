@@ -14,9 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import RylaError
+from ..similar import similar
 from . import ids, refresh
 from .listing import Listing
-from .nearest import nearest
+
+_NEAREST = 3
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class LoraStore:
         if pickle is not None:
             return ids.pickle_refused(str(pickle))
         names = [name for group in wanted.groups() for name in group]
-        close = nearest(wanted.core, {ids.short_id(name) for root in self.roots for name in self._listing.files(root)})
+        close = _nearest(wanted.core, {ids.short_id(name) for root in self.roots for name in self._listing.files(root)})
         where = ", ".join(map(str, self.roots)) or "no folder (set RYLA_VOLUME)"
         unreadable = f" Not readable: {'; '.join(search.unreadable)}." if search.unreadable else ""
         return RylaError(
@@ -137,6 +139,12 @@ class LoraStore:
         stems = (name[: -len(ids.SUFFIX)] for group in wanted.groups() for name in group)
         paths = (root / f"{stem}{suffix}" for stem in stems for root in self.roots for suffix in ids.PICKLE_SUFFIXES)
         return next((path for path in paths if path.is_file()), None)
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Three ids: the most alike first, then the first ones by name."""
+    ordered = sorted(known)
+    return tuple(dict.fromkeys((*similar(wanted, ordered, _NEAREST), *ordered[:_NEAREST])))[:_NEAREST]
 
 
 def _file(root: Path, name: str, search: _Search) -> LoraFile | None:

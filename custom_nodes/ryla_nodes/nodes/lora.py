@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import host, settings
 from ..errors import RylaError
@@ -16,6 +16,9 @@ ON_MISSING = ("error", "pass")
 
 class LoraLoader(io.ComfyNode):
     """Finds the file of an id, checks its family, applies it and reports what matched."""
+
+    # Later ComfyUIs tell the report of a kept result in a repeated job's history only so; 0.3.64 always does.
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -72,9 +75,10 @@ class LoraLoader(io.ComfyNode):
         """Refuse an id without a readable LoRA file before the job is queued; a linked value is None."""
         if lora_id is None or on_missing is None or not lora_id.strip():
             return True
-        if on_missing not in ON_MISSING:
-            return f"on_missing is {on_missing!r}; it is one of {', '.join(ON_MISSING)}."
         try:
+            if on_missing not in ON_MISSING:
+                choices = ", ".join(ON_MISSING)
+                raise RylaError("invalid_parameter", f"on_missing is {on_missing!r}; it is one of {choices}.")
             file = _find(lora_id, on_missing)
             if file is not None:
                 inspect.inspect(file.path)

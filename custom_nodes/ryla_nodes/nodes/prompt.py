@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..host.schema import io
 from ..lora.prompt import add_trigger
 
 
 class Prompt(io.ComfyNode):
     """Text in, text with the trigger word out."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the prompt of a repeated job, too.
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,11 +1,12 @@
 """Apply a LoRA to Flux: the names of every common format, the arithmetic of ComfyUI.
 
-``W + strength * (alpha / rank) * up @ down``; alpha counts as rank where a file gives none.
+``W + strength * (alpha / rank) * up @ down``; alpha counts as rank where a file gives none. LyCORIS' other products are
+left to ComfyUI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from ...errors import RylaError
-from ...lora import weights
+from ...lora import check, inspect, weights
 from ..protocol import LoraResult
 from .flux import FluxShape
 from .flux_keys import Target, bfl_modules, targets
@@ -41,6 +42,9 @@ _CLIP_MODULES = (
     "mlp.fc2",
 )
 
+# LyCORIS' kinds (as ``inspect`` names them) that ComfyUI applies and this engine does not.
+_COMFYUI_ONLY = {"loha", "lokr", "oft", "glora", "full", "norm", "dora"}
+
 # What a LoRA may call a module -> the weights of the network that it stands for.
 Names = Mapping[str, tuple[Target, ...]]
 
@@ -59,11 +63,13 @@ def apply(model: Model, clip: FluxText | None, path: Path, strength: float, clip
 
     Raises:
         RylaError: ``lora_wrong_size`` when the file names this model's layers and fits none of them,
-            ``lora_unsupported`` for another model than Flux, and what ``lora.weights.load`` raises.
+            ``lora_unsupported`` for another model than Flux and a file of other kinds of products only, and what
+            ``lora.weights.load`` raises.
     """
     if not isinstance(model, FluxModel):
-        line = f"The embedded engine applies LoRAs to Flux only; this MODEL is {model.family}."
-        raise RylaError("lora_unsupported", line, hint="Use a real ComfyUI: --server URL.")
+        raise RylaError(
+            "lora_unsupported", f"The embedded engine applies LoRAs to Flux only; this MODEL is {model.family}."
+        )
     tensors = weights.load(path)
     transformer = model.transformer
     names = transformer_names(transformer.shape)
@@ -71,7 +77,7 @@ def apply(model: Model, clip: FluxText | None, path: Path, strength: float, clip
     in_clip = _match_clip(tensors, clip, clip_strength) if clip else (Matches(), Matches())
     matched_clip = sum(part.modules for part in in_clip)
     if not in_model.modules + matched_clip:
-        _refuse_other_size(path, tensors, names)
+        _refuse(path, tensors, names)
     return LoraResult(
         model=model.patched(in_model.patches),
         clip=clip and clip.patched(*(part.patches for part in in_clip)),
@@ -143,7 +149,7 @@ def match(tensors: Mapping[str, torch.Tensor], names: Names, module: nn.Module, 
         alpha = tensors.get(f"{name}.alpha")
         scale = 1.0 if alpha is None else alpha.item() / down.shape[0]
         patches = [Patch(f"{part.module}.weight", part.rows(up), down, strength * scale) for part in parts]
-        if not all(_fits(patch, module) for patch in patches):
+        if not _fits(patches, up, module):
             continue
         found.modules += 1
         found.keys |= {name + ending for ending in pair} | ({f"{name}.alpha"} & tensors.keys())
@@ -151,20 +157,26 @@ def match(tensors: Mapping[str, torch.Tensor], names: Names, module: nn.Module, 
     return found
 
 
-def _refuse_other_size(path: Path, tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
+def _refuse(path: Path, tensors: Mapping[str, torch.Tensor], names: Names) -> None:
+    """Say why nothing matched, where more can be said than that."""
+    info = inspect.inspect(path)
+    kinds = sorted(_COMFYUI_ONLY & set(info.algorithms))
+    if kinds or info.format == "bfl-control":
+        what = f"a {info.format} file" + (f" of the kind {'+'.join(kinds)}" if kinds else "")
+        line = f"{path.name} is {what}, which ComfyUI applies; the embedded engine applies plain LoRA pairs only."
+        raise RylaError("lora_unsupported", line, path=path)
     named = next((name for name in names if any(name + up in tensors for up, _ in _PAIRS)), None)
     if named is not None:
-        raise RylaError(
-            "lora_wrong_size",
-            f"{path} names this model's layers, {named} for one, but its matrices are of another size.",
-            path=path,
-        )
+        raise check.wrong_size(path, named)
 
 
-def _fits(patch: Patch, module: nn.Module) -> bool:
-    weight = module.get_parameter(patch.parameter)
-    rank = patch.down.shape[0]
-    return patch.up[0].numel() == rank and (len(patch.up), patch.down[0].numel()) == tuple(weight.shape)
+def _fits(patches: list[Patch], up: torch.Tensor, module: nn.Module) -> bool:
+    """Whether ``up`` has the rows of all the weights behind a name, and each of its parts their size."""
+    shapes = [tuple(module.get_parameter(patch.parameter).shape) for patch in patches]
+    return len(up) == sum(rows for rows, _ in shapes) and all(
+        patch.up[0].numel() == len(patch.down) and (len(patch.up), patch.down[0].numel()) == shape
+        for patch, shape in zip(patches, shapes, strict=True)
+    )
 
 
 def _linear(module: nn.Module) -> Iterator[str]:
