@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from aiohttp import WSMsgType, web
+from ryla_nodes.errors import RylaError
 from unit.fake_engine_parts import OUTPUT_CLASSES, graph, node_class, node_error, png
 from unit.fake_engine_worker import Job, Worker
 
@@ -217,6 +218,11 @@ class FakeEngine(Worker):
         if "invalid" in self.faults:
             error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
             errors = {name: node_error("value_smaller_than_min", "Value 0 smaller than min of 1", "width", ["9"])}
+            return web.json_response({"error": error, "node_errors": errors}, status=400)
+        if "our check" in self.faults:
+            error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
+            words = f"lora_id - {RylaError('lora_not_found', 'No LoRA anna.', hint='ryla loras list')}"
+            errors = {name: node_error("custom_validation_failed", "Custom validation failed", words, ["9"])}
             return web.json_response({"error": error, "node_errors": errors}, status=400)
         if "missing model" in self.faults:
             error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}

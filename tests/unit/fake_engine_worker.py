@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from ryla_nodes.errors import RylaError
 from unit.fake_engine_parts import jpeg
 
 
@@ -114,6 +115,10 @@ class Worker:
         secret = {"current_inputs": {"api_key": ["sk-secret"]}, "traceback": ["File x"]}
         if "node error" in self.faults:
             cause = {"exception_type": "ValueError", "exception_message": "mat1 and mat2 do not fit\nmore\n"}
+            return "execution_error", where | cause | secret
+        if "our error" in self.faults:
+            message = str(RylaError("no_face", "No face in photo.png."))
+            cause = {"exception_type": "custom_nodes.ryla.errors.RylaError", "exception_message": f"{message}\n"}
             return "execution_error", where | cause | secret
         if "oom" in self.faults or ("oom once" in self.faults and self.first("oom")):
             cause = {"exception_type": "torch.OutOfMemoryError", "exception_message": "Allocation on device 0\nTIPS: x"}

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ryla_nodes.client import AsyncClient, Client, State, from_graph
+from ryla_nodes.client import AsyncClient, Client, Limits, State, from_graph
 from ryla_nodes.errors import RylaError
 from unit.fake_engine import FakeEngine, graph
 from unit.test_client_faults import FAST, _until
@@ -74,6 +74,18 @@ def test_cancelling_while_the_submit_hangs() -> None:
         assert result.state is State.CANCELLED and result.error is not None and result.error.code == "cancelled"
         _until(lambda: not engine.running and not engine.pending)
     assert not engine.executions
+
+
+def test_cancelling_while_the_submit_is_on_its_way() -> None:
+    """The engine takes the prompt only after the cancellation: it must not outlive it."""
+    limits = Limits(**{**FAST.__dict__, "submit": 5.0, "cancel_grace": 5.0})
+    with FakeEngine("submit late", seconds=20, settle=0.7) as engine, Client(engine.url, limits=limits) as client:
+        job = client.start(PROMPT, timeout=20)
+        _until(lambda: bool(engine.posts))
+        result = client.cancel(job)
+        assert result.state is State.CANCELLED and result.error is not None and result.error.code == "cancelled"
+        time.sleep(1.0)
+        assert not engine.running and not engine.pending and not engine.executions
 
 
 def test_cancelling_before_anything_was_sent() -> None:

@@ -185,5 +185,6 @@ def test_ctrl_c_ends_with_130_and_a_free_engine(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=10)
         assert child.returncode == 130 and "cancelled" in err and "Traceback" not in err
+        assert "Run it again with --seed " in err
         assert time.monotonic() - began < 3 and not engine.running
     assert sorted(path.name for path in tmp_path.iterdir()) == ["workflows"]

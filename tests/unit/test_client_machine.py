@@ -146,11 +146,12 @@ def engines(draw: st.DrawFn) -> Engine:
 
 
 def noise(engine: Engine, now: float) -> list[Event | actions.Connection]:
-    """Signals that may come at any time, true or not, late, twice or of somebody else's job."""
+    """Signals at any time: out of order, late, twice, of somebody else's job; of ours once the engine has it."""
     mine = [Event(kind, PROMPT_ID, {"prompt_id": PROMPT_ID, "node": "1", "value": 1, "max": 4}) for kind in EventKind]
     other = [Event(kind, "other", {"prompt_id": "other", "node": None}) for kind in EventKind]
-    idle = Event(EventKind.NODE, PROMPT_ID, {"node": None, "prompt_id": PROMPT_ID})
-    return [*mine, *other, idle, actions.Connection(True), actions.Connection(False)]
+    mine.append(Event(EventKind.NODE, PROMPT_ID, {"node": None, "prompt_id": PROMPT_ID}))
+    told = [event for event in mine if event.kind is not EventKind.STATUS] if engine.accepted_at else []
+    return [*told, *other, actions.Connection(True), actions.Connection(False)]
 
 
 @dataclass
@@ -192,7 +193,7 @@ def machine_for(attach: bool = False) -> JobMachine:
     return JobMachine(SUBJECT, now=0.0, deadline=DEADLINE, limits=LIMITS, attach=attach)
 
 
-quick = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @quick
@@ -260,7 +261,7 @@ def test_nonsense_in_any_order_gives_one_outcome_and_no_blind_submit(data: st.Da
         if isinstance(action, actions.Submit):
             assert not unclear or (len(misses) >= 2 and misses[-1] - misses[0] >= LIMITS.resolve_span)
             unclear, misses = True, []
-        now += data.draw(st.sampled_from([0.0, 0.01, 0.6, 3.0, -2.0]))
+        now += data.draw(st.sampled_from([0.0, 0.01, 0.6, 3.0]))
         answer = data.draw(st.sampled_from(answers))
         if isinstance(answer, actions.NotSent):
             unclear = False
@@ -268,7 +269,7 @@ def test_nonsense_in_any_order_gives_one_outcome_and_no_blind_submit(data: st.Da
             absent = answer.count(PROMPT_ID) == 0
             misses = misses if absent else []
         elif isinstance(answer, actions.HistoryAnswer):
-            misses = [*misses, max(now, 0.0)] if absent else misses
+            misses = [*misses, now] if absent else misses
             absent = False
         elif isinstance(answer, actions.LookFailed):
             absent = False

@@ -41,13 +41,16 @@ def test_affinity_gives_way_to_a_long_queue() -> None:
         assert client.wait(client.start(PROMPT, timeout=9, wants=wants)).server == second.url
 
 
-@pytest.mark.parametrize("fault", ["http 429", "http 403", "http 500", "not comfyui", "login", "dead worker"])
+@pytest.mark.parametrize(
+    "fault", ["http 429", "http 403", "http 500", "not comfyui", "login", "dead worker", "missing model", "our check"]
+)
 def test_a_job_that_never_started_moves_and_the_engine_is_set_aside(fault: str) -> None:
     with engines(2, seconds=0.01) as (bad, good), _client(bad, good) as client:
         bad.faults.add(fault)
         results = [client.wait(client.start(PROMPT, timeout=9)) for _ in range(3)]
     assert {result.server for result in results} == {good.url} and all(result.ok for result in results)
-    assert len(bad.posts) <= 1 and not bad.executions
+    # What an engine lacks is asked anew for each job; one that is at fault is left alone for a while.
+    assert len(bad.posts) <= (3 if fault in ("missing model", "our check") else 1) and not bad.executions
 
 
 def test_an_engine_that_is_down_is_taken_back_when_it_is_up() -> None:

@@ -9,7 +9,7 @@ import os
 from ryla_nodes.client import AsyncClient, Limits, Result, State, from_graph
 from unit.fake_engine import FakeEngine, graph
 
-COUNT = int(os.environ.get("RYLA_TEST_SUBMITS", "200"))
+COUNT = int(os.environ.get("RYLA_TEST_SUBMITS", "100"))
 """A thousand take 35 s: RYLA_TEST_SUBMITS=1000."""
 
 LIMITS = Limits(connect=5, answer=5, submit=0.4, resolve_span=0.8, miss_span=0.3, patience=5)

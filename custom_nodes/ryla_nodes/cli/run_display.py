@@ -90,7 +90,8 @@ class ManyView:
             self._failed += 1
             return f"[{index}/{self._total}] failed  {result.error.code}: {result.error.message}"
         self._done += 1
-        return f"[{index}/{self._total}] {change.files[0]}  seed {result.seed}  {result.timings.total:.1f} s"
+        seed = f"  seed {result.seed}" if result.seed is not None else ""
+        return f"[{index}/{self._total}] {change.files[0]}{seed}  {result.timings.total:.1f} s"
 
     def __rich__(self) -> Table:
         table = Table(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")

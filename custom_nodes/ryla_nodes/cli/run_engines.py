@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from .. import embedded
+from ..client import Client
 from ..client.address import Address
 from ..client.async_client import DEFAULT_SERVER
 from ..client.engine import Engine
@@ -21,6 +22,7 @@ from ..errors import RylaError
 from ..settings import Settings
 from . import output
 from .doctor_python import of_comfyui
+from .run_display import cancelling
 from .run_options import EngineKind
 
 
@@ -40,7 +42,17 @@ class Choice:
 
 
 @contextmanager
-def engines(choice: Choice, settings: Settings) -> Iterator[tuple[str, ...]]:
+def client(choice: Choice, settings: Settings) -> Iterator[Client]:
+    """A client of the engines to use; see ``_engines``."""
+    with (
+        _engines(choice, settings) as (servers, limits),
+        Client(*servers, limits=limits, settings=settings, on_interrupt=cancelling) as one,
+    ):
+        yield one
+
+
+@contextmanager
+def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ...], Limits]]:
     """The base URLs of the engines to use: the ComfyUI to start, the servers that are named, those of RYLA_SERVER, a
     ComfyUI on this machine's port 8188, the embedded engine. One that was not named is said in one line.
 
@@ -54,7 +66,8 @@ def engines(choice: Choice, settings: Settings) -> Iterator[tuple[str, ...]]:
         raise RylaError("conflicting_options", "--engine embedded runs in this process; it has no --server.")
     if choice.start is not None:
         with _started(choice.start, choice.python, choice.arguments) as url:
-            yield (url,)
+            # When a child of ours refuses connections, it is dead.
+            yield (url,), Limits(gone_after=1.0, patience=1.0)
         return
     servers = tuple(choice.servers) or (() if embed else settings.servers)
     why = ""
@@ -68,10 +81,10 @@ def engines(choice: Choice, settings: Settings) -> Iterator[tuple[str, ...]]:
     elif servers and not choice.servers:
         _say(f"Engine: {', '.join(Address.parse(server).base for server in servers)} (RYLA_SERVER)")
     if servers:
-        yield servers
+        yield servers, Limits()
         return
     with _embedded(settings, why) as url:
-        yield (url,)
+        yield (url,), Limits()
 
 
 async def _local() -> tuple[str, str]:

@@ -21,8 +21,8 @@ from ..templates.schema import Workflow
 from ..templates.workflow import load
 from . import output, run_display
 from .run_arguments import refuse_misspelt
-from .run_display import cancelling
-from .run_engines import Choice, engines
+from .run_engines import Choice
+from .run_engines import client as client_of
 from .run_options import Request
 from .run_targets import path_of, template_of_many, with_format
 
@@ -52,10 +52,7 @@ def run_many(request: Request, choice: Choice) -> None:
         plan = _plan(workflow, rows, template, manifest, settings)
         for folder in {planned.path.parent for planned in plan}:
             check_target(folder / "picture")
-        with (
-            engines(choice, settings) as servers,
-            Client(*servers, settings=settings, on_interrupt=cancelling) as client,
-        ):
+        with client_of(choice, settings) as client:
             summary = _run(client, manifest, plan, request.timeout)
     if request.contact_sheet is not None:
         _sheet(summary, plan, request.contact_sheet)

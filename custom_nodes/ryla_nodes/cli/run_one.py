@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import settings as environment
-from ..client import Client, Result
+from ..client import Result
 from ..client.async_client import bound
 from ..client.saving import check_target, converted
 from ..errors import RylaError
 from ..templates.workflow import load
 from . import output, run_display
 from .run_arguments import refuse_misspelt
-from .run_display import cancelling
-from .run_engines import Choice, engines
+from .run_engines import Choice
+from .run_engines import client as client_of
 from .run_options import Request
 from .run_targets import path_of, template_of_one, with_format
 
@@ -37,7 +37,7 @@ def run_one(request: Request, choice: Choice) -> None:
         sys.stdout.write(json.dumps(prompt.graph, indent=2, ensure_ascii=False) + "\n")
         return
     check_target(path)
-    with engines(choice, settings) as servers, Client(*servers, settings=settings, on_interrupt=cancelling) as client:
+    with client_of(choice, settings) as client:
         with run_display.one(output.json_mode()) as show:
             job = client.start(prompt, timeout=request.timeout, wants=wants, on_progress=show)
             result = client.wait(job).required()

@@ -19,6 +19,7 @@ from .saving import save
 
 _DEPTH = 2
 _RERUNS = 2
+_NO_ENGINE = ("engine_unreachable", "engine_forbidden", "not_comfyui", "zombie_worker")
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,4 @@ class Batch:
 
 
 def _no_engine(error: RylaError | None) -> bool:
-    return error is not None and error.code in ("engine_unreachable", "not_comfyui", "engine_forbidden")
+    return error is not None and error.code in _NO_ENGINE

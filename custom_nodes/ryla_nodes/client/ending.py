@@ -12,7 +12,6 @@ from .actions import Action, AskCancel, CancelAnswer, Dequeue, Interrupt, Sleep
 from .look import Look, Where
 
 _REPEAT = 1.0
-_MISS_SPAN = 0.2
 _LOOKS = (0.03, 0.07, 0.15, 0.25)
 
 
@@ -29,10 +28,13 @@ class Verdict(Enum):
 
 
 class Ending:
-    """The steps of one cancellation, from ``now`` until ``now + grace``."""
+    """The steps of one cancellation, from ``now`` until ``now + grace``.
 
-    def __init__(self, look: Look, now: float, grace: float) -> None:
-        self._look = look
+    ``span``: two looks that miss the job must be this far apart before it counts as removed.
+    """
+
+    def __init__(self, look: Look, now: float, grace: float, span: float) -> None:
+        self._look, self._span = look, span
         look.restart()
         self._until = now + grace
         self._legacy = False
@@ -42,7 +44,7 @@ class Ending:
         self._looks = 0
 
     def verdict(self, now: float) -> Verdict:
-        if self._look.gone(_MISS_SPAN):
+        if self._look.gone(self._span):
             return Verdict.REMOVED
         return Verdict.GIVEN_UP if now >= self._until else Verdict.UNDECIDED
 

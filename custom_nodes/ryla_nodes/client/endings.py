@@ -69,6 +69,7 @@ def conclude(
     error: RylaError | None,
     ran: bool,
     seconds: float,
+    warnings: tuple[str, ...],
 ) -> Outcome:
     """The outcome of a job that ended, was removed, or would not end.
 
@@ -76,6 +77,7 @@ def conclude(
         error: what the outcome is, whatever the engine made of the job (a partial validation, a dead worker).
         ran: whether the job was ever seen running.
         seconds: the time that the job had until its deadline, for the message.
+        warnings: what to say of a success.
     """
     verified = verdict is not Verdict.GIVEN_UP
     if error is not None:
@@ -85,7 +87,7 @@ def conclude(
     if entry is not None:
         state, failure = finished(subject, entry)
         if why is Why.NONE or failure is None or failure.code != "interrupted_elsewhere":
-            return Outcome(state, failure, entry)
+            return Outcome(state, failure, entry, warnings=() if failure else warnings)
     if why is Why.CANCEL:
         return replace(_cancelled(subject, verified), entry=entry)
     return Outcome(State.TIMED_OUT, _timed_out(subject, seconds, ran, verified), entry, verified=verified)

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import RylaError
-from . import actions, classify
+from . import actions
 from .actions import CancelAnswer
 from .address import Address
 from .classify import Subject
 from .limits import Limits
+from .refusals import rejected
 from .transport import CallFailed, Transport, decoded
 from .wire import Malformed, QueueView, parse_history, parse_queue
 from .worker_log import tells_of_death, text_of
@@ -125,7 +126,7 @@ class Engine:
             if status == 200:
                 return actions.Unclear(str(error))
         if status != 200:
-            refusal = classify.rejected(subject, status, answer, response.headers.get("Retry-After", ""))
+            refusal = rejected(subject, status, answer, response.headers.get("Retry-After", ""))
             # An engine that broke down may have done so after it had taken the prompt.
             return actions.Unclear(f"HTTP {status}", refusal.error) if status >= 500 else refusal
         if not isinstance(answer, dict) or "prompt_id" not in answer:

@@ -19,8 +19,8 @@ from .progress import OnProgress
 from .result import Picture, Result, Timings
 
 _STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
-_ONLY_HERE = ("missing_node", "missing_model", "invalid_graph", "request_too_large")
-"""Refusals that will not change with time: the job never goes back to that engine."""
+_NOT_AGAIN = ("invalid_graph", "request_too_large", "zombie_worker")
+_MOST_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,12 @@ class Job:
                 if error.entry.exit_status == 4 and error.code not in ("job_lost", "server_restarted"):
                     self._pool.set_aside(member, error)
                 lost = outcome.state is State.LOST and reruns > 0
-                if not lost and not outcome.never_started:
+                if self._attempts == _MOST_ATTEMPTS or not (lost or outcome.never_started):
                     return self._result(outcome)
                 reruns -= lost
-                if not lost and (error.code in _ONLY_HERE or not self._options.wait):
+                # What the engine lacks, and these, will not change with time: the job does not go back there.
+                lasting = error.code in _NOT_AGAIN or error.entry.exit_status == 3
+                if not lost and (lasting or not self._options.wait):
                     unfit.append(member)
                 following = await self._another(unfit, error)
                 if following is None:
@@ -182,7 +184,11 @@ class Job:
         return True
 
     def _result(self, outcome: Outcome) -> Result:
-        entry, attempt = outcome.entry, self._attempt
+        entry, attempt, seed = outcome.entry, self._attempt, self.prompt.seed
+        if outcome.error is not None and seed is not None:
+            # A random seed is known to nobody else: without it the job could not be run again.
+            outcome.error.details["seed"] = seed
+            outcome.error.hint = outcome.error.hint.replace("the same --seed", f"--seed {seed}")
         pictures: tuple[Picture, ...] = attempt.pictures if attempt is not None and outcome.error is None else ()
         cached = set(entry.cached_nodes) if entry is not None else set()
         return Result(
@@ -190,7 +196,7 @@ class Job:
             error=outcome.error,
             workflow=self.prompt.workflow,
             parameters=self.prompt.parameters,
-            seed=self.prompt.seed,
+            seed=seed,
             server=self.server,
             prompt_id=self.prompt_id,
             pictures=pictures,

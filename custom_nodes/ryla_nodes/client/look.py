@@ -98,3 +98,22 @@ class QueueWatch:
     def idle(self, now: float) -> float:
         """For how many seconds the job has waited in a queue where nothing runs."""
         return 0.0 if self._idle_since is None else now - self._idle_since
+
+
+class Outage:
+    """For how long, without a break, nobody has listened at the engine's address."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """The engine answered."""
+        self._since = None
+
+    def note(self, refused: bool, now: float) -> float:
+        """Take a failed call; the outage's seconds so far. An engine that is slow or breaks off still listens."""
+        if not refused:
+            self._since = None
+            return 0.0
+        self._since = now if self._since is None else self._since
+        return now - self._since

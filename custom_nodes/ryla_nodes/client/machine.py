@@ -17,9 +17,9 @@ from .classify import Subject
 from .ending import Ending, Verdict
 from .endings import Why
 from .limits import Limits
-from .look import Look, QueueWatch, Where
+from .look import Look, Outage, QueueWatch, Where
 from .pace import Pace
-from .wire import Event, EventKind, HistoryEntry, QueueView
+from .wire import Event, HistoryEntry, QueueView
 
 
 class _Phase(Enum):
@@ -34,10 +34,11 @@ class _Phase(Enum):
 _QUEUE_PERIOD = {"waiting": 1.0, "running": 3.0}
 _RETRY = 0.25
 _DEAD_GRACE = 2.0
+_REMOVED_SPAN = 0.2
 
 
 class JobMachine:
-    """The state of one job; times are seconds on any one clock that the caller gives.
+    """The state of one job; times are seconds on one clock of the caller's that never goes back.
 
     Attributes:
         outcome: the end, once there is one.
@@ -61,14 +62,14 @@ class JobMachine:
         """
         self.outcome: Outcome | None = None
         self.running = False
-        self._subject, self._limits, self._expected = subject, limits, expected
-        self._now, self._started_at, self._deadline = now, now, deadline
+        self._subject, self._limits = subject, limits
+        self._started_at, self._deadline = now, deadline
         self._phase = _Phase.RESOLVING if attach else _Phase.NEW
         self._look, self._queue = Look(subject.prompt_id), QueueWatch(subject.prompt_id)
-        self._pace = Pace(now)
+        self._pace = Pace(now, expected)
         self._quick_at = self._full_at = self._retry_at = now
         self._log_at = now + limits.doubt_after
-        self._refused_since: float | None = None
+        self._outage = Outage()
         self._submits = 0
         self._refusal: RylaError | None = None
         self._connection_lost = False
@@ -82,12 +83,9 @@ class JobMachine:
         """How many jobs are ahead of this one in the queue; None when it does not wait there."""
         return self._queue.position
 
-    # --- what to do ---------------------------------------------------------------------------------------------------
-
     def next(self, now: float) -> Action:
         """The next action; answer it before you ask again."""
-        now = self._tick(now)
-        if self.outcome is None and self._ending is None and now >= self._deadline:
+        if now >= self._deadline:
             self._end(Why.DEADLINE, now)
         if self.outcome is None and self._ending is not None:
             self._conclude(self._ending.verdict(now))
@@ -102,7 +100,7 @@ class JobMachine:
     def _submit(self, now: float) -> Action:
         # Until the answer is in, the prompt may be on the engine: whatever happens now is resolved by its id.
         self._phase = _Phase.RESOLVING
-        self._connection_lost = False
+        self._connection_lost = self._pace.heard = False
         self._full_at = now
         self._look.restart()
         return actions.Submit()
@@ -121,16 +119,12 @@ class JobMachine:
             return actions.ReadLog()
         return Sleep(min(self._quick_at, self._full_at, self._log_at, self._deadline))
 
-    # --- what happened ------------------------------------------------------------------------------------------------
-
     def cancel(self, now: float) -> None:
         """The user wants it to stop."""
-        if self.outcome is None and self._ending is None:
-            self._end(Why.CANCEL, self._tick(now))
+        self._end(Why.CANCEL, now)
 
     def feed(self, answer: Answer | Signal, now: float) -> None:
         """Take the answer to the last action, or a signal of the websocket."""
-        now = self._tick(now)
         if self.outcome is not None:
             return
         if isinstance(answer, Event | actions.Connection):
@@ -151,11 +145,6 @@ class JobMachine:
         else:
             self._submitted(answer, now)
 
-    def _tick(self, now: float) -> float:
-        # A clock that goes back must not undo a deadline.
-        self._now = max(self._now, now)
-        return self._now
-
     def _submitted(
         self, answer: actions.Accepted | actions.Rejected | actions.NotSent | actions.Unclear, now: float
     ) -> None:
@@ -168,7 +157,8 @@ class JobMachine:
         elif isinstance(answer, actions.Rejected):
             self.outcome = Outcome(State.FAILED, answer.error, never_started=answer.movable)
         elif isinstance(answer, actions.NotSent):
-            self._not_sent(answer, now)
+            if self._phase is _Phase.RESOLVING:
+                self._not_sent(answer, now)
         else:
             self._submits += 1
             self._refusal = answer.error
@@ -177,8 +167,7 @@ class JobMachine:
     def _not_sent(self, answer: actions.NotSent, now: float) -> None:
         self._phase = _Phase.NEW
         self._retry_at = now + _RETRY
-        self._refused_since = now if self._refused_since is None else self._refused_since
-        if now - self._refused_since >= self._limits.patience:
+        if self._outage.note(True, now) >= self._limits.patience:
             error = endings.unreachable(self._subject, answer.why)
             self.outcome = Outcome(State.FAILED, error, never_started=True)
 
@@ -194,13 +183,13 @@ class JobMachine:
         if self._phase is _Phase.WAITING:
             return
         self._phase = _Phase.WAITING
-        self._pace = Pace(now)
+        self._pace.accepted_at = now
         self._progressed(now)
         self._quick_at = now + self._pace.delay(now)
         self._full_at = now + _RETRY
 
     def _saw_queue(self, view: QueueView, now: float) -> None:
-        self._refused_since = None
+        self._outage.over()
         where = self._look.queue(view)
         if where in (Where.PENDING, Where.RUNNING):
             if self._phase is _Phase.RESOLVING:
@@ -217,7 +206,7 @@ class JobMachine:
             self._end(Why.ZOMBIE, now, endings.zombie(self._subject))
 
     def _found(self, where: Where, entry: HistoryEntry | None, now: float) -> None:
-        self._refused_since = None
+        self._outage.over()
         if entry is not None:
             self._conclude(Verdict.ENDED, entry)
         elif self._ending is not None:
@@ -245,20 +234,15 @@ class JobMachine:
 
     def _look_failed(self, answer: actions.LookFailed, now: float) -> None:
         self._look.failed()
-        if not answer.refused:
-            self._refused_since = None
-        elif self._refused_since is None:
-            self._refused_since = now
+        outage = self._outage.note(answer.refused, now)
         self._connection_lost = self._connection_lost or answer.refused
         if self._ending is not None:
             self._ending.look_failed(now)
             return
         self._full_at = self._quick_at = now + _RETRY
-        if self._refused_since is not None and now - self._refused_since >= self._limits.gone_after:
-            error = endings.gone(self._subject, answer.why, now - self._refused_since)
+        if outage >= self._limits.gone_after:
+            error = endings.gone(self._subject, answer.why, outage)
             self.outcome = Outcome(State.LOST, error, verified=False)
-
-    # --- signals ------------------------------------------------------------------------------------------------------
 
     def _heard(self, signal: Signal, now: float) -> None:
         if isinstance(signal, actions.Connection):
@@ -268,31 +252,25 @@ class JobMachine:
             self._full_at = min(self._full_at, now)
             return
         self._pace.heard = True
-        if signal.prompt_id != self._subject.prompt_id or self._phase is not _Phase.WAITING:
+        if signal.prompt_id != self._subject.prompt_id or self._ending is not None:
             return
+        # It may come before the answer to the submit: the engine has the job.
+        self._wait(now)
         self._progressed(now)
+        self._pace.hear(signal, now)
         if signal.terminal:
-            self._pace.rush()
             self._quick_at = now + self._pace.delay(now)
-            return
-        self._runs(now)
-        if signal.kind is EventKind.PROGRESS and self._expected is None:
-            node, value, total = (signal.data.get(key) for key in ("node", "value", "max"))
-            if isinstance(value, int | float) and isinstance(total, int | float):
-                self._pace.step(node, value, total, now)
+        else:
+            self._runs(now)
 
     def _runs(self, now: float) -> None:
-        if self.running:
-            return
-        self.running = True
-        self._progressed(now)
-        if self._expected is not None:
-            self._pace.expected_end = now + self._expected
+        if not self.running:
+            self.running = True
+            self._pace.start(now)
+            self._progressed(now)
 
     def _progressed(self, now: float) -> None:
         self._log_at = now + self._limits.doubt_after
-
-    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self, why: Why, now: float, error: RylaError | None = None) -> None:
         """Bring the job to an end: at once when nothing of it is on the engine, else by cancelling it there."""
@@ -301,14 +279,17 @@ class JobMachine:
         self._why, self._error = why, error
         grace = self._limits.cancel_grace
         # What a dead worker holds cannot be taken from it; what waits for one is gone at once.
-        self._ending = Ending(self._look, now, min(_DEAD_GRACE, grace) if why is Why.ZOMBIE else grace)
+        grace = min(_DEAD_GRACE, grace) if why is Why.ZOMBIE else grace
+        # A submit without an answer may still be on its way.
+        span = self._limits.resolve_span if self._phase is _Phase.RESOLVING else _REMOVED_SPAN
+        self._ending = Ending(self._look, now, grace, span)
         if self._phase is _Phase.NEW:
             self._conclude(Verdict.REMOVED)
 
     def _conclude(self, verdict: Verdict, entry: HistoryEntry | None = None) -> None:
         if verdict is Verdict.UNDECIDED:
             return
-        outcome = endings.conclude(
+        self.outcome = endings.conclude(
             self._subject,
             self._why,
             verdict,
@@ -316,6 +297,5 @@ class JobMachine:
             error=self._error,
             ran=self.running,
             seconds=self._deadline - self._started_at,
+            warnings=self._warnings,
         )
-        warnings = self._warnings if outcome.state is State.SUCCEEDED else ()
-        self.outcome = Outcome(outcome.state, outcome.error, entry, outcome.never_started, outcome.verified, warnings)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .wire import Event
+
 _RUSH = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 _NEAR = 0.12
 _SLOWEST = 1.0
@@ -19,22 +21,33 @@ class Pace:
 
     Attributes:
         accepted_at: when the engine took the job.
-        expected_end: when it should be ready, by earlier runs or by its own progress; None when unknown.
-        heard: whether the websocket is open and has said anything since the job was accepted.
+        expected: how many seconds it should run, by earlier runs; None when unknown.
+        expected_end: when it should be ready, by that or by its own progress.
+        heard: whether the websocket is open and has said anything since the job was posted.
     """
 
     accepted_at: float
+    expected: float | None = None
     expected_end: float | None = None
     heard: bool = False
     _rush: int | None = None
-    _first_step: tuple[object, float, float] | None = None
+    _first_step: tuple[str, float, float] | None = None
 
-    def rush(self) -> None:
-        """The engine said that the job ended: its record may lag a moment behind."""
-        self._rush = 0
+    def hear(self, event: Event, now: float) -> None:
+        """Take a websocket event of this job."""
+        if event.terminal:
+            # The engine's record may lag a moment behind.
+            self._rush = 0
+        elif event.step is not None and self.expected is None:
+            self._step(*event.step, now)
 
-    def step(self, node: object, value: float, total: float, now: float) -> None:
-        """Expect the end of ``node``, which has done ``value`` steps of ``total``, by its own speed."""
+    def start(self, now: float) -> None:
+        """The engine works on the job from now on."""
+        if self.expected is not None:
+            self.expected_end = now + self.expected
+
+    def _step(self, node: str, value: float, total: float, now: float) -> None:
+        """Expect the end of the node by its own speed."""
         if self._first_step is None or self._first_step[0] != node:
             self._first_step = (node, now, value)
             return

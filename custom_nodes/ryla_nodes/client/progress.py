@@ -61,10 +61,9 @@ class Tracker:
             self._done.update(str(node) for node in data["nodes"])
         elif event.kind is EventKind.NODE and data.get("node") is not None:
             self._begin(str(data["node"]))
-        elif event.kind is EventKind.PROGRESS:
-            value, total = data.get("value"), data.get("max")
-            if isinstance(value, int | float) and isinstance(total, int | float):
-                self._show(replace(self._shown, step=int(value), steps=int(total)))
+        elif event.step is not None:
+            _, value, total = event.step
+            self._show(replace(self._shown, step=int(value), steps=int(total)))
 
     def state(self, machine: JobMachine) -> None:
         """Take what the machine knows."""

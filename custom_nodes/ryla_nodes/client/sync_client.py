@@ -141,9 +141,11 @@ class Client:
         """See ``AsyncClient.engines``."""
         return self.call(self.asynchronous.engines())
 
-    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
+    def bind(
+        self, workflow: Runnable, parameters: Mapping[str, object] | None = None
+    ) -> tuple[BoundPrompt, frozenset[str]]:
         """See ``AsyncClient.bind``."""
-        return self.asynchronous.bind(workflow, parameters)[0]
+        return self.asynchronous.bind(workflow, parameters)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the ``asynchronous`` client in its thread, with this class's Ctrl-C.

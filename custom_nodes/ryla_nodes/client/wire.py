@@ -51,6 +51,23 @@ class Event:
         """Whether it says that a job ended. ``executing`` with no node is ComfyUI's last word on a job."""
         return self.kind in _TERMINAL or (self.kind is EventKind.NODE and self.data.get("node") is None)
 
+    @property
+    def step(self) -> tuple[str, float, float] | None:
+        """(node id, steps done, steps in all) of the node that counts its steps; None when it tells of none."""
+        data: Any = self.data
+        if self.kind is EventKind.PROGRESS_STATE:
+            # Newer engines tell of every node at once.
+            nodes = data.get("nodes")
+            listed = nodes.values() if isinstance(nodes, dict) else ()
+            running = [node for node in listed if isinstance(node, dict) and node.get("state") == "running"]
+            data = {**running[-1], "node": running[-1].get("node_id")} if running else {}
+        elif self.kind is not EventKind.PROGRESS:
+            return None
+        value, total = data.get("value"), data.get("max")
+        if not isinstance(value, int | float) or not isinstance(total, int | float) or total <= 1:
+            return None
+        return str(data.get("node")), value, total
+
 
 def parse_event(frame: str | bytes) -> Event | None:
     """Read one frame; None for previews, for types that do not matter and for frames that cannot be read."""
