@@ -34,7 +34,7 @@ class Mode:
     faults: tuple[str, ...]
     state: State = OK
     code: str = ""
-    within: float = 1.2
+    within: float = 1.5
     runs: int = 1
     legacy: bool = False
     says: str = ""
@@ -47,9 +47,9 @@ class Mode:
 FAILED, LOST, TIMED_OUT = State.FAILED, State.LOST, State.TIMED_OUT
 MODES = [
     # The fifteen of the research's table.
-    Mode((), within=0.3),
-    Mode(("cached",), within=0.3),
-    Mode(("preview",), within=0.3),
+    Mode((), within=0.8),
+    Mode(("cached",), within=0.8),
+    Mode(("preview",), within=0.8),
     Mode(("partial",), FAILED, "partial_validation", runs=0, says="format: 'bmp'"),
     Mode(("node error",), FAILED, "node_failed", runs=0, says='"Canvas" (EmptyImage) failed'),
     Mode(("oom",), FAILED, "gpu_oom", runs=0, says="Allocation on device 0"),
@@ -65,9 +65,9 @@ MODES = [
     # The websocket.
     Mode(("no ws",)),
     Mode(("ws hangs",)),
-    Mode(("duplicated events",), within=0.3),
-    Mode(("foreign events",), within=0.3),
-    Mode(("junk frames",), within=0.3),
+    Mode(("duplicated events",), within=0.8),
+    Mode(("foreign events",), within=0.8),
+    Mode(("junk frames",), within=0.8),
     Mode(("histrace", "wsstall"), within=2.2),
     # Answers that do not come, or come in pieces.
     Mode(("half history",)),

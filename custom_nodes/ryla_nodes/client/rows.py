@@ -112,9 +112,9 @@ def expand(
     seen: Counter[str] = Counter()
     for source, own in enumerate(given or [{}], 1):
         merged = {**common, **own}
-        for copy, values in enumerate(_copies(merged, count, seeds)):
-            # The copy's number tells copies with random seeds apart; the occurrence does so for equal rows.
-            digest = _digest([workflow, values, copy if "seed" not in values else 0])
+        for values in _copies(merged, count, seeds):
+            # Equal rows, and copies whose seeds are random, are told apart by their order alone.
+            digest = _digest([workflow, values])
             seen[digest] += 1
             key = f"{digest}-{seen[digest]}"
             rows.append(Row(key, len(rows) + 1, source if given else 0, values))
