@@ -41,7 +41,7 @@ class Format(str, Enum):
 
 @app.command("list")
 def list_loras(
-    server: Annotated[str, typer.Option(help="Engine to ask [default: RYLA_SERVER].")] = "",
+    server: Annotated[str, typer.Option(help="Engine to ask; RYLA_SERVER when not given.")] = "",
     local: Annotated[
         bool, typer.Option("--local", help="List this machine's folders even if RYLA_SERVER is set.")
     ] = False,
