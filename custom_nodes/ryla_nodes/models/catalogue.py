@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -12,6 +11,7 @@ from typing import Any
 
 from .. import settings
 from ..errors import RylaError
+from ..similar import similar
 from .identify import FileKind
 
 if sys.version_info >= (3, 11):
@@ -97,7 +97,7 @@ class Catalogue:
         """
         if model_id in self.models:
             return self.models[model_id]
-        near = difflib.get_close_matches(model_id, self.models, n=1, cutoff=0.4)
+        near = list(similar(model_id, self.models, likeness=0.4))
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise RylaError("unknown_model", f"The catalogue has no model {model_id!r}.{guess}", nearest=near)
 

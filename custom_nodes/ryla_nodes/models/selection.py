@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import RylaError
+from ..similar import similar
 from .catalogue import Catalogue, ModelEntry
 from .folders import ModelFolders
 from .resolve import find_entry
@@ -37,7 +37,7 @@ def _ids(name: str, workflows: Workflows, catalogue: Catalogue) -> Sequence[str]
         return workflows[name]
     if name in catalogue.models:
         return (name,)
-    near = difflib.get_close_matches(name, [*workflows, *catalogue.models], n=1, cutoff=0.4)
+    near = list(similar(name, [*workflows, *catalogue.models], likeness=0.4))
     guess = f" Did you mean {near[0]!r}?" if near else ""
     raise RylaError(
         "unknown_model", f"{name!r} is neither a workflow nor a model of the catalogue.{guess}", nearest=near
