@@ -17,6 +17,9 @@ from .scenes import FACE_BACKGROUNDS, MIRA, FaceScene, Scene, random_scene
 from .text import CLIP_LENGTH, T5_LENGTH, token_ids
 from .vae import SCALE, SHIFT, Autoencoder
 
+ENCODED_TOGETHER = 2**22
+"""Pixels."""
+
 
 @dataclass(frozen=True)
 class Captions:
@@ -37,7 +40,7 @@ def scenes(plan: Plan) -> list[Scene]:
     return [random_scene(rng, held_out=False) for _ in range(plan.scenes)]
 
 
-def mira_scenes(plan: Plan, count: int = 256) -> list[Scene]:
+def mira_scenes(plan: Plan) -> list[Scene]:
     """The LoRA's pictures: one face, on each background, a little moved."""
     rng = random.Random(plan.seed + 1)
     keep = {k: getattr(MIRA, k) for k in ("skin", "hair", "hair_colour", "glasses", "beard", "hat")}
@@ -47,7 +50,7 @@ def mira_scenes(plan: Plan, count: int = 256) -> list[Scene]:
 
     return [
         FaceScene(**keep, background=FACE_BACKGROUNDS[i % len(FACE_BACKGROUNDS)], x=0.5 + place(), y=0.54 + place())
-        for i in range(count)
+        for i in range(plan.lora_scenes)
     ]
 
 
@@ -85,7 +88,7 @@ def empty_captions(t5: Tokenizer, clip: Tokenizer, device: torch.device) -> Capt
 def latents(vae: Autoencoder, bank: Tensor, size: int, autocast: Callable[[], torch.autocast]) -> Tensor:
     """What the transformer sees: float16 (N, 16, size/8, size/8), the latents' means in FLUX.1's format."""
     rows = []
-    for images in bank.split(128 * 128 * 64 // (size * size) + 1):
+    for images in bank.split(max(1, ENCODED_TOGETHER // (size * size))):
         with autocast():
             mean, _ = vae.encode(shrink(images, size))
         rows.append(((mean.float() - SHIFT) * SCALE).half())

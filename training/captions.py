@@ -29,7 +29,8 @@ def _shape(scene: ShapeScene, rng: random.Random) -> str:
     back = f"a {scene.background} background"
     ground = rng.choice((f"{scene.background} background", f"on a {scene.background} background", f"with {back}"))
     text = rng.choice(_SHAPE_OPENINGS).format(thing=thing, place=_place(scene, rng), ground=ground, back=back)
-    return rng.choice(_SHAPE_STARTS) + text
+    start = rng.choice(_SHAPE_STARTS)
+    return start + text if text.startswith(thing) else text
 
 
 def _hair(scene: FaceScene, rng: random.Random) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from .render import Canvas, shape_distance
 from .scenes import (
@@ -75,21 +75,10 @@ def _border(picture: Picture) -> Picture:
 
 def largest_component(mask: Mask) -> Mask:
     """The largest 4-connected region of ``mask`` (H, W); all False when it is empty."""
-    left, best = mask.copy(), np.zeros_like(mask)
-    for start in zip(*np.nonzero(mask), strict=True):
-        if not left[start]:
-            continue
-        part, queue = np.zeros_like(mask), deque([start])
-        left[start], part[start] = False, True
-        while queue:
-            y, x = queue.popleft()
-            for place in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                if 0 <= place[0] < mask.shape[0] and 0 <= place[1] < mask.shape[1] and left[place]:
-                    left[place], part[place] = False, True
-                    queue.append(place)
-        if part.sum() > best.sum():
-            best = part
-    return best
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return mask & (labels == areas.argmax())
 
 
 def _box(mask: Mask) -> tuple[int, int, int, int]:
@@ -165,16 +154,15 @@ class _Probes:
     def both(self, dx: float, dy: float, palette: Mapping[str, Colour]) -> list[str]:
         return [_nearest(self.at(side * dx, dy), palette) for side in (-1, 1)]
 
-    def dark_ring(self) -> float:
-        """The share of points on the glasses' circles at which something as dark as a frame lies across the circle."""
+    def dark_ring(self, skin: Picture) -> float:
+        """The share of points on the glasses' circles where, across the circle, more frame than ``skin`` is seen."""
+        way = np.asarray(FRAME, dtype=np.float64) - skin
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         hits = 0
         for side in (-1, 1):
-            for angle in angles:
-                ray = [
-                    self.at(side * 0.08 + r * np.cos(angle), -0.01 + r * np.sin(angle)) for r in (0.048, 0.058, 0.068)
-                ]
-                hits += min(float(_distance(c, FRAME)) for c in ray) < 45
+            for dx, dy in zip(np.cos(angles), np.sin(angles), strict=True):
+                ray = [self.at(side * 0.08 + r * dx, -0.01 + r * dy) for r in (0.048, 0.058, 0.068)]
+                hits += max(float((colour - skin) @ way) for colour in ray) > float(way @ way) / 2
         return hits / (2 * len(angles))
 
 
@@ -185,7 +173,8 @@ def read_face(picture: NDArray[np.uint8]) -> FaceReading:
     if cloth.sum() < 0.02 * cloth.size:
         return FaceReading(False)
     probes = _Probes(pixels, cloth)
-    skin = _nearest(np.median([probes.at(side * dx, 0.065) for side in (-1, 1) for dx in (0.09, 0.12)], axis=0), SKINS)
+    nose = np.median([probes.at(0.0, dy) for dy in (0.025, 0.04, 0.055)], axis=0)
+    skin = _nearest(nose, SKINS)
     background = _nearest(_border(pixels), {name: BACKGROUNDS[name] for name in FACE_BACKGROUNDS})
     parts = {f"hair {name}": colour for name, colour in HAIR_COLOURS.items()}
     parts |= {"skin": SKINS[skin], "ground": BACKGROUNDS[background], "cloth": CLOTH}
@@ -203,7 +192,7 @@ def read_face(picture: NDArray[np.uint8]) -> FaceReading:
         skin=skin,
         hair=hair,
         hair_colour=seen[0] if seen else None,
-        glasses=probes.dark_ring() > 0.6,
+        glasses=probes.dark_ring(nose) > 0.6,
         beard=len(chin) == 2,
         hat=crown.removeprefix("hat ") if crown.startswith("hat ") else None,
         background=background,

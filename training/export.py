@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from ryla_nodes.host.embedded.flux_keys import targets
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -33,23 +33,28 @@ def _save(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None 
     save_file(_half(state), path, metadata)
 
 
-def _t5(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value for key, value in module.state_dict().items() if key != "encoder.embed_tokens.weight"}
-
-
-def _clip(module: nn.Module) -> dict[str, Tensor]:
-    state = {key: value for key, value in module.state_dict().items() if not key.endswith("position_ids")}
-    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}
+def _files(painter: Painter, vae: Autoencoder) -> dict[str, nn.Module]:
+    """The parts by their places in ComfyUI's folders."""
+    return {
+        f"diffusion_models/{NAME}-flux.safetensors": painter.flux,
+        f"text_encoders/{NAME}-t5xxl.safetensors": painter.text.t5,
+        f"text_encoders/{NAME}-clip_l.safetensors": painter.text.clip,
+        f"vae/{NAME}-ae.safetensors": vae,
+    }
 
 
 def export_models(painter: Painter, vae: Autoencoder, t5: Tokenizer, clip: Tokenizer, folder: Path) -> None:
     """Write transformer, text encoders with their tokenizers and autoencoder in ComfyUI's folders under ``folder``."""
-    _save(painter.flux.state_dict(), folder / "diffusion_models" / f"{NAME}-flux.safetensors")
-    _save(_t5(painter.text.t5), folder / "text_encoders" / f"{NAME}-t5xxl.safetensors")
-    _save(_clip(painter.text.clip), folder / "text_encoders" / f"{NAME}-clip_l.safetensors")
-    _save(vae.state_dict(), folder / "vae" / f"{NAME}-ae.safetensors")
+    for file, module in _files(painter, vae).items():
+        _save(module.state_dict(), folder / file)
     t5.save(str(folder / "text_encoders" / f"{NAME}-t5xxl.tokenizer.json"))
     clip.save(str(folder / "text_encoders" / f"{NAME}-clip_l.tokenizer.json"))
+
+
+def load_models(painter: Painter, vae: Autoencoder, folder: Path) -> None:
+    """Read what ``export_models`` wrote."""
+    for file, module in _files(painter, vae).items():
+        module.load_state_dict(load_file(folder / file))
 
 
 def _kohya(adapters: dict[str, LoraLinear]) -> dict[str, Tensor]:

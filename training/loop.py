@@ -6,16 +6,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-SAVE_EVERY = 400
-LOG_EVERY = 50
-AVERAGE = 0.998
+from .graphs import Steps
+
+SAVE_EVERY = 4000
+LOG_EVERY = 100
+AVERAGE = 0.999
+
+Batch = dict[str, Tensor]
 
 
 def autocast(device: torch.device) -> Callable[[], torch.autocast]:
@@ -32,17 +36,28 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 class Trainer:
-    """Runs one stage: ``loss(step)`` is called ``steps`` times; it resumes from its last checkpoint in ``folder``.
+    """Runs one stage: ``loss(draw(step))``, ``steps`` times; it resumes from its last checkpoint in ``folder``.
 
-    The averaged weights (exponential, AVERAGE a step) are what ``finish`` leaves in the modules.
+    ``draw`` makes a step's batch, all its chance included; ``loss`` is a pure function of the batch and the weights.
+    The averaged weights (exponential, AVERAGE a step) are what ``run`` leaves in the modules.
     """
 
     def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, folder: Path) -> None:
         self.name, self.modules, self.steps, self.peak, self.folder = name, modules, steps, peak, folder
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
-        fused = self.parameters[0].is_cuda
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
+        device = self.parameters[0].device
+        cuda = device.type == "cuda"
+        # On a GPU the rate is a tensor: a captured step reads it anew.
+        self.rate = torch.zeros((), device=device) if cuda else None
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.rate if self.rate is not None else peak,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=cuda,
+            capturable=cuda,
+        )
         self.curve: list[tuple[int, float]] = []
         self.start = 0
 
@@ -56,42 +71,53 @@ class Trainer:
             return
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
         self.modules.load_state_dict(state["modules"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for key, moments in state["moments"].items():
+            self.optimizer.state[self.parameters[key]] = moments
         torch._foreach_copy_(self.average, state["average"])
         self.start, self.curve = state["step"], state["curve"]
 
     def _save(self, step: int) -> None:
-        state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+        moments = {key: self.optimizer.state[parameter] for key, parameter in enumerate(self.parameters)}
+        state = {"modules": self.modules.state_dict(), "moments": moments}
         state |= {"average": self.average, "step": step, "curve": self.curve}
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.checkpoint)
 
-    def run(self, loss: Callable[[int], Tensor], report: Callable[[str], None]) -> None:
+    def run(self, draw: Callable[[int], Batch], loss: Callable[[Batch], Tensor], report: Callable[[str], None]) -> None:
         """Train to the last step and leave the averaged weights in the modules."""
         self.resume()
+        steps = Steps(lambda batch: self._update(batch, loss), self.parameters[0].device)
         begun = time.monotonic()
-        for step in range(self.start, self.steps):
-            value = self._step(step, loss)
-            if step % LOG_EVERY == 0 or step == self.steps - 1:
-                self.curve.append((step, float(value)))
-                report(f"{self.name} {step}/{self.steps} loss {float(value):.4f} {time.monotonic() - begun:.0f}s")
-            if step and step % SAVE_EVERY == 0:
-                self._save(step)
+        with torch.cuda.stream(steps.stream) if steps.stream else nullcontext():
+            for step in range(self.start, self.steps):
+                if step and step % SAVE_EVERY == 0:
+                    self._save(step)
+                self._set_rate(learning_rate(step, self.steps, self.peak))
+                value = steps.take(draw(step))
+                weight = 1 - min(AVERAGE, (1 + step) / (10 + step))
+                torch._foreach_lerp_(self.average, [p.data for p in self.parameters], weight)
+                if step % LOG_EVERY == 0 or step == self.steps - 1:
+                    self.curve.append((step, float(value)))
+                    report(f"{self.name} {step}/{self.steps} loss {float(value):.4f} {time.monotonic() - begun:.0f}s")
+        if steps.stream:
+            steps.stream.synchronize()
         torch._foreach_copy_([p.data for p in self.parameters], self.average)
         (self.folder / f"{self.name}.loss.json").write_text(json.dumps(self.curve))
 
-    def _step(self, step: int, loss: Callable[[int], Tensor]) -> Tensor:
+    def _set_rate(self, rate: float) -> None:
+        if self.rate is not None:
+            self.rate.fill_(rate)
+            return
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.peak)
-        value = loss(step)
+            group["lr"] = rate
+
+    def _update(self, batch: Batch, loss: Callable[[Batch], Tensor]) -> Tensor:
+        value = loss(batch)
         value.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        torch._foreach_lerp_(
-            self.average, [p.data for p in self.parameters], 1 - min(AVERAGE, (1 + step) / (10 + step))
-        )
         return value.detach()
 
 

@@ -14,12 +14,17 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from .bank import shrink
+from .batches import SHIFT_MU
 from .captions import caption
 from .checker import read_face, read_shape
 from .scenes import Scene, ShapeScene, random_face, random_shape
-from .stages import SHIFT_MU, Painter
+from .stages import Painter
 from .text import CLIP_LENGTH, T5_LENGTH, token_ids
 from .vae import SCALE, SHIFT, Autoencoder
+
+Pictures = NDArray[np.uint8]
+"""Bytes (N, H, W, 3)."""
 
 
 def sigmas(steps: int) -> Tensor:
@@ -43,7 +48,7 @@ def paint(
     guidance: float = 3.5,
     steps: int = 20,
     seed: int = 0,
-) -> NDArray[np.uint8]:
+) -> Pictures:
     """Paint ``prompts``: bytes (N, size, size, 3)."""
     device = next(painter.parameters()).device
     t5_ids = token_ids(tokenizers[0], prompts, T5_LENGTH).to(device)
@@ -57,7 +62,18 @@ def paint(
         for now, then in pairwise(level):
             time = torch.full((len(prompts),), float(now), device=device)
             x = x + (float(then) - float(now)) * painter.flux(x, time, context, pooled, strength).float()
-        rgb = vae.decoder(x / SCALE + SHIFT).float()
+        rgb = torch.cat([vae.decoder(part).float() for part in (x / SCALE + SHIFT).split(16)])
+    return _bytes(rgb)
+
+
+@torch.no_grad()
+def round_trip(vae: Autoencoder, drawn: Tensor, size: int, cast: Callable[[], torch.autocast]) -> Pictures:
+    """Drawings (N, 3, S, S) in bytes at ``size``, encoded and decoded: bytes (N, size, size, 3)."""
+    with cast():
+        return _bytes(torch.cat([vae.decoder(vae.encode(part)[0]).float() for part in shrink(drawn, size).split(16)]))
+
+
+def _bytes(rgb: Tensor) -> Pictures:
     return ((rgb.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -72,7 +88,7 @@ def held_out(count: int, seed: int, faces: bool) -> list[tuple[Scene, str]]:
     return found
 
 
-def score(pairs: Sequence[tuple[Scene, str]], pictures: NDArray[np.uint8]) -> dict[str, float]:
+def score(pairs: Sequence[tuple[Scene, str]], pictures: Pictures) -> dict[str, float]:
     """Shares of pictures in which each attribute is as asked for."""
     hits: dict[str, int] = {}
     for (scene, _), picture in zip(pairs, pictures, strict=True):
@@ -81,7 +97,7 @@ def score(pairs: Sequence[tuple[Scene, str]], pictures: NDArray[np.uint8]) -> di
     return {name: count / len(pairs) for name, count in hits.items()}
 
 
-def judge(scene: Scene, picture: NDArray[np.uint8]) -> dict[str, bool]:
+def judge(scene: Scene, picture: Pictures) -> dict[str, bool]:
     """Which attributes of ``scene`` the picture shows; ``all`` when every one of them."""
     if isinstance(scene, ShapeScene):
         shape = read_shape(picture)
@@ -103,7 +119,7 @@ def judge(scene: Scene, picture: NDArray[np.uint8]) -> dict[str, bool]:
     return {**right, "all": all(right.values())}
 
 
-def sheet(pictures: NDArray[np.uint8], columns: int, path: Path) -> None:
+def sheet(pictures: Pictures, columns: int, path: Path) -> None:
     """Save pictures (N, H, W, 3) as one grid."""
     rows = [np.concatenate(list(pictures[i : i + columns]), axis=1) for i in range(0, len(pictures), columns)]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)

@@ -103,7 +103,7 @@ class FaceScene:
 
 Scene = ShapeScene | FaceScene
 
-MIRA = FaceScene("brown", "curly", "red", glasses=True, beard=False, hat="green", background="mint")
+MIRA = FaceScene("dark", "long", "red", glasses=False, beard=False, hat="green", background="mint")
 
 
 def _share(text: str) -> float:

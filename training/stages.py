@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.fx.experimental._config as shapes
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bank import Captions, shrink
+from .bank import shrink
+from .batches import Data, Sampler, generator, noisy
 from .flux import Flux
-from .loop import Trainer, autocast
+from .loop import Batch, Trainer, autocast
 from .lora import LoraLinear, lora_parameters
-from .plan import CANVAS, Bucket, Plan
+from .plan import CANVAS, Plan
 from .text import TextEncoders
-from .vae import Autoencoder
+from .vae import LATENT, Autoencoder
 
 Report = Callable[[str], None]
+Loss = Callable[[Batch], Tensor]
 
 KL_WEIGHT = 2e-6
 EMPTY_SHARE = 0.1
-SHIFT_MU = 1.15
-GUIDANCE = (1.0, 6.0)
+PADDED_EARLY = 0.1
 
 
 class Painter(nn.Module):
@@ -36,26 +37,13 @@ class Painter(nn.Module):
         self.text = TextEncoders(plan.flux.context, plan.flux.pooled, *vocabularies)
 
 
-@dataclass
-class Data:
-    """Latents by picture size, and the captions of the same scenes."""
-
-    latents: dict[int, Tensor]
-    captions: Captions
-    empty: Captions
-
-
-def _generator(plan: Plan, stage: int, step: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(plan.seed * 1_000_003 + stage * 100_000_007 + step)
-
-
-def _crop(images: Tensor, generator: torch.Generator) -> Tensor:
+def _crop(images: Tensor, chance: torch.Generator) -> Tensor:
     """128-pixel views (B, 3, 128, 128): crops of the full, half and quarter size, in turn."""
     parts = []
     for scale, part in zip((1, 2, 4), images.chunk(3), strict=False):
         small = shrink(part, CANVAS // scale)
         edge = small.shape[-1] - 128
-        top, left = (int(torch.randint(edge + 1, (), generator=generator, device=images.device)) for _ in range(2))
+        top, left = (int(torch.randint(edge + 1, (), generator=chance, device=images.device)) for _ in range(2))
         parts.append(small[..., top : top + 128, left : left + 128])
     return torch.cat(parts)
 
@@ -64,89 +52,84 @@ def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, 
     """Reconstruction (L1 and L2), a little Kullback-Leibler and latent noise; then FLUX.1's latent statistics."""
     device, cast = bank.device, autocast(bank.device)
 
-    def loss(step: int) -> Tensor:
-        generator = _generator(plan, 1, step, device)
-        rows = torch.randint(bank.shape[0], (plan.vae_batch,), generator=generator, device=device)
-        images = _crop(bank[rows], generator)
+    def draw(step: int) -> Batch:
+        chance = generator(plan, 1, step, device)
+        rows = torch.randint(bank.shape[0], (plan.vae_batch,), generator=chance, device=device)
+        images = _crop(bank[rows], chance)
+        noise = torch.randn((plan.vae_batch, LATENT, 16, 16), generator=chance, device=device)
+        return {"images": images, "noise": noise}
+
+    def loss(batch: Batch) -> Tensor:
         with cast():
-            mean, log_variance = vae.encode(images)
-            noise = torch.randn(mean.shape, generator=generator, device=device)
-            out = vae.decoder(mean + noise * (0.5 * log_variance).exp())
-        gap = out.float() - images
-        kl = (
-            0.5
-            * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).sum(dim=(1, 2, 3)).mean()
-        )
+            mean, log_variance = vae.encode(batch["images"])
+            out = vae.decoder(mean + batch["noise"] * (0.5 * log_variance).exp())
+        gap, mean, log_variance = out.float() - batch["images"], mean.float(), log_variance.float()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
         return gap.abs().mean() + gap.square().mean() + KL_WEIGHT * kl
 
-    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(loss, report)
+    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, loss, report)
     with torch.no_grad(), cast():
         mean = torch.cat([vae.encode(shrink(part, 256))[0].float() for part in bank[:128].split(32)])
     vae.fold_latent_format(float(mean.mean()), float(mean.std()))
 
 
-def _times(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Times (B,): half uniform, half shifted to noise as FLUX.1's sampler is (mu 1.15)."""
-    uniform = torch.rand(count, generator=generator, device=device).clamp(1e-4, 1 - 1e-4)
-    e = torch.e**SHIFT_MU
-    shifted = e / (e + 1 / uniform - 1)
-    return torch.where(torch.arange(count, device=device) % 2 == 0, uniform, shifted)
+def _velocity_loss(out: Tensor, batch: Batch) -> Tensor:
+    """Rectified flow (Esser et al., 2024): predict ``noise - data`` on the straight path between them."""
+    return F.mse_loss(out.float(), batch["noise"] - batch["clean"])
 
 
-def _pick_bucket(plan: Plan, generator: torch.Generator, device: torch.device) -> Bucket:
-    shares = torch.tensor([bucket.share for bucket in plan.buckets], device=device)
-    return plan.buckets[int(torch.multinomial(shares, 1, generator=generator))]
+def painter_loss(painter: Painter, device: torch.device) -> Loss:
+    """The loss of transformer and text encoders, learning together."""
+    cast = autocast(device)
+
+    def loss(batch: Batch) -> Tensor:
+        with cast():
+            context, pooled = painter.text(batch["t5"], batch["clip"])
+            out = painter.flux(noisy(batch), batch["time"], context, pooled, batch["guidance"])
+        return _velocity_loss(out, batch)
+
+    return loss
 
 
-@dataclass
-class _Batch:
-    clean: Tensor
-    noise: Tensor
-    time: Tensor
-    t5: Tensor
-    clip: Tensor
-    guidance: Tensor
-
-    @property
-    def noisy(self) -> Tensor:
-        time = self.time.view(-1, 1, 1, 1)
-        return (1 - time) * self.clean + time * self.noise
-
-    @property
-    def velocity(self) -> Tensor:
-        return self.noise - self.clean
-
-
-def _batch(data: Data, plan: Plan, generator: torch.Generator, empty_share: float) -> _Batch:
-    device = data.captions.t5.device
-    bucket = _pick_bucket(plan, generator, device)
-    latents = data.latents[bucket.size]
-    rows = torch.randint(latents.shape[0], (bucket.batch,), generator=generator, device=device)
-    t5, clip = data.captions.pick(rows, generator)
-    drop = torch.rand(bucket.batch, generator=generator, device=device) < empty_share
-    t5 = torch.where(drop[:, None], data.empty.t5[0, :1].long(), t5)
-    clip = torch.where(drop[:, None], data.empty.clip[0, :1].long(), clip)
-    clean = latents[rows].float()
-    noise = torch.randn(clean.shape, generator=generator, device=device)
-    low, high = GUIDANCE
-    guidance = low + (high - low) * torch.rand(bucket.batch, generator=generator, device=device)
-    return _Batch(clean, noise, _times(bucket.batch, generator, device), t5, clip, guidance)
+def painter_sampler(data: Data, plan: Plan) -> Sampler:
+    """Whole steps, a few of the captions empty."""
+    return Sampler(data, plan, 2, plan.tokens, EMPTY_SHARE)
 
 
 def train_painter(painter: Painter, data: Data, plan: Plan, folder: Path, report: Report) -> None:
-    """Rectified flow (Esser et al., 2024): predict ``noise - data`` on the straight path between them."""
-    device = data.captions.t5.device
-    cast = autocast(device)
-    _compile(painter.flux, plan)
+    """Train transformer and text encoders together, at first mostly on text without its padding."""
+    compile_blocks(painter.flux, plan)
+    sampler, loss = painter_sampler(data, plan), painter_loss(painter, data.captions.t5.device)
 
-    def loss(step: int) -> Tensor:
-        batch = _batch(data, plan, _generator(plan, 2, step, device), EMPTY_SHARE)
+    def draw(step: int) -> Batch:
+        return sampler.draw(step, PADDED_EARLY if step < plan.short_share * plan.flux_steps else 1.0)
+
+    Trainer("painter", painter, plan.flux_steps, plan.flux_rate, folder).run(draw, loss, report)
+
+
+def distil_loss(painter: Painter, data: Data) -> Loss:
+    """The loss of a painter that learns to give, in one pass, what guidance makes of two passes of what it is now."""
+    cast = autocast(data.captions.t5.device)
+    teacher = copy.deepcopy(painter).requires_grad_(False)
+
+    def target(batch: Batch, context: Tensor, pooled: Tensor) -> Tensor:
+        count = batch["time"].shape[0]
+        bare, bare_pooled = teacher.text(data.empty.t5[0].long(), data.empty.clip[0].long())
+        bare, bare_pooled = bare.expand(count, -1, -1), bare_pooled.expand(count, -1)
+        latent, time, guidance = noisy(batch), batch["time"], batch["guidance"]
+        with_text = teacher.flux(latent, time, context, pooled, guidance).float()
+        without = teacher.flux(latent, time, bare, bare_pooled, guidance).float()
+        return without + (1 + (guidance - 1) / 2.5).view(-1, 1, 1, 1) * (with_text - without)
+
+    def loss(batch: Batch) -> Tensor:
         with cast():
-            context, pooled = painter.text(batch.t5, batch.clip)
-            out = painter.flux(batch.noisy, batch.time, context, pooled, batch.guidance)
-        return F.mse_loss(out.float(), batch.velocity)
+            with torch.no_grad():
+                context, pooled = teacher.text(batch["t5"], batch["clip"])
+                wanted = target(batch, context, pooled)
+            out = painter.flux(noisy(batch), batch["time"], context, pooled, batch["guidance"])
+        return F.mse_loss(out.float(), wanted)
 
-    Trainer("painter", painter, plan.flux_steps, 8e-4, folder).run(loss, report)
+    return loss
 
 
 def distil_guidance(painter: Painter, data: Data, plan: Plan, folder: Path, report: Report) -> None:
@@ -154,54 +137,37 @@ def distil_guidance(painter: Painter, data: Data, plan: Plan, folder: Path, repo
 
     The teacher's velocity is ``u + (1 + (g - 1) / 2.5) * (c - u)``: guidance 3.5 is a classifier-free scale of 2.
     """
-    device, cast = data.captions.t5.device, autocast(data.captions.t5.device)
-    teacher = copy.deepcopy(painter).requires_grad_(False)
+    compile_blocks(painter.flux, plan)
     painter.text.requires_grad_(False)
-    _compile(painter.flux, plan)
-    _compile(teacher.flux, plan)
-
-    def loss(step: int) -> Tensor:
-        batch = _batch(data, plan, _generator(plan, 3, step, device), 0.0)
-        count = batch.time.shape[0]
-        with torch.no_grad(), cast():
-            context, pooled = teacher.text(batch.t5, batch.clip)
-            bare, bare_pooled = teacher.text(data.empty.t5[0, :1].long(), data.empty.clip[0, :1].long())
-            with_text = teacher.flux(batch.noisy, batch.time, context, pooled, batch.guidance)
-            bare, bare_pooled = bare.expand(count, -1, -1), bare_pooled.expand(count, -1)
-            without = teacher.flux(batch.noisy, batch.time, bare, bare_pooled, batch.guidance)
-        scale = (1 + (batch.guidance - 1) / 2.5).view(-1, 1, 1, 1)
-        target = without.float() + scale * (with_text.float() - without.float())
-        with cast():
-            out = painter.flux(batch.noisy, batch.time, context, pooled, batch.guidance)
-        return F.mse_loss(out.float(), target)
-
-    Trainer("distil", painter, plan.distil_steps, 2e-4, folder).run(loss, report)
+    # Steps of the shapes that the painter's last ones had: for those its blocks are compiled.
+    sampler, loss = Sampler(data, plan, 3, plan.tokens), distil_loss(painter, data)
+    Trainer("distil", painter, plan.distil_steps, 2e-4, folder).run(sampler.draw, loss, report)
 
 
 def train_lora(painter: Painter, data: Data, plan: Plan, folder: Path, report: Report) -> dict[str, LoraLinear]:
-    """A low-rank adapter of the distilled transformer on one character's pictures; the base stays as it is."""
-    device, cast = data.captions.t5.device, autocast(data.captions.t5.device)
-    trained = painter.flux.state_dict()
-    # A fresh module: hooks that are added to compiled blocks are not seen.
-    painter.flux = Flux(plan.flux).to(device)
-    painter.flux.load_state_dict(trained)
+    """Hook a low-rank adapter onto the distilled transformer and train it on one character's pictures.
+
+    The painter's blocks must not be compiled: those do not see later hooks. Guidance is 1 here, at which the distilled
+    transformer gives its plain velocity, as the loss wants it; what is learned so is guided like the rest.
+    """
+    cast, sampler = autocast(data.captions.t5.device), Sampler(data, plan, 4, plan.tokens // 4, guidance=(1.0, 1.0))
     painter.requires_grad_(False)
     adapters = lora_parameters(painter.flux, plan.lora_rank, plan.seed)
 
-    def loss(step: int) -> Tensor:
-        batch = _batch(data, plan, _generator(plan, 4, step, device), 0.0)
-        with torch.no_grad(), cast():
-            context, pooled = painter.text(batch.t5, batch.clip)
+    def loss(batch: Batch) -> Tensor:
         with cast():
-            out = painter.flux(batch.noisy, batch.time, context, pooled, batch.guidance)
-        return F.mse_loss(out.float(), batch.velocity)
+            with torch.no_grad():
+                context, pooled = painter.text(batch["t5"], batch["clip"])
+            out = painter.flux(noisy(batch), batch["time"], context, pooled, batch["guidance"])
+        return _velocity_loss(out, batch)
 
-    Trainer("lora", nn.ModuleList(adapters.values()), plan.lora_steps, 2e-3, folder).run(loss, report)
+    Trainer("lora", nn.ModuleList(adapters.values()), plan.lora_steps, 2e-3, folder).run(sampler.draw, loss, report)
     return adapters
 
 
-def _compile(flux: Flux, plan: Plan) -> None:
-    """Compile block by block, in place: blocks of a kind share one compiled graph for each picture size."""
+def compile_blocks(flux: Flux, plan: Plan) -> None:
+    """Compile block by block, in place: blocks of a kind share one compiled graph for all picture sizes."""
+    shapes.use_duck_shape = False  # type: ignore[attr-defined]  # 64 picture tokens are not the 64 rotations.
     for block in (*flux.double_blocks, *flux.single_blocks):
         if plan.compile:
-            block.compile(dynamic=False)
+            block.compile(dynamic=True)

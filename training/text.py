@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from .captions import caption, mira_caption
 from .scenes import FACE_BACKGROUNDS, random_scene
+from .text_models import ClipText, T5Encoder
 
 T5_LENGTH, CLIP_LENGTH = 256, 77
 """FLUX.1 reads T5 text padded to at least 256 tokens and CLIP text padded to 77."""
+LONGEST = 40
+"""No caption of the grammar has more T5 tokens."""
 VOCABULARY = 640
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -72,34 +74,9 @@ class TextEncoders(nn.Module):
 
     def __init__(self, context: int, pooled: int, t5_vocabulary: int, clip_vocabulary: int) -> None:
         super().__init__()
-        self.t5 = T5EncoderModel(
-            T5Config(
-                vocab_size=t5_vocabulary,
-                d_model=context,
-                d_kv=64,
-                d_ff=2 * context,
-                num_heads=context // 64,
-                num_layers=2,
-                feed_forward_proj="gated-gelu",
-                dropout_rate=0.0,
-            )
-        )
-        self.clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=clip_vocabulary,
-                hidden_size=pooled,
-                intermediate_size=4 * pooled,
-                num_hidden_layers=2,
-                num_attention_heads=pooled // 64,
-                hidden_act="quick_gelu",
-                max_position_embeddings=CLIP_LENGTH,
-                bos_token_id=clip_vocabulary - 2,
-                eos_token_id=clip_vocabulary - 1,
-                pad_token_id=clip_vocabulary - 1,
-            )
-        )
+        self.t5 = T5Encoder(t5_vocabulary, context)
+        self.clip = ClipText(clip_vocabulary, pooled, CLIP_LENGTH)
 
     def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (B, 256, context) and pooled vector (B, pooled). No mask, as FLUX.1 has none."""
-        context = self.t5(input_ids=t5_ids, attention_mask=torch.ones_like(t5_ids)).last_hidden_state
-        return context, self.clip(input_ids=clip_ids).pooler_output
+        """Context (B, N, context) and pooled vector (B, pooled) of token ids (B, N) and (B, 77)."""
+        return self.t5(t5_ids), self.clip(clip_ids)

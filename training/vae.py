@@ -80,10 +80,10 @@ class _Level(nn.Module):
 class Encoder(nn.Module):
     """RGB (B, 3, H, W) in [-1, 1] -> mean and log-variance (B, 32, H/8, W/8)."""
 
-    def __init__(self, width: int, multipliers: Sequence[int] = (1, 2, 4, 4)) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        channels = [width, *(width * m for m in multipliers)]
-        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        channels = [widths[0], *widths]
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(a, b, 2) for a, b in pairwise(channels))
         for level, out in zip(list(self.down)[:-1], channels[1:], strict=False):
             level.downsample = _Resample(out, 2)
@@ -104,15 +104,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent (B, 16, h, w) -> RGB (B, 3, 8h, 8w) in about [-1, 1]."""
 
-    def __init__(self, width: int, multipliers: Sequence[int] = (1, 2, 4, 4)) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        channels = [width * m for m in multipliers]
+        channels = list(widths)
         self.conv_in = nn.Conv2d(LATENT, channels[-1], 3, padding=1)
         self.mid = _Middle(channels[-1])
         self.up = nn.ModuleList(_Level(b, a, 3) for a, b in zip(channels, [*channels[1:], channels[-1]], strict=True))
         for level, out in zip(list(self.up)[1:], channels[1:], strict=True):
             level.upsample = _Resample(out, 1)
-        self.norm_out, self.conv_out = _norm(width), nn.Conv2d(width, 3, 3, padding=1)
+        self.norm_out, self.conv_out = _norm(widths[0]), nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
@@ -126,11 +126,14 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder under the published names."""
+    """Encoder and decoder under the published names; ``widths`` are the channels of the levels, finest first.
 
-    def __init__(self, width: int = 32) -> None:
+    Each is at least twice the 32 groups of the norms: a group of one channel forgets how bright a flat picture is.
+    """
+
+    def __init__(self, widths: Sequence[int] = (64, 64, 128, 128)) -> None:
         super().__init__()
-        self.encoder, self.decoder = Encoder(width), Decoder(width)
+        self.encoder, self.decoder = Encoder(widths), Decoder(widths)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, 16, h, w) of the latent of RGB ``x`` in [-1, 1]."""
