@@ -1,4 +1,4 @@
-"""Weights of FLUX.1 Dev's true names, shapes and precisions, filled with noise on the GPU: 34 GB, about 40 s.
+"""Weights of FLUX.1 Dev's true names, shapes and precisions, filled with noise: 34 GB. No GPU needed.
 
     python benchmarks/flux_weights.py /path/to/ComfyUI /path/to/models
 
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from noise_file import save
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -19,6 +21,9 @@ def main() -> None:
     comfyui, models = map(Path, sys.argv[1:])
     sys.argv = sys.argv[:1]
     sys.path[:0] = [str(comfyui), str(REPO / "tests")]
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True  # Only shapes are asked for.
     import comfy.clip_model
     import comfy.ops
     import comfy.text_encoders.t5
@@ -36,33 +41,14 @@ def main() -> None:
         clip_l = comfy.clip_model.CLIPTextModel(clip_config, half, "meta", layers)
         t5xxl = comfy.text_encoders.t5.T5(t5_config, half, "meta", layers)
     ae = {f"{part}.{name}": shape for part, network in halves.items() for name, shape in _shapes(network).items()}
-    _save(models / "vae/ae.safetensors", ae, torch.float32)
-    _save(models / "text_encoders/clip_l.safetensors", _shapes(clip_l), half)
-    _save(models / "text_encoders/t5xxl_fp16.safetensors", _shapes(t5xxl), half)
-    _save(models / "diffusion_models/flux1-dev.safetensors", true_width.shapes(19, 38), torch.bfloat16)
+    save(models / "vae/ae.safetensors", ae, torch.float32)
+    save(models / "text_encoders/clip_l.safetensors", _shapes(clip_l), half)
+    save(models / "text_encoders/t5xxl_fp16.safetensors", _shapes(t5xxl), half)
+    save(models / "diffusion_models/flux1-dev.safetensors", true_width.shapes(19, 38), torch.bfloat16)
 
 
 def _shapes(network: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
-
-
-def _save(path: Path, shapes: dict[str, tuple[int, ...]], dtype: Any) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    generator = torch.Generator("cuda").manual_seed(0)
-    tensors = {}
-    for name, shape in shapes.items():
-        if len(shape) <= 1 and name.endswith(("scale", "weight")):
-            tensors[name] = torch.ones(shape, dtype=dtype)
-        elif name.endswith("bias"):
-            tensors[name] = torch.zeros(shape, dtype=dtype)
-        else:
-            noise = torch.randn(shape, generator=generator, device="cuda")
-            tensors[name] = noise.mul_(0.7 / max(1, noise[0].numel()) ** 0.5).to(dtype).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
-    print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size / 1e9:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

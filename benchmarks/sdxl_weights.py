@@ -1,4 +1,4 @@
-"""SDXL and InstantID weights of the true names, shapes and precisions, filled with noise on the GPU: 11 GB.
+"""SDXL and InstantID weights of the true names, shapes and precisions, filled with noise: 11 GB. No GPU needed.
 
     python benchmarks/sdxl_weights.py /path/to/ComfyUI /path/to/models
 
@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flux_weights import _save, _shapes
+from flux_weights import _shapes
+from noise_file import Shapes, save
 
 REPO = Path(__file__).resolve().parents[1]
-Shapes = dict[str, tuple[int, ...]]
 
 
 def main() -> None:
     comfyui, models = map(Path, sys.argv[1:])
     sys.argv = sys.argv[:1]
     sys.path[:0] = [str(comfyui), str(REPO / "custom_nodes")]
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True  # Only shapes are asked for.
     import comfy.cldm.cldm
     import comfy.clip_model
     import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
@@ -52,9 +55,9 @@ def main() -> None:
     }
     names |= {f"conditioner.embedders.1.model.{name}": shape for name, shape in _clip_g()}
     names |= {f"first_stage_model.{name}": shape for name, shape in _shapes(vae).items()}
-    _save(models / "checkpoints/sd_xl_base_1.0.safetensors", names, half)
+    save(models / "checkpoints/sd_xl_base_1.0.safetensors", names, half)
     diffusers = comfy.utils.unet_to_diffusers({**shared, "transformer_depth_output": output_depth})
-    _save(
+    save(
         models / "controlnet/instantid/diffusion_pytorch_model.safetensors", _renamed(_shapes(control), diffusers), half
     )
     _adapter(models / "instantid/ip-adapter.bin")
