@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint unit test-comfyui test-gpu bench clean
+.PHONY: demo test lint unit test-comfyui test-gpu bench evaluate clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@mkdir -p out
 	$(BIN)/ryla run flux-dev --engine embedded --width 512 --height 512 --seed 7 \
-	    --prompt "a lighthouse on a cliff at dusk, warm light in the window" -o out/demo.jpg
+	    --prompt "a portrait of a person, tan skin, long red hair, round glasses, a purple hat, sky blue background" -o out/demo.jpg
 
 test: lint
 	$(BIN)/python -m pytest -c tests/pytest.ini tests
@@ -36,6 +36,10 @@ test-gpu: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# The shipped models: 660 pictures, judged. Interrupt it and it goes on.
+evaluate: $(READY)
+	$(BIN)/python benchmarks/paint.py
 
 clean:
 	rm -rf .venv out

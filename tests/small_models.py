@@ -9,7 +9,7 @@ from shutil import copy2, copytree
 from typing import Any
 
 import torch
-from ryla_nodes.host.embedded import sampling, tokenizers
+from ryla_nodes.host.embedded import sampling, tiny, tokenizers
 from ryla_nodes.host.embedded.flux_model import FluxModel
 from ryla_nodes.host.embedded.host import DiffusersHost
 from ryla_nodes.host.embedded.sampling import Job
@@ -53,8 +53,7 @@ def copied(home: Path, target: Path) -> Path:
 
 def load(home: Path) -> Loaded:
     """The small Flux, loaded."""
-    engine = host(home)
-    return engine.load_flux(engine.default_flux(), "default")
+    return host(home).load_flux(tiny.files(home / "models"), "default")
 
 
 def latent(

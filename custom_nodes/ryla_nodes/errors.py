@@ -75,6 +75,7 @@ _CODES = (
     ErrorCode("no_target", "There is no place to install to.", "Give --volume PATH or --comfyui PATH.", 2, 500),
     ErrorCode("not_a_comfyui", "A folder is not that of a ComfyUI.", "Give --comfyui PATH.", 2, 500),
     ErrorCode("confirmation_required", "The command wants a yes.", "Add --yes.", 2, 422),
+    ErrorCode("damaged_package", "A model that ships with the package is missing or damaged.", "pip install --force-reinstall ryla-nodes, or check the repository out again.", 7, 503),
     ErrorCode("models_incomplete", "Model files are missing or damaged.", "ryla models install NAME", 3, 503),
     # LoRAs
     ErrorCode("invalid_lora_id", "This cannot be the name of a LoRA.", "Give one plain name, such as 7 or anna: ryla loras list", 2, 422),

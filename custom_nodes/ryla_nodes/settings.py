@@ -13,7 +13,7 @@ VARIABLES: dict[str, str] = {
     "RYLA_COMFYUI": "Folder of the ComfyUI to work with; comfy-cli's workspace when unset.",
     "RYLA_CATALOGUE": "TOML file whose model entries are merged over the shipped catalogue.",
     "RYLA_VOLUME_REFRESH": "Command run once before a LoRA is said to be missing, such as a cloud volume's reload.",
-    "RYLA_HOME": "Where the embedded engine keeps its small models, inputs and outputs.",
+    "RYLA_HOME": "Where the embedded engine keeps models of your own, inputs and outputs.",
     "RYLA_WORKFLOWS": "Folder of additional workflows, searched before the shipped ones.",
     "RYLA_TOKEN": "Bearer token of the gateway.",
 }

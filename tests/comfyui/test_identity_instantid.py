@@ -107,14 +107,14 @@ def graph(name: str, photo: Path, **values: Any) -> dict[str, Any]:
     for upload in bound.uploads:
         bound = bound.with_image(upload.node_id, upload.input, photo.name)
     for node in bound.graph.values():
-        node["inputs"].update({"size": 256} if node["class_type"] == "RYLA_FaceCrop" else {})
+        node["inputs"].update({"model": "tiny-flux.safetensors"} if node["class_type"] == "RYLA_FluxLoader" else {})
         node["inputs"].update({"format": "png"} if node["class_type"] == "RYLA_SaveImage" else {})
     return bound.graph
 
 
 CASES = {
     "sdxl-instantid": {"width": 256, "height": 256, "steps": 4},
-    "flux-instantid": {"width": 256, "height": 256, "steps": 3, "face_steps": 4},
+    "flux-instantid": {"width": 256, "height": 256, "steps": 3, "face_steps": 4, "face_pixels": 256},
 }
 
 

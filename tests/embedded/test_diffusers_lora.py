@@ -8,7 +8,7 @@ import pytest
 import small_models
 import torch
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host.embedded import lora
+from ryla_nodes.host.embedded import lora, tiny
 from ryla_nodes.host.embedded.flux_keys import targets
 from ryla_nodes.host.protocol import LoraResult
 from safetensors.torch import load_file, save_file
@@ -164,7 +164,7 @@ def test_a_lora_of_another_family_matches_nothing(flux: Loaded, tmp_path: Path) 
 
 def test_on_eight_bit_weights_the_sum_is_rounded_once(tiny_home: Path, tmp_path: Path) -> None:
     engine = small_models.host(tiny_home)
-    model = engine.load_transformer(engine.default_flux().transformer, "fp8_e4m3fn")
+    model = engine.load_transformer(tiny.files(tiny_home / "models").transformer, "fp8_e4m3fn")
     result = lora.apply(model, None, small_models.kohya(tmp_path / "x.safetensors"), 1.0, 0.0)
     name = "transformer_blocks.0.attn.to_q.weight"
     before = model.transformer.network.base.get_parameter(name)

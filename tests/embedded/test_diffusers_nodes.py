@@ -17,6 +17,7 @@ from ryla_nodes import host, settings
 from ryla_nodes.embedded.core_nodes import diffusion_loaders, diffusion_prompts, diffusion_sampling
 from ryla_nodes.embedded.registry import Registry
 from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.host.embedded import tiny
 from ryla_nodes.templates.recorded import object_info, versions
 
 NODES = (*diffusion_loaders.NODES, *diffusion_prompts.NODES, *diffusion_sampling.NODES)
@@ -158,7 +159,7 @@ def test_loras_by_core_nodes(engine: EmbeddedEngine, home: Path) -> None:
 
 
 def test_a_checkpoint_and_a_picture_to_start_from(engine: EmbeddedEngine, home: Path) -> None:
-    files = small_models.host(home).default_flux()
+    files = tiny.files(home / "models")
     small_models.all_in_one(files, home / "models" / "checkpoints" / "core-whole.safetensors")
     (home / "input").mkdir(exist_ok=True)
     Image.new("RGB", (64, 64), (200, 30, 30)).save(home / "input" / "red.png")
@@ -178,7 +179,7 @@ def test_a_file_that_went_away_after_validation(registry: Registry) -> None:
 
 
 def test_a_failure_while_loading_reaches_the_history(engine: EmbeddedEngine, home: Path) -> None:
-    whole = small_models.host(home).default_flux().transformer
+    whole = tiny.files(home / "models").transformer
     cut = home / "models" / "diffusion_models" / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-10])
     try:

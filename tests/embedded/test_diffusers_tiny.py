@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 import torch
@@ -97,20 +94,3 @@ def test_files_get_the_users_own_permissions(models: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert {path.stat().st_mode & 0o777 for path in paths(models)} == {0o666 & ~mask}
-
-
-def test_the_host_lists_models_without_torch(models: Path, tmp_path: Path) -> None:
-    """So that `ryla engine` is up at once and /object_info costs nothing."""
-    copytree(models, tmp_path / "models", copy_function=os.link)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from ryla_nodes.host.embedded.host import DiffusersHost\n"
-        "from ryla_nodes.models.folders import ModelFolders\n"
-        "host = DiffusersHost(Path(sys.argv[1]), ModelFolders({}))\n"
-        "assert host.folders().list('diffusion_models') == ['tiny-flux.safetensors']\n"
-        "assert host.default_flux().transformer.is_file()\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'tokenizers', 'safetensors', 'numpy'} & sys.modules.keys()\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

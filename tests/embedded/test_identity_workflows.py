@@ -34,9 +34,8 @@ from ryla_nodes.nodes.similarity import FaceSimilarity
 from ryla_nodes.templates.bind import bind
 from ryla_nodes.templates.workflow import load
 
-SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 2, "face_steps": 2},
+SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 2, "face_steps": 2, "face_pixels": 256},
          "sdxl-instantid": {"width": 256, "height": 256, "steps": 2}}  # fmt: skip
-FACE_SIZE = 256
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +66,6 @@ def graph(name: str, photo: Path, engine: EmbeddedEngine, **values: Any) -> dict
     bound = bind(load(name, settings.load({})), {key: value for key, value in wanted.items() if key in known})
     for upload in bound.uploads:
         bound = bound.with_image(upload.node_id, upload.input, photo.name)
-    for node in bound.graph.values():
-        if node["class_type"] == "RYLA_FaceCrop":
-            node["inputs"]["size"] = FACE_SIZE
     return bound.graph
 
 
@@ -176,6 +172,23 @@ def test_both_strengths_act_and_only_within_their_window(inside: None) -> None:
     assert noise_change(ip_weight=0.8, cn_strength=0.0, mask=torch.zeros(1, 256, 256)) == 0
 
 
+def test_the_keypoints_are_embedded_once_for_all_steps_and_both_halves(inside: None) -> None:
+    model, *halves = applied()
+    embedded = 0
+
+    def count(*_: Any) -> None:
+        nonlocal embedded
+        embedded += 1
+
+    handle = halves[0][0][1]["control"].net.hints.register_forward_hook(count)
+    with torch.inference_mode():
+        for sigma in (5.0, 1.0):
+            for negative, conditioning in enumerate(halves):
+                model.denoise(torch.randn(1, 4, 32, 32), torch.tensor(sigma), conditioning, negative=bool(negative))
+    handle.remove()
+    assert embedded == 1
+
+
 def test_flux_into_apply_says_so_and_does_not_fail_on_shapes(inside: None) -> None:
     flux, *_ = host.current().load_flux(host.current().default_flux(), "default")
     adapter, control_net = InstantIDLoader.execute("auto", "auto").args
@@ -212,6 +225,23 @@ def test_crop_and_composite_change_nothing_outside_the_mask(analyzer: Any) -> No
     assert 0.02 < changed.float().mean() < 0.4
     again = FaceComposite.execute(picture, placement, 1.0, 1 - refined).args[0]
     assert torch.equal(result[~changed], again[~changed]) and torch.equal(result[~changed], picture[~changed])
+
+
+def test_a_face_of_size_0_is_rendered_small_by_the_small_sdxl_and_at_1016_by_another(
+    inside: None, engine: EmbeddedEngine, analyzer: Any
+) -> None:
+    small = FaceCrop.execute(analyzer, image(3), 2.2, 0, "error", "size", 0)
+    assert small.args[0].shape == (1, 512, 512, 3) and "512 px" in small.ui["text"][0]
+    with pytest.raises(RylaError, match="at least 256"):
+        FaceCrop.execute(analyzer, image(3), 2.2, 248, "error", "size", 0)
+    own = tiny_sdxl.files(engine.host.home / "models").checkpoint
+    other = own.with_name("photoreal.safetensors")
+    other.write_bytes(own.read_bytes())
+    try:
+        large = FaceCrop.execute(analyzer, image(3), 2.2, 0, "error", "size", 0)
+    finally:
+        other.unlink()
+    assert large.args[0].shape == (1, 1016, 1016, 3) and large.ui is None
 
 
 def test_without_a_face_it_stops_or_passes_the_picture_on(analyzer: Any) -> None:

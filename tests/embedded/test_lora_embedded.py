@@ -20,6 +20,7 @@ from ryla_nodes import host, settings
 from ryla_nodes.cli import app
 from ryla_nodes.embedded.server import EmbeddedEngine
 from ryla_nodes.errors import RylaError
+from ryla_nodes.host.embedded import tiny
 from ryla_nodes.host.protocol import FluxFiles
 from ryla_nodes.lora import demo, library, weights
 from ryla_nodes.models.headers import read_header
@@ -32,7 +33,7 @@ from typer.testing import CliRunner
 
 @dataclass
 class Loras:
-    """An engine on small models, and a volume whose LoRAs it uses."""
+    """An engine on small models of made-up weights, and a volume whose LoRAs it uses."""
 
     engine: EmbeddedEngine
     folder: Path
@@ -48,6 +49,8 @@ class Loras:
         """POST one job, at the smallest size; a PNG, so that pictures can be compared exactly."""
         values = {"prompt": "a portrait", "seed": 7, "steps": 1, "width": 256, "height": 256, **values}
         graph = bind(load(workflow, settings.load({})), values).graph
+        loader = next(node for node in graph.values() if node["class_type"] == "RYLA_FluxLoader")
+        loader["inputs"]["model"] = self.files.transformer.name
         next(node for node in graph.values() if node["class_type"] == "RYLA_SaveImage")["inputs"]["format"] = "png"
         return http.post("/prompt", json={"prompt": graph})
 
@@ -91,7 +94,7 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loras]:
     home, volume = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("volume")
     environment = replace(settings.load({}), home=home, volume=volume, comfyui=home / "none")
     with EmbeddedEngine(home, settings=environment) as engine:
-        yield Loras(engine, volume / "loras", engine.host.default_flux())
+        yield Loras(engine, volume / "loras", tiny.ensure(home / "models"))
 
 
 @pytest.fixture(scope="module")

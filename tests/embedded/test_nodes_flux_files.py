@@ -9,6 +9,7 @@ import pytest
 from ryla_nodes.errors import RylaError
 from ryla_nodes.host import FluxFiles
 from ryla_nodes.models.folders import ModelFolders, at_root
+from ryla_nodes.models.headers import MADE_UP
 from ryla_nodes.nodes import flux_files
 from safetensors.numpy import save_file
 
@@ -42,10 +43,10 @@ OTHER_NAMES = {
 }
 
 
-def make(root: Path, files: dict[str, dict[str, tuple[int, ...]]]) -> ModelFolders:
+def make(root: Path, files: dict[str, dict[str, tuple[int, ...]]], **metadata: str) -> ModelFolders:
     for name, shapes in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: numpy.zeros(shape, numpy.float16) for key, shape in shapes.items()}, root / name)
+        save_file({key: numpy.zeros(shape, numpy.float16) for key, shape in shapes.items()}, root / name, metadata)
     return at_root(root)
 
 
@@ -161,6 +162,24 @@ def test_the_engines_own_weights_are_the_last_resort_and_never_mixed_in(tmp_path
     real = make(tmp_path / "real", {"diffusion_models/flux1-dev.safetensors": FLUX}).merged(own)
     with pytest.raises(RylaError, match="incomplete"):
         flux_files.locate(real, "auto", "auto", stand_in)
+
+
+def test_a_copy_of_the_engines_own_weights_is_not_taken_for_real_ones(tmp_path: Path) -> None:
+    stand_in = FluxFiles(*(tmp_path / "own" / name for name in OTHER_NAMES))
+    copies = make(tmp_path / "volume", dict(list(OTHER_NAMES.items())[:1]))
+    assert flux_files.locate(copies, "auto", "auto", stand_in) == stand_in
+    assert flux_files.locate(copies, "my-flux.safetensors", "auto", stand_in) == stand_in
+    both = make(tmp_path / "volume", SPLIT)
+    assert names(flux_files.locate(both, "auto", "auto", stand_in)) == [name.rpartition("/")[2] for name in SPLIT]
+
+
+def test_made_up_weights_are_taken_only_by_name_and_go_together(tmp_path: Path) -> None:
+    made_up = {name.replace("my-", "tiny-"): shapes for name, shapes in OTHER_NAMES.items()}
+    make(tmp_path, made_up, **{MADE_UP: "1"})
+    folders = make(tmp_path, OTHER_NAMES)
+    assert {name[:3] for name in names(flux_files.locate(folders, "auto", "auto"))} == {"my-"}
+    for model, start in (("my-flux.safetensors", "my-"), ("tiny-flux.safetensors", "tiny-")):
+        assert all(name.startswith(start) for name in names(flux_files.locate(folders, model, "auto")))
 
 
 def test_a_replaced_file_is_looked_at_again(tmp_path: Path) -> None:

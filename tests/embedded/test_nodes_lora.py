@@ -1,4 +1,4 @@
-"""RYLA_LoraLoader and RYLA_Prompt on the embedded engine's small FLUX.1."""
+"""RYLA_LoraLoader and RYLA_Prompt on a small FLUX.1 of made-up weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import lora_files
 import pytest
+import small_models
 from ryla_nodes import host
 from ryla_nodes.errors import RylaError
 from ryla_nodes.host.embedded import tiny
@@ -24,12 +25,14 @@ Loaded = tuple[Any, Any, Any]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersHost:
-    return DiffusersHost(tmp_path_factory.mktemp("home"), ModelFolders({}))
+    home = tmp_path_factory.mktemp("home")
+    tiny.ensure(home / "models")
+    return DiffusersHost(home, ModelFolders({}))
 
 
 @pytest.fixture(scope="module")
 def loaded(engine: DiffusersHost) -> Loaded:
-    return engine.load_flux(engine.default_flux(), "default")
+    return small_models.load(engine.home)
 
 
 @pytest.fixture

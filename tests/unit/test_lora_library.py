@@ -22,6 +22,7 @@ from ryla_nodes.errors import RylaError
 from ryla_nodes.lora import library
 from ryla_nodes.lora.inspect import inspect
 from ryla_nodes.lora.store import LoraStore
+from ryla_nodes.models import shipped
 from typer.testing import CliRunner
 
 Ryla = Callable[..., dict[str, Any]]
@@ -58,6 +59,11 @@ def file(tmp_path: Path) -> Path:
     return lora_files.small(tmp_path / "anna_v3.safetensors", "ohwx")
 
 
+def own(listed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all LoRAs but those that ship with the package."""
+    return [row for row in listed["loras"] if not shipped.holds(Path(row["path"]))]
+
+
 class TestAdd:
     def test_copies_the_file_and_writes_the_sidecar(self, ryla: Ryla, volume: Path, file: Path) -> None:
         added = ryla("add", file, "--id", "7", "--trigger", "zxc woman")
@@ -88,7 +94,7 @@ class TestAdd:
             assert ryla("add", other, "--id", lora_id)["code"] == "lora_exists"
         assert inspect(volume / "loras" / "character-7.safetensors").trigger_word == "ohwx"
         assert ryla("add", other, "--id", "7", "--force")["path"] == str(volume / "loras" / "character-7.safetensors")
-        assert [row["trigger_word"] for row in ryla("list")["loras"]] == ["new"]
+        assert [row["trigger_word"] for row in own(ryla("list"))] == ["new"]
 
     def test_beside_the_pickle_that_it_was_converted_from(self, ryla: Ryla, volume: Path, file: Path) -> None:
         (volume / "loras").mkdir(parents=True)
@@ -181,7 +187,7 @@ class TestRemove:
         ryla("add", file, "--id", "8")
         removed = ryla("remove", "character-7")["removed"]
         assert [Path(path).name for path in removed] == ["7.safetensors", "7.json"]
-        assert [row["id"] for row in ryla("list")["loras"]] == ["8"]
+        assert [row["id"] for row in own(ryla("list"))] == ["8"]
         assert ryla("remove", "7")["code"] == "lora_not_found"
 
     def test_takes_an_empty_training_folder_too(self, ryla: Ryla, volume: Path) -> None:
@@ -199,7 +205,28 @@ class TestRemove:
         refused = ryla("remove", "7")
         assert refused["code"] == "ambiguous_lora" and len(refused["details"]["files"]) == 2
         ryla("remove", "character-7.safetensors")
-        assert [row["path"] for row in ryla("list")["loras"]] == [str(volume / "loras" / "7.safetensors")]
+        assert [row["path"] for row in own(ryla("list"))] == [str(volume / "loras" / "7.safetensors")]
+
+
+class TestShipped:
+    """mira, in two formats: there without anybody putting it there."""
+
+    def test_is_listed_with_its_trigger_word(self, ryla: Ryla, volume: Path) -> None:
+        rows = {row["id"]: row for row in ryla("list")["loras"]}
+        told = {name: (row["family"], row["format"], row["trigger_word"]) for name, row in rows.items()}
+        assert told == {"mira": ("flux", "kohya", "mira"), "mira-diffusers": ("flux", "diffusers", "mira")}
+        assert ryla("inspect", "mira")["trigger_word"] == "mira"
+
+    def test_a_file_of_the_users_goes_before_it(self, ryla: Ryla, volume: Path, file: Path) -> None:
+        added = ryla("add", file, "--id", "mira")
+        assert added["path"] == str(volume / "loras" / "mira.safetensors") == ryla("inspect", "mira")["path"]
+        assert added["also"] == [str(shipped.ROOT / "loras" / "mira.safetensors")]
+        ryla("remove", "mira.safetensors")
+        assert ryla("inspect", "mira")["path"] == str(shipped.ROOT / "loras" / "mira.safetensors")
+
+    def test_is_never_removed(self, ryla: Ryla, volume: Path) -> None:
+        assert ryla("remove", "mira")["code"] == "not_writable"
+        assert (shipped.ROOT / "loras" / "mira.safetensors").is_file()
 
 
 class TestList:
@@ -208,24 +235,24 @@ class TestList:
         (volume / "loras" / "8.safetensors").touch()
         (volume / "loras" / "7.json").write_text("{")
         lora_files.small(volume / "loras" / "a,b.safetensors")
-        rows = {row["id"]: row for row in ryla("list")["loras"]}
+        rows = {row["id"]: row for row in own(ryla("list"))}
         assert {name: row.get("code") for name, row in rows.items()} == {
             "7": "invalid_sidecar",
             "8": "empty_file",
             "a,b": "invalid_lora_id",
         }
 
-    def test_shows_volume_comfyui_and_home_in_that_order(self, ryla: Ryla, tmp_path: Path, volume: Path) -> None:
+    def test_shows_its_folders_in_their_order(self, ryla: Ryla, tmp_path: Path, volume: Path) -> None:
         comfyui = tmp_path / "comfyui"
         (comfyui / "models" / "loras").mkdir(parents=True)
         for name in ("main.py", "nodes.py", "folder_paths.py"):
             (comfyui / name).touch()
         (comfyui / "comfy").mkdir()
         expected = [volume / "loras", comfyui / "models" / "loras", tmp_path / "home" / "models" / "loras"]
-        assert ryla("list")["folders"] == [str(path) for path in expected]
+        assert ryla("list")["folders"] == [*map(str, expected), str(shipped.ROOT / "loras")]
         for folder in expected:
             lora_files.small(folder / "7.safetensors")
-        assert library.roots(settings.load()) == tuple(expected)
+        assert library.roots(settings.load()) == (*expected, shipped.ROOT / "loras")
         assert LoraStore(expected).find("7").path == expected[0] / "7.safetensors"
 
     def test_people_get_a_table(self, volume: Path, file: Path) -> None:
@@ -280,7 +307,7 @@ class TestListOfAnEngine:
         assert [(row["id"], row["file"]) for row in ryla("list", "--server", engine)["loras"]] == expected
         monkeypatch.setenv("RYLA_SERVER", engine)
         assert len(ryla("list")["loras"]) == 2
-        assert ryla("list", "--local")["loras"] == []
+        assert own(ryla("list", "--local")) == []
 
     def test_that_fails_says_why(self, ryla: Ryla, engine: str) -> None:
         Offering.answers["/models/loras"] = (500, None)

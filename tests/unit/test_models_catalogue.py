@@ -22,6 +22,7 @@ KEYS = {
     "model": [
         "id", "title", "kind", "folder", "filename", "repo", "path", "revision", "size", "sha256", "license",
         "license_url", "gated", "precision", "alternatives", "includes", "mirrors", "archive", "parts", "optional",
+        "shipped",
     ],
 }  # fmt: skip
 CATALOGUE = load()
@@ -71,6 +72,8 @@ def test_every_entry_is_well_formed(entry: ModelEntry) -> None:
     if entry.is_bundle:
         assert all(part.filename.startswith(f"{entry.filename}/") for part in CATALOGUE.files(entry))
         assert not entry.repo and not entry.sha256
+    elif entry.shipped:
+        assert not sources.of_entry(entry, CATALOGUE) and entry.size and entry.sha256
     else:
         assert sources.of_entry(entry, CATALOGUE)
         assert entry.kind in ("tokenizer",) or entry.sha256, "weights have a hash"

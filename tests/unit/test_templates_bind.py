@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.errors import REGISTRY, RylaError
 from ryla_nodes.templates.bind import BoundPrompt, bind
@@ -25,7 +29,18 @@ ENVIRONMENT = settings.load({})
 WORKFLOWS = {name: load(name, ENVIRONMENT) for name in available(ENVIRONMENT)}
 FLUX = WORKFLOWS["flux-dev"]
 TRUTH = Parameter("upscale", "bool", "", (), default=False)
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
+
+
+def picture_file(kind: str, width: int = 8) -> bytes:
+    """A picture, as a file's content."""
+    buffer = io.BytesIO()
+    Image.effect_noise((width, 8), 50).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PNG, JPEG = picture_file("PNG"), picture_file("JPEG", 800)
+BOMB = PNG[:16] + struct.pack(">II", 60000, 60000) + PNG[24:29]
+BOMB += struct.pack(">I", zlib.crc32(BOMB[12:29])) + PNG[33:]
 
 
 def node(bound: BoundPrompt, title: str) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def test_one_seed_serves_both_stages(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"width": 1000}, "width 1000 is not a multiple of 16: the nearest are 992 and 1008."),
-        ({"width": 128}, "width 128 is below the smallest, 256."),
+        ({"width": 64}, "width 64 is below the smallest, 128."),
         ({"height": "4096"}, "height 4096 is above the largest, 2048."),
         ({"steps": -3}, "steps -3 is below the smallest, 1."),
         ({"steps": "many"}, 'steps is a number, not "many".'),
@@ -229,6 +244,9 @@ def test_only_pictures_are_outputs_to_fetch(picture: Path) -> None:
         (None, "cannot be read: No such file or directory."),
         (b"", "is empty."),
         (b"hello", "is not a picture (PNG, JPEG"),
+        (PNG[:20], "is damaged or incomplete:"),
+        (JPEG[: len(JPEG) // 2], "is damaged or incomplete:"),
+        (BOMB, "has too many pixels:"),
     ],
 )
 def test_a_file_that_is_no_picture(tmp_path: Path, content: bytes | None, end: str) -> None:

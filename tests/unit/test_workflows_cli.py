@@ -66,11 +66,11 @@ def test_list_shows_a_broken_workflow_and_the_others(
 def test_show(ryla: Any) -> None:
     status, out, err = ryla("workflows", "show", "flux-dev")
     assert (status, out) == (0, "")
-    for part in ("256 to 2048, step 16", "Also: num_inference_steps.", "random", 'image from "Result"', "t5xxl_fp16"):
+    for part in ("128 to 2048, step 16", "Also: num_inference_steps.", "random", 'image from "Result"', "t5xxl_fp16"):
         assert part in err
     described = of_json(ryla("workflows", "show", "flux-dev", "--json"))
     width = next(p for p in described["parameters"] if p["name"] == "width")
-    assert (width["default"], width["min"], width["step"]) == (1024, 256, 16)
+    assert (width["default"], width["min"], width["step"]) == (1024, 128, 16)
 
 
 def test_show_an_unknown_one(ryla: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RylaError
-from ..models import workspace
+from ..models import shipped, workspace
 from . import doctor_comfyui, doctor_machine, doctor_models, doctor_python, output
 from .doctor_finding import OK, PROBLEM, WARNING, Finding, ok, problem
 from .models_context import Context, context
@@ -88,9 +88,18 @@ def _local(
         if workspace.is_comfyui(comfyui):
             told = doctor_python.ask(python or doctor_python.of_comfyui(comfyui))
             yield from [told] if isinstance(told, Finding) else doctor_python.check(told, bool(gpus), faces)
+    yield _shipped()
     yield from _volume(ctx)
     yield from doctor_machine.check_gpu(gpus, workflows, ctx.catalogue)
     yield from _models(ctx, workflows, required=required)
+
+
+def _shipped() -> Finding:
+    try:
+        shipped.require()
+    except RylaError as error:
+        return problem("own models", error.message, error.hint)
+    return ok("own models", f"the embedded engine's small ones, in {shipped.ROOT}")
 
 
 def _volume(ctx: Context) -> Iterator[Finding]:

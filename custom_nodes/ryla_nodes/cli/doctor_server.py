@@ -28,7 +28,7 @@ def check(url: str, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue
         embedded = "embedded" in version
         yield ok(
             "engine",
-            f"{url} (the embedded engine: small made-up models stand in for missing ones)" if embedded else url,
+            f"{url} (the embedded engine: its own small models stand in for missing ones)" if embedded else url,
         )
         yield check_version(version)
         yield from check_gpu(_gpus(stats), workflows, catalogue)

@@ -23,11 +23,12 @@ def engine(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8188,
     home: Annotated[
-        Path | None, typer.Option(help="Folder of its small models, inputs and outputs; RYLA_HOME when not given.")
+        Path | None,
+        typer.Option(help="Folder of inputs, outputs and models of your own; RYLA_HOME when not given."),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Run the embedded engine: ComfyUI's HTTP API on small models, without a GPU. Ctrl-C stops it."""
+    """Run the embedded engine: ComfyUI's HTTP API without a GPU, on small models that come with it. Ctrl-C stops it."""
     embedded.require()
     from ..embedded.server import EmbeddedEngine
 

@@ -114,20 +114,20 @@ def demo(
     force: ForceOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make a small LoRA for the embedded engine's small model, to try the flux-lora workflow without a trained one."""
+    """Make an untrained LoRA for the embedded engine's models, to try formats and ids with; mira is a trained one."""
     from .. import embedded
 
     embedded.require()
-    from ..host.embedded import tiny
     from ..lora import demo as demo_lora
+    from ..models import shipped
     from ..models.headers import read_header
 
-    environment = settings.load()
-    transformer = read_header(tiny.ensure(environment.home / "models").transformer)
+    shipped.require()
+    transformer = read_header(shipped.path("ryla-paint-flux"))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / f"demo{ids.SUFFIX}"
         demo_lora.write(made, transformer, style.value, trigger)
-        added = library.add(made, library.roots(environment)[0], lora_id=lora_id, trigger=trigger, force=force)
+        added = library.add(made, library.roots(settings.load())[0], lora_id=lora_id, trigger=trigger, force=force)
     _report_added(added, json_)
 
 

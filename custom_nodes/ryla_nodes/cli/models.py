@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from ..errors import RylaError
-from ..models import hub, plan, selection, sources
+from ..models import hub, plan, selection, shipped, sources
 from ..models import link as links
 from ..models.catalogue import ModelEntry
 from ..models.check import MISSING, Finding
 from ..models.check import check as check_entry
-from ..models.install import FAILED, Installer, Outcome
+from ..models.install import FAILED, PRESENT, Installer, Outcome
 from ..models.resolve import find_entry
 from . import models_view as view
 from . import output
@@ -49,7 +49,13 @@ def list_models(names: OptionalNames = None, json: output.JsonOption = False) ->
     if output.json_mode():
         output.emit({"models": [{**_facts(entry), "path": path} for entry, path in rows], "workflows": ctx.workflows})
         return
-    view.show_entries(ctx.catalogue, ((entry, "yes" if path else "-") for entry, path in rows))
+    view.show_entries(ctx.catalogue, ((entry, _here(path)) for entry, path in rows))
+
+
+def _here(path: Path | None) -> str:
+    if path is None:
+        return "-"
+    return "shipped" if shipped.holds(path) else "yes"
 
 
 @app.command()
@@ -61,7 +67,7 @@ def show(name: Annotated[str, typer.Argument(help="A model id.")], json: output.
     users = [workflow for workflow, ids in ctx.workflows.items() if name in ids]
     facts = {
         **_facts(entry),
-        "sources": [str(source) for source in sources.of_entry(entry, ctx.catalogue)],
+        "sources": [shipped.SOURCE] if entry.shipped else list(map(str, sources.of_entry(entry, ctx.catalogue))),
         "workflows": users,
         "path": path,
         "searched": ctx.folders.get(entry.folder),
@@ -77,7 +83,7 @@ def show(name: Annotated[str, typer.Argument(help="A model id.")], json: output.
 def _facts(entry: ModelEntry) -> dict[str, object]:
     names = (
         "id", "title", "kind", "folder", "filename", "size", "sha256", "repo", "path", "revision",
-        "license", "license_url", "gated", "precision", "alternatives", "parts",
+        "license", "license_url", "gated", "precision", "alternatives", "parts", "shipped",
     )  # fmt: skip
     return {("repo_path" if name == "path" else name): getattr(entry, name) for name in names}
 
@@ -98,6 +104,12 @@ def install(
     ctx = context(volume, comfyui)
     if not names and not every:
         raise RylaError("unknown_model", "Say what to install: model ids, workflow names, or --all.")
+    named = selection.files(selection.select(names or [], ctx.workflows, ctx.catalogue), ctx.catalogue)
+    if any(entry.shipped for entry in named):
+        shipped.require()
+        if not ctx.placed and all(entry.shipped for entry in named):
+            _tell_shipped(named)
+            return
     files = selection.files(_chosen(ctx, names or [], every, precision), ctx.catalogue)
     _carry_out(ctx, plan.make(files, ctx.target, ctx.catalogue, ctx.elsewhere), jobs, yes=yes, dry_run=dry_run)
 
@@ -105,13 +117,22 @@ def install(
 def _chosen(ctx: Context, names: list[str], every: bool, precision: Precision | None) -> list[ModelEntry]:
     """The entries to install; what a workflow needs is left out when another form of it is there already."""
     if every:
-        return list(ctx.catalogue)
+        return [entry for entry in ctx.catalogue if not entry.shipped]
     wanted = selection.select(names, ctx.workflows, ctx.catalogue, precision.value if precision else None)
     if precision is not None:
         return wanted
     folders = ctx.target.folders
     used = selection.as_installed(wanted, folders, ctx.catalogue)
     return [entry for entry in wanted if entry in used or entry.id in names]
+
+
+def _tell_shipped(files: list[ModelEntry]) -> None:
+    outcomes = [Outcome(entry, PRESENT, shipped.path(entry.id)) for entry in files]
+    for outcome in outcomes:
+        view.line("green", outcome.state, 12, outcome.entry.id, f"{outcome.path} ({shipped.SOURCE})")
+    view.line("", "", 12, "next", "nothing; --comfyui PATH or --volume PATH puts them there, too")
+    if output.json_mode():
+        output.emit({"results": [outcome.as_dict() for outcome in outcomes]})
 
 
 def _carry_out(ctx: Context, work: plan.Plan, jobs: int, *, yes: bool, dry_run: bool) -> None:
@@ -166,12 +187,15 @@ def check(
     ctx = context(volume, comfyui)
     findings = _findings(ctx, names, rehash)
     bad = [finding for finding in findings if not finding.ok]
+    results = [finding.as_dict() for finding in findings]
+    spoilt = next((finding for finding in bad if finding.entry.shipped and not ctx.placed), None)
+    if spoilt is not None:
+        raise shipped.damaged(shipped.path(spoilt.entry.id), spoilt.message, results=results)
     if bad and repair:
         damaged = {item.entry.id: item.path for item in bad if item.path is not None}
         work = plan.make([item.entry for item in bad], ctx.target, ctx.catalogue, ctx.elsewhere, damaged)
         _carry_out(ctx, work, 4, yes=yes, dry_run=False)
         return
-    results = [finding.as_dict() for finding in findings]
     if bad:
         named = ", ".join(f"{item.entry.id} ({item.state})" for item in bad)
         absent = all(item.state == MISSING for item in bad)
@@ -194,7 +218,8 @@ def _findings(ctx: Context, names: list[str] | None, rehash: bool) -> list[Findi
         for entry in selection.files(entries, ctx.catalogue):
             advance = progress.phase(entry, "checking", entry.size)
             finding = check_entry(entry, ctx.folders, ctx.catalogue, ctx.hashes, advance, refresh=rehash)
-            if finding.state != MISSING or (names and not entry.optional):
+            ours = entry.shipped and not ctx.placed
+            if finding.state != MISSING or ours or (names and not entry.optional):
                 findings.append(finding)
                 view.show_finding(finding)
     return findings

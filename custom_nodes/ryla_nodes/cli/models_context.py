@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import settings as env
 from ..errors import RylaError
 from ..models import catalogue as catalogues
-from ..models import plan, workspace
+from ..models import plan, shipped, workspace
 from ..models.catalogue import Catalogue
 from ..models.folders import ModelFolders, standalone
 from ..models.hashing import HashCache
@@ -73,14 +73,22 @@ class Context:
 
     @cached_property
     def folders(self) -> ModelFolders:
-        """Where to look: the option's place alone when one is given, else everything that the pack would see."""
-        return self.target.folders if self.volume or self.comfyui else standalone(self.settings)
+        """Where to look: the option's place alone when one is given, else all that an engine of this machine sees."""
+        if self.placed:
+            return self.target.folders
+        # The package's own come first: under the name of one, such as mira, the user may have a file of another kind.
+        return standalone(self.settings).merged(shipped.folders(), first=True)
+
+    @property
+    def placed(self) -> bool:
+        """Whether the command names a place."""
+        return self.volume is not None or self.comfyui is not None
 
     @cached_property
     def elsewhere(self) -> ModelFolders:
-        """Where files may lie that need no download: the ComfyUI, the volume, InsightFace's own folder."""
+        """Where files may lie that need no download: the ComfyUI, the volume, InsightFace's own folder, the package."""
         insightface = ModelFolders({"insightface": (Path.home() / ".insightface",)})
-        return standalone(self.settings).merged(insightface)
+        return standalone(self.settings).merged(insightface).merged(shipped.folders(), first=True)
 
 
 def context(volume: Path | None = None, comfyui: Path | None = None) -> Context:

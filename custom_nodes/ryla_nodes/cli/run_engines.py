@@ -25,6 +25,11 @@ from .doctor_python import of_comfyui
 from .run_display import cancelling
 from .run_options import EngineKind
 
+KNOWS = (
+    'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person"), '
+    "at 256x256 or 512x512: --width 512 --height 512."
+)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -102,7 +107,7 @@ async def _local() -> tuple[str, str]:
 @contextmanager
 def _embedded(settings: Settings, why: str) -> Iterator[str]:
     embedded.require()
-    _say(f"Engine: embedded, on small models{why}")
+    _say(f"Engine: embedded{why}. {KNOWS}")
     from ..embedded.server import EmbeddedEngine
 
     engine = EmbeddedEngine(settings.home, settings=settings).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..client import Result
 from ..client.async_client import bound
 from ..client.saving import check_target, converted
 from ..errors import RylaError
+from ..templates.schema import Graph
 from ..templates.workflow import load
 from . import output, run_display
 from .run_arguments import refuse_misspelt
@@ -19,6 +21,8 @@ from .run_engines import Choice
 from .run_engines import client as client_of
 from .run_options import Request
 from .run_targets import path_of, template_of_one, with_format
+
+_TELLING = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
 
 
 def run_one(request: Request, choice: Choice) -> None:
@@ -42,7 +46,7 @@ def run_one(request: Request, choice: Choice) -> None:
             job = client.start(prompt, timeout=request.timeout, wants=wants, on_progress=show)
             result = client.wait(job).required()
         files = _save(result, path)
-    _tell(result, files)
+    _tell(result, files, prompt.graph)
 
 
 def _save(result: Result, path: Path) -> list[Path]:
@@ -55,13 +59,17 @@ def _save(result: Result, path: Path) -> list[Path]:
         raise
 
 
-def _tell(result: Result, files: list[Path]) -> None:
+def _tell(result: Result, files: list[Path], graph: Graph) -> None:
     if output.json_mode():
         output.emit(described(result, files))
         return
     for picture, file in zip(result.pictures, files, strict=True):
         changed = f", converted from {picture.format.name}" if converted(picture, file) else ""
         _line("saved", f"{file}  ({file.stat().st_size / 1024:.0f} kB{changed})")
+    said = ""
+    for name, fact in _facts(result, graph):
+        _line("" if name == said else name, fact)
+        said = name
     if result.seed is not None:
         _line("seed", str(result.seed))
     timings = result.timings
@@ -71,6 +79,16 @@ def _tell(result: Result, files: list[Path]) -> None:
         _line("note", "The engine had this very picture already and did not run it again.")
     for warning in result.warnings:
         _line("warning", warning)
+
+
+def _facts(result: Result, graph: Graph) -> Iterator[tuple[str, str]]:
+    """What nodes reported: of a LoRA what matched and the trigger word, of a face its size and likeness."""
+    for key, node in graph.items():
+        name = _TELLING.get(node["class_type"])
+        if name is None or node["inputs"].get("lora_id") == "":
+            continue
+        for text in result.outputs.get(key, {}).get("text", ()):
+            yield from ((name, line) for line in text.split("\n"))
 
 
 def _line(name: str, text: str) -> None:

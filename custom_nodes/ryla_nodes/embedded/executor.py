@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from ..errors import RylaError
 from ..host import interrupt
+from ..host.embedded import start
 from ..host.schema import io
 from .cache import Entry, OutputCache, signatures
 from .calls import Blocker, Values, call, collect
@@ -46,6 +48,7 @@ class Executor:
 
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end. A node's failure is the job's outcome, not an exception."""
+        start.import_torch()
         import torch
 
         with torch.inference_mode(), interrupt.listening(job.cancelled):
@@ -134,7 +137,9 @@ class _Run:
             return False
         except Exception as error:
             failed = self._failed(node_id)
-            log.error("Node %s (%s) failed.", node_id, failed["node_type"], exc_info=error)
+            # Of our own refusals the message says all.
+            trace = None if isinstance(error, RylaError) else error
+            log.error("Node %s (%s) failed: %s", node_id, failed["node_type"], text_of(error), exc_info=trace)
             self._record("execution_error", **failed, **self._failure(error, inputs))
             return False
         self.states.finish(node_id)

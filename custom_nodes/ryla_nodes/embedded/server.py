@@ -39,7 +39,7 @@ class EmbeddedEngine:
     """An engine at ``url``. Start and stop it, or use it as a context manager.
 
     Args:
-        home: its folder; input, output, temp and the small models are made below it.
+        home: its folder; input, output and temp are made below it, and ``models`` may hold models.
         port: where it listens; 0 picks a free port.
         host: the address it listens on. Any but a loopback one needs ``token``, which requests must then bear.
         token: what ``Authorization: Bearer`` must hold; None lets everybody in.

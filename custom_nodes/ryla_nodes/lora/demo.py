@@ -1,4 +1,4 @@
-"""A made-up LoRA for the embedded engine's small FLUX.1: random, but a real file in a real trainer's format."""
+"""An untrained LoRA for the embedded engine's models: random, but a real file in a real trainer's format."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RylaError
+from ..models import shipped
 from ..models.folders import standalone
 from ..models.headers import read_header
 from ..settings import Settings
@@ -25,9 +26,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def roots(settings: Settings) -> tuple[Path, ...]:
-    """The LoRA folders of this machine: the volume's, ComfyUI's, then the embedded engine's own."""
+    """The LoRA folders of this machine: the volume's, ComfyUI's, the embedded engine's own, the package's."""
     own = settings.home / "models" / "loras"
-    return tuple(dict.fromkeys((*standalone(settings).get("loras"), own)))
+    return tuple(dict.fromkeys((*standalone(settings).get("loras"), own, *shipped.folders().get("loras"))))
 
 
 def describe(file: LoraFile) -> dict[str, Any]:
@@ -89,6 +90,13 @@ def remove(store: LoraStore, lora_id: str) -> list[Path]:
             f"{len(answers)} files answer to {lora_id!r}: {', '.join(answers)}.",
             hint=f"Name one of them: ryla loras remove {file.name}",
             files=answers,
+        )
+    if shipped.holds(file.path):
+        raise RylaError(
+            "not_writable",
+            f"{file.path} ships with the package and stays there.",
+            hint=f"A file of yours goes before it: ryla loras add FILE --id {file.id}",
+            path=file.path,
         )
     removed = [file.path, *(path for path in sidecar.names(file.path) if path.is_file())]
     with _explained(file.path):

@@ -32,7 +32,7 @@ class ModelEntry:
     Attributes:
         kind: a ``FileKind`` value, or ``onnx``, ``tokenizer``, ``config``, ``bundle``, or ``other`` (never checked).
         folder: ComfyUI's name of the model folder; ``filename`` is relative to it, with ``/``.
-        repo, path: where it lies on the Hugging Face hub; empty for a bundle.
+        repo, path: where it lies on the Hugging Face hub; empty for a bundle and for what is shipped.
         revision: the pinned commit, None where none is known (then ``sha256`` alone says what is right).
         size: bytes, None where unknown. sha256: lower-case hex, None where unknown.
         precision: ``fp16`` or ``fp8`` where the model exists in both.
@@ -41,6 +41,7 @@ class ModelEntry:
         mirrors: other places of the same bytes, ``hf://owner/repo[@revision]/path`` or ``https://...``.
         archive: id of an archive that holds a member of the same base name.
         parts: ids of a bundle's files. optional: a part that our nodes do not need.
+        shipped: the file comes with the package (``models.shipped``) and is fetched from nowhere.
     """
 
     id: str
@@ -63,6 +64,7 @@ class ModelEntry:
     archive: str | None = None
     parts: tuple[str, ...] = ()
     optional: bool = False
+    shipped: bool = False
 
     @property
     def is_bundle(self) -> bool:

@@ -12,6 +12,9 @@ from ..errors import RylaError
 
 Shape = tuple[int, ...]
 
+MADE_UP = "ryla_small_models"
+"""The metadata key of files whose weights are made up for tests: no node takes one unless it is named."""
+
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000  # The safetensors format's own limit.
 _NOT_WEIGHTS = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RylaError
 from ..host.schema import io
-from . import sockets, tensors
+from . import identity_files, sockets, tensors
 
 if TYPE_CHECKING:
     from ..identity.crop import FaceCrop as Crop
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Where a face keeps its place when there is none: the middle of the picture.
 _NO_FACE_SHARE = 0.4
+_SIZE, _LEAST_SIZE = 1016, 256
+_SIZE_OF_SMALL_SDXL = 512
 
 
 class FaceCrop(io.ComfyNode):
@@ -43,11 +45,11 @@ class FaceCrop(io.ComfyNode):
                 io.Int.Input(
                     "size",
                     default=1016,
-                    min=256,
+                    min=0,
                     max=2048,
                     step=8,
                     tooltip="Side in pixels at which the face is rendered. SDXL wants about 1000; exactly 1024 "
-                    "brings out InstantID's watermarks.",
+                    "brings out InstantID's watermarks. 0 is 1016, and 512 for the embedded engine's own SDXL.",
                 ),
                 io.Combo.Input(
                     "on_no_face",
@@ -75,6 +77,7 @@ class FaceCrop(io.ComfyNode):
         from ..identity import crop as crops
         from ..identity.keypoints import draw_keypoints
 
+        size, remark = _rendered_at(size)
         cuts, hints, masks, placements = [], [], [], []
         for picture, array in zip(tensors.to_pictures(image), tensors.to_arrays(image), strict=True):
             height, width = picture.shape[:2]
@@ -90,7 +93,11 @@ class FaceCrop(io.ComfyNode):
                 masks.append(crops.ellipse_mask(plan.affine.box(face.box), size, size))
             placements.append(None if face is None else plan)
         return io.NodeOutput(
-            tensors.from_arrays(cuts), tensors.from_arrays(hints), tensors.from_arrays(masks), tuple(placements)
+            tensors.from_arrays(cuts),
+            tensors.from_arrays(hints),
+            tensors.from_arrays(masks),
+            tuple(placements),
+            ui={"text": [remark]} if remark else None,
         )
 
 
@@ -148,6 +155,15 @@ class FaceComposite(io.ComfyNode):
             for picture, face, plan in zip(pictures, faces, placement, strict=True)
         ]
         return io.NodeOutput(tensors.from_arrays(results))
+
+
+def _rendered_at(size: int) -> tuple[int, str]:
+    """The size to render at, and what the user should know of it."""
+    if size == 0 and identity_files.only_small_sdxl():
+        return _SIZE_OF_SMALL_SDXL, f"rendered at {_SIZE_OF_SMALL_SDXL} px by the engine's own small SDXL"
+    if 0 < size < _LEAST_SIZE:
+        raise RylaError("invalid_parameter", f"RYLA Face Crop's size is {size}; it is 0 or at least {_LEAST_SIZE}.")
+    return size or _SIZE, ""
 
 
 def _face(analyzer: Analyzer, picture: Picture, order: str, index: int, on_no_face: str) -> Any:

@@ -7,6 +7,7 @@ from ..errors import RylaError
 from ..host import FluxFiles
 from ..host.protocol import WEIGHT_DTYPES
 from ..host.schema import io
+from ..models import shipped
 from . import flux_files
 from .fingerprints import file_state, fingerprint
 
@@ -75,5 +76,10 @@ class FluxLoader(io.ComfyNode):
 
 
 def _locate(model: str, text_encoder: str) -> FluxFiles:
+    """The files to load; the engine's own ones are checked here, so that a damaged package is told before the job."""
     engine = host.current()
-    return flux_files.locate(engine.folders(), model, text_encoder, engine.default_flux())
+    own = engine.default_flux()
+    found = flux_files.locate(engine.folders(), model, text_encoder, own)
+    if found == own:
+        shipped.require()
+    return found

@@ -11,7 +11,7 @@ from ..errors import RylaError
 from ..host import FluxFiles
 from ..models import catalogue, resolve
 from ..models.folders import ModelFolders
-from ..models.headers import read_header
+from ..models.headers import MADE_UP, read_header
 from ..models.identify import FileKind, identify
 
 AUTO = "auto"
@@ -46,7 +46,9 @@ class _Search:
         self.folders = folders
         self.stand_in = stand_in
         parts = (stand_in.transformer, stand_in.clip_l, stand_in.t5xxl, stand_in.vae) if stand_in else ()
-        self.ignored = frozenset(path for path in parts if path is not None)
+        # By name: a copy of the engine's own weights among real ones is not taken for those.
+        self.ignored = frozenset(path.name for path in parts if path is not None)
+        self.made_up = False
 
     def named(self, model: str, text_encoder: str) -> FluxFiles:
         path = self.folders.find("diffusion_models", model) or self.folders.find("checkpoints", model)
@@ -54,9 +56,11 @@ class _Search:
             searched = [*self.folders.get("diffusion_models"), *self.folders.get("checkpoints")]
             where = ", ".join(str(folder) for folder in searched)
             raise RylaError("missing_model", f"{model} is not there. Searched: {where}.", hint=_INSTALL)
-        if self.stand_in and path == self.stand_in.transformer:
+        if self.stand_in and path.name == self.stand_in.transformer.name:
             return self.stand_in
-        return self._complete(path, identify(read_header(path)), text_encoder)
+        header = read_header(path)
+        self.made_up = MADE_UP in header.metadata
+        return self._complete(path, identify(header), text_encoder)
 
     def any(self, text_encoder: str) -> FluxFiles:
         try:
@@ -132,8 +136,11 @@ class _Search:
             return path
 
     def _only(self, folder: str, kind: FileKind) -> Path | None:
-        """The one file of ``kind`` in ``folder``, whatever its name; None when there is none."""
-        hits = [path for path in self._paths(folder) if _kind(path) is kind]
+        """The one file of ``kind`` in ``folder``, whatever its name; None when there is none.
+
+        Made-up weights go with a transformer of made-up weights, and with no other.
+        """
+        hits = [path for path in self._paths(folder) if _look(path) == (kind, self.made_up)]
         if len(hits) > 1:
             names = ", ".join(str(path) for path in hits)
             line = f"{len(hits)} files are {kind.description}: {names}."
@@ -143,7 +150,7 @@ class _Search:
     def _paths(self, folder: str) -> Iterator[Path]:
         for name in self.folders.list(folder):
             path = self.folders.find(folder, name)
-            if path is not None and path not in self.ignored:
+            if path is not None and path.name not in self.ignored:
                 yield path
 
 
@@ -156,15 +163,17 @@ def _collect(find: Callable[[], Path], found: list[Path], missing: list[RylaErro
         missing.append(error)
 
 
-def _kind(path: Path) -> FileKind:
+def _look(path: Path) -> tuple[FileKind, bool]:
+    """The kind of a file, and whether its weights are made up."""
     status = path.stat()
-    return _kind_of(path, status.st_mtime_ns, status.st_size)
+    return _look_once(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1024)
-def _kind_of(path: Path, _mtime: int, _size: int) -> FileKind:
+def _look_once(path: Path, _mtime: int, _size: int) -> tuple[FileKind, bool]:
     """A broken file is of no kind here: it only matters when it is the one that was asked for by name."""
     try:
-        return identify(read_header(path))
+        header = read_header(path)
     except RylaError:
-        return FileKind.UNKNOWN
+        return FileKind.UNKNOWN, False
+    return identify(header), MADE_UP in header.metadata

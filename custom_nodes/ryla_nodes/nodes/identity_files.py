@@ -38,6 +38,13 @@ def insightface() -> tuple[Path, ...]:
     return (*host.current().folders().get("insightface"), *([own.insightface] if own else ()))
 
 
+def only_small_sdxl() -> bool:
+    """Whether the engine has a small SDXL of its own, and no other."""
+    own = backend().stand_ins()
+    folders, kind = host.current().folders(), FileKind.SDXL_CHECKPOINT
+    return own is not None and not _of_kind(folders, "checkpoints", kind, own.checkpoint)
+
+
 def _choose(folder: str, name: str, model_id: str, kind: FileKind, stand_in: Callable[[StandIns], Path]) -> Path:
     """Raises ``missing_model``, and ``ambiguous_model`` when several unknown files would do."""
     folders = host.current().folders()

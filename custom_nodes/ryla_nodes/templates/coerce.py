@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -161,7 +162,27 @@ def _image(parameter: Parameter, value: object) -> Path:
         kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
         found = "is empty" if not head else f"is not a picture ({kinds})"
         raise BadValue(f"{parameter.name} {_show(str(path))} {found}", path=str(path))
+    damage = _damage(path)
+    if damage:
+        raise BadValue(f"{parameter.name} {_show(str(path))} {damage}", path=str(path))
     return path
+
+
+def _damage(path: Path) -> str:
+    """Why the engine will not be able to load the picture; empty when it will."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.draft("RGB", (1, 1))  # A JPEG is read to its end, but drawn small.
+                image.load()
+    except Image.DecompressionBombError:
+        return "has too many pixels: scale it down, 4000 on the long side is plenty"
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        return f"is damaged or incomplete: {error}"
+    return ""
 
 
 def _head(path: Path) -> bytes:

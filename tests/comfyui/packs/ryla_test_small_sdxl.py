@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 CHANNELS, CONTEXT, ADDED = 32, 128, 2816
+ONE_HEAD = {"num_heads": 1, "num_head_channels": -1}
 CLIP_L = "conditioner.embedders.0.transformer.text_model."
 CLIP_G = "conditioner.embedders.1.model."
 
@@ -68,6 +69,7 @@ def _encoders(weights: dict[str, Any], tokenizer: Path) -> tuple[type, type]:
 
 class SmallSDXL(comfy.supported_models.SDXL):
     unet_config = {**comfy.supported_models.SDXL.unet_config, "model_channels": CHANNELS, "context_dim": CONTEXT}
+    unet_extra_config = ONE_HEAD
     encoders: tuple[type, type]
 
     def clip_target(self, state_dict: Any = None) -> Any:
@@ -103,11 +105,11 @@ def _install() -> None:
             "model_channels": CHANNELS,
             "num_res_blocks": [2, 2, 2],
             "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "channel_mult": [1, 2, 4],
+            "channel_mult": [1, 1, 2],
             "transformer_depth_middle": 10,
             "use_linear_in_transformer": True,
             "context_dim": CONTEXT,
-            "num_head_channels": 64,
+            **ONE_HEAD,
             "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
             "use_temporal_attention": False,
             "use_temporal_resblock": False,
@@ -117,7 +119,7 @@ def _install() -> None:
 
 
 def _install_vae() -> None:
-    """A VAE with 1x1 convolutions around its latents, of another width than 128."""
+    """A VAE with 1x1 convolutions around its latents, of other widths than 128, 256, 512 and 512."""
     build = comfy.sd.VAE.__init__
 
     def shaped(self: Any, sd: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +129,11 @@ def _install_vae() -> None:
         original = comfy.sd.AutoencoderKL
 
         def small(*, ddconfig: dict[str, Any], **others: Any) -> Any:
-            return original(ddconfig={**ddconfig, "ch": first.shape[0]}, **others)
+            widths = [sd[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(4)]
+            blocks = sum(name.startswith("encoder.down.0.block.") and name.endswith("conv1.weight") for name in sd)
+            shape = {"ch": widths[0], "ch_mult": [width // widths[0] for width in widths], "num_res_blocks": blocks}
+            others.pop("decoder_ddconfig", None)  # 0.33.0's: the decoder's width as it would be with other steps.
+            return original(ddconfig={**ddconfig, **shape}, **others)
 
         with mock.patch.object(comfy.sd, "AutoencoderKL", small):
             return build(self, sd, *args, **kwargs)

@@ -1,1 +1,1 @@
-"""The torch side of the embedded engine: diffusers' and transformers' networks with ComfyUI's files and semantics."""
+"""The torch side of the embedded engine: FLUX.1 in torch, SDXL over diffusers, with ComfyUI's files and semantics."""

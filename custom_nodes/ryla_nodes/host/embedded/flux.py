@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,45 +12,12 @@ from torch.nn import functional
 from ...errors import RylaError
 from .device import Placement
 from .flux_keys import to_diffusers
+from .flux_network import HEAD_WIDTH, FluxNetwork, FluxShape
 from .network import Network, fill
 from .weights import WeightFile
 
-HEAD_WIDTH = 128
-ROPE_AXES = (16, 56, 56)
 PATCH = 2
 _FILE_FP8 = {"F8_E4M3": "fp8_e4m3fn", "F8_E5M2": "fp8_e5m2"}
-
-
-@dataclass(frozen=True)
-class FluxShape:
-    """The dimensions of a Flux, read from its file."""
-
-    hidden: int
-    latent_channels: int
-    context: int
-    pooled: int
-    double_blocks: int
-    single_blocks: int
-    guidance: bool
-
-    @classmethod
-    def of(cls, file: WeightFile) -> FluxShape:
-        """Read them from the header. Raises ``incomplete_weights``; ``unsupported_weights`` for no Flux's width."""
-        hidden, patch = file.shape("img_in.weight")
-        if hidden % HEAD_WIDTH:
-            raise RylaError(
-                "unsupported_weights",
-                f"{file.path}: a width of {hidden} is no multiple of Flux's heads of {HEAD_WIDTH}.",
-            )
-        return cls(
-            hidden=hidden,
-            latent_channels=patch // PATCH**2,
-            context=file.shape("txt_in.weight")[1],
-            pooled=file.shape("vector_in.in_layer.weight")[1],
-            double_blocks=file.count("double_blocks.{}."),
-            single_blocks=file.count("single_blocks.{}."),
-            guidance="guidance_in.in_layer.weight" in file,
-        )
 
 
 @dataclass(frozen=True)
@@ -87,20 +52,14 @@ class FluxTransformer:
         padded = functional.pad(latent, (0, width % PATCH, 0, height % PATCH), mode="circular")
         rows, columns = padded.shape[-2] // PATCH, padded.shape[-1] // PATCH
         device, dtype = self.placement.device, self.placement.dtype
-        scalars = [sigma.to(device, torch.float32)]
-        if self.shape.guidance:
-            scalars.append(guidance.to(device, torch.float32))
-        arguments: dict[str, Any] = {
-            "hidden_states": _to_tokens(padded).to(device, dtype),
-            "timestep": scalars[0],
-            "guidance": scalars[1] if self.shape.guidance else None,
-            "encoder_hidden_states": context.to(device, dtype),
-            "pooled_projections": pooled[:, : self.shape.pooled].to(device, dtype),
-            "img_ids": _positions(rows, columns, device),
-            "txt_ids": torch.zeros(context.shape[1], 3, device=device),
-        }
-        with _in_full_precision(self.network.module, scalars):
-            tokens = self.network.module(**arguments, return_dict=False)[0]
+        tokens = self.network.module(
+            _to_tokens(padded).to(device, dtype),
+            context.to(device, dtype),
+            pooled[:, : self.shape.pooled].to(device, dtype),
+            sigma.to(device),
+            guidance.to(device),
+            (rows, columns),
+        )
         return _to_latent(tokens.float(), rows, columns)[..., :height, :width]
 
 
@@ -114,24 +73,29 @@ def load(file: WeightFile, weight_dtype: str, placement: Placement) -> FluxTrans
     Raises:
         RylaError: ``incomplete_weights``, ``unsupported_weights``.
     """
-    from accelerate import init_empty_weights
-    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-
-    shape = FluxShape.of(file)
-    with init_empty_weights():
-        module = FluxTransformer2DModel(
-            in_channels=shape.latent_channels * PATCH**2,
-            num_layers=shape.double_blocks,
-            num_single_layers=shape.single_blocks,
-            attention_head_dim=HEAD_WIDTH,
-            num_attention_heads=shape.hidden // HEAD_WIDTH,
-            joint_attention_dim=shape.context,
-            pooled_projection_dim=shape.pooled,
-            guidance_embeds=shape.guidance,
-            axes_dims_rope=ROPE_AXES,
-        )
+    shape = _shape(file)
+    with torch.device("meta"):
+        module = FluxNetwork(shape)
     weights = _weights(file, shape, module, _storage(file, weight_dtype), placement)
     return FluxTransformer(Network(fill(module, weights, str(file.path))), shape, placement)
+
+
+def _shape(file: WeightFile) -> FluxShape:
+    hidden, token = file.shape("img_in.weight")
+    if hidden % HEAD_WIDTH:
+        raise RylaError(
+            "unsupported_weights",
+            f"{file.path}: a width of {hidden} is no multiple of Flux's heads of {HEAD_WIDTH}.",
+        )
+    return FluxShape(
+        hidden=hidden,
+        latent_channels=token // PATCH**2,
+        context=file.shape("txt_in.weight")[1],
+        pooled=file.shape("vector_in.in_layer.weight")[1],
+        double_blocks=file.count("double_blocks.{}."),
+        single_blocks=file.count("single_blocks.{}."),
+        guidance="guidance_in.in_layer.weight" in file,
+    )
 
 
 def _storage(file: WeightFile, weight_dtype: str) -> torch.dtype | None:
@@ -155,22 +119,6 @@ def _weights(
             yield name, (part if kept else part.to(placement.dtype)).to(placement.device)
 
 
-@contextmanager
-def _in_full_precision(module: nn.Module, scalars: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Embed the noise level and the guidance from float32, as ComfyUI does.
-
-    diffusers rounds them to the network's dtype first: in bfloat16 that moves a time of 759.5 to 760, and with it the
-    embedding's faster waves by radians.
-    """
-    embedding = module.get_submodule("time_text_embed")
-    scaled = [scalar * 1000.0 for scalar in scalars]
-    hook = embedding.register_forward_pre_hook(lambda _, arguments: (*scaled, arguments[-1]))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _to_tokens(latent: torch.Tensor) -> torch.Tensor:
     """[B, C, h, w] -> [B, h/2 * w/2, C * 4], channels outermost within a token."""
     batch, channels, height, width = latent.shape
@@ -182,11 +130,3 @@ def _to_latent(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """The inverse of ``_to_tokens``."""
     patches = tokens.reshape(tokens.shape[0], rows, columns, -1, PATCH, PATCH)
     return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def _positions(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """[rows * columns, 3]: zero, row, column."""
-    grid = torch.zeros(rows, columns, 3, device=device)
-    grid[..., 1] = torch.arange(rows, device=device)[:, None]
-    grid[..., 2] = torch.arange(columns, device=device)[None, :]
-    return grid.flatten(0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RylaError
+from ...models import shipped
 from ...models.folders import ModelFolders
 from ...models.headers import read_header
 from ...models.identify import FileKind, identify
@@ -30,9 +31,9 @@ _VAE_PREFIX = "vae."
 
 @dataclass(frozen=True)
 class DiffusersHost:
-    """``host.protocol.Host`` over diffusers and transformers.
+    """``host.protocol.Host`` of the embedded engine.
 
-    ``home`` holds the small models and the engine's input and output folders; ``model_folders`` those of real weights.
+    ``home`` holds models of its own and the engine's input and output folders; ``model_folders`` those of real weights.
     """
 
     home: Path
@@ -40,18 +41,12 @@ class DiffusersHost:
     name: str = "embedded"
 
     def folders(self) -> ModelFolders:
-        """The folders of real weights, then the small models' (made when they are not there yet)."""
-        from . import tiny
-
-        models = self.home / "models"
-        tiny.ensure(models)
-        return self.model_folders.with_root(models)
+        """The folders of real weights, then the home's, then those of the models that ship with the package."""
+        return self.model_folders.with_root(self.home / "models").merged(shipped.folders())
 
     def default_flux(self) -> FluxFiles:
-        """The small models."""
-        from . import tiny
-
-        return tiny.ensure(self.home / "models")
+        """The models that ship with the package, whether they are whole or not."""
+        return FluxFiles(*map(shipped.path, shipped.FLUX))
 
     def load_flux(self, files: FluxFiles, weight_dtype: str) -> tuple[FluxModel, FluxText, PictureVae]:
         """Load FLUX.1 Dev's files, real or small.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...identity.adapter import Adapter, Identity
+    from .sdxl_model import Control
 
 
 class EmbeddedIdentity:
@@ -61,31 +62,24 @@ class EmbeddedIdentity:
         settings: IdentitySettings,
     ) -> tuple[Any, Any, Any]:
         from ...identity.attention import IdentityTerm, Window
+        from .sdxl_model import Control
 
         start, end = (model.sampling.sigma_at(part) for part in (settings.start, settings.end))
         patched = model
         if settings.ip_weight != 0:
             terms = [IdentityTerm(kv, settings.ip_weight, settings.mask) for kv in identity.layers]
             patched = model.with_identity(terms, Window(start, end))
-        halves = ((positive, identity.cond), (negative, identity.uncond))
-        conditionings = [
-            _controlled(conditioning, control_net, tokens, settings, (start, end)) for conditioning, tokens in halves
-        ]
-        return patched, conditionings[0], conditionings[1]
+        if settings.cn_strength == 0:
+            return patched, list(positive), list(negative)
+        control = Control(control_net, settings.keypoints.movedim(-1, 1), settings.cn_strength, start, end)
+        return (
+            patched,
+            _controlled(positive, control, identity.cond),
+            _controlled(negative, control, identity.uncond),
+        )
 
 
-def _controlled(
-    conditioning: Sequence[Any],
-    control_net: Any,
-    tokens: torch.Tensor,
-    settings: IdentitySettings,
-    sigmas: tuple[float, float],
-) -> list[Any]:
-    from .sdxl_model import Control
-
-    if settings.cn_strength == 0:
-        return list(conditioning)
-    control = Control(control_net, settings.keypoints.movedim(-1, 1), settings.cn_strength, *sigmas)
+def _controlled(conditioning: Sequence[Any], control: Control, tokens: torch.Tensor) -> list[Any]:
     return [
         [text, {**values, "control": replace(control, previous=values.get("control")), "cross_attn_controlnet": tokens}]
         for text, values in conditioning

@@ -16,9 +16,9 @@ from torch import nn
 from ...errors import RylaError
 from ...lora import check, inspect, weights
 from ..protocol import LoraResult
-from .flux import FluxShape
 from .flux_keys import Target, bfl_modules, targets
 from .flux_model import FluxModel
+from .flux_network import FluxShape
 from .network import Patch
 from .sampling import Model
 from .text import FluxText

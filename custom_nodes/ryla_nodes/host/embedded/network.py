@@ -65,7 +65,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], what: s
     """Give a module on the meta device its weights and make it ready to run.
 
     Args:
-        module: built under ``accelerate.init_empty_weights()`` (parameters on the meta device).
+        module: built under ``torch.device("meta")``, or otherwise with its parameters there.
         tensors: name and tensor of every parameter; they are taken as they are, not copied.
         what: the file, for messages.
 

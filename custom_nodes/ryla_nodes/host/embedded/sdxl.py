@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HEAD_WIDTH = 64
 ADDED_WIDTH = 256
+LEVELS = 3
 _UNET_PREFIX = "model.diffusion_model."
 _CLIP_L_PREFIX = "conditioner.embedders.0.transformer."
 _CLIP_G_PREFIX = "conditioner.embedders.1.model."
@@ -54,9 +55,13 @@ class SdxlText:
 
 @dataclass(frozen=True)
 class ControlNet:
-    """What the engine calls a CONTROL_NET. ``token_width``: of the context it reads; ``added``: of its vector input."""
+    """What the engine calls a CONTROL_NET. ``token_width``: of the context it reads; ``added``: of its vector input.
+
+    ``hints`` turns a hint picture into what ``network`` takes for it.
+    """
 
     network: Network
+    hints: nn.Module
     placement: Placement
     token_width: int
     added: int
@@ -85,15 +90,19 @@ def load_control_net(path: Path, placement: Placement) -> ControlNet:
     file = WeightFile.open(path)
     first = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     width, added = file.shape(first)[1], file.shape("add_embedding.linear_1.weight")[1]
+    widths = [file.shape(f"down_blocks.{level}.resnets.0.conv1.weight")[0] for level in range(LEVELS)]
     blocks = [f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", *(f"blocks.{i}" for i in (1, 3, 5)))]
     with init_empty_weights():
         module = ControlNetModel(
-            **shared_config(file.shape("conv_in.weight")[0], width, added),
+            **shared_config(widths, width, added),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             conditioning_embedding_out_channels=tuple(file.shape(name)[0] for name in blocks),
         )
     weights = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors())
-    return ControlNet(Network(fill(module, weights, str(path))), placement, width, added)
+    filled: Any = fill(module, weights, str(path))
+    # diffusers would embed the hint at every step.
+    hints, filled.controlnet_cond_embedding = filled.controlnet_cond_embedding, nn.Identity()
+    return ControlNet(Network(filled), hints, placement, width, added)
 
 
 def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
@@ -106,7 +115,9 @@ def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
     inside = file.part(_UNET_PREFIX)
     width = inside.shape("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight")[1]
     added = inside.shape("label_emb.0.0.weight")[1]
-    config = shared_config(inside.shape("input_blocks.0.0.weight")[0], width, added)
+    # Of each level the first block: two blocks and a step down make three.
+    widths = [inside.shape(f"input_blocks.{3 * level + 1}.0.out_layers.3.weight")[0] for level in range(LEVELS)]
+    config = shared_config(widths, width, added)
     config["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
     config["up_block_types"] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
     with init_empty_weights():
@@ -117,12 +128,11 @@ def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
     return SdxlModel(Network(filled), placement, added, install(filled))
 
 
-def shared_config(channels: int, context: int, added: int) -> dict[str, Any]:
-    """What UNet and ControlNet of SDXL have in common, at ``channels`` (320 in the published ones)."""
-    widths = (channels, 2 * channels, 4 * channels)
+def shared_config(widths: Sequence[int], context: int, added: int) -> dict[str, Any]:
+    """What UNet and ControlNet of SDXL have in common; ``widths`` of the levels (320, 640 and 1280 when published)."""
     return {
         "in_channels": 4,
-        "block_out_channels": widths,
+        "block_out_channels": tuple(widths),
         "layers_per_block": 2,
         "transformer_layers_per_block": (1, 2, 10),
         "cross_attention_dim": context,

@@ -35,6 +35,14 @@ class Control:
     start: float
     end: float
     previous: Control | None = None
+    _features: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def features(self, latent: torch.Tensor) -> torch.Tensor:
+        """The hint as the network takes it beside ``latent``: the same at every step, and as costly as one."""
+        key = (len(latent), *latent.shape[-2:])
+        if key not in self._features:
+            self._features[key] = self.net.hints(_hint(self.hint, latent))
+        return self._features[key]
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def _controlled(
                 scaled,
                 timestep=arguments["timestep"],
                 encoder_hidden_states=context.to(scaled),
-                controlnet_cond=_hint(control.hint, scaled),
+                controlnet_cond=control.features(scaled),
                 conditioning_scale=control.strength,
                 added_cond_kwargs=arguments["added_cond_kwargs"],
                 return_dict=False,

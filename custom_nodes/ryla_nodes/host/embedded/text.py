@@ -14,6 +14,7 @@ from . import tokenizers
 from .device import Placement
 from .network import Network, Patch, fill
 from .prompts import Chunk, PromptTokenizer
+from .text_networks import ClipShape, ClipText, T5Encoder, T5Shape
 from .weights import WeightFile
 
 CLIP_HEAD_WIDTH = 64
@@ -85,29 +86,20 @@ def load_clip_l(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, pla
     Raises:
         RylaError: ``incomplete_weights``, ``missing_tokenizer``.
     """
-    from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    vocabulary, hidden = file.shape("text_model.embeddings.token_embedding.weight")
+    vocabulary, width = file.shape("text_model.embeddings.token_embedding.weight")
     tokenizer = tokenizers.clip_l(tokenizer_of, vocabulary, folders)
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=file.shape("text_model.encoder.layers.0.mlp.fc1.weight")[0],
-        num_hidden_layers=file.count("text_model.encoder.layers.{}."),
-        num_attention_heads=hidden // CLIP_HEAD_WIDTH,
-        max_position_embeddings=file.shape("text_model.embeddings.position_embedding.weight")[0],
-        hidden_act="quick_gelu",
-        bos_token_id=tokenizer.start,
-        eos_token_id=tokenizer.end,
-        pad_token_id=tokenizer.pad,
+    shape = ClipShape(
+        vocabulary=vocabulary,
+        positions=file.shape("text_model.embeddings.position_embedding.weight")[0],
+        width=width,
+        inner=file.shape("text_model.encoder.layers.0.mlp.fc1.weight")[0],
+        layers=file.count("text_model.encoder.layers.{}."),
+        heads=width // CLIP_HEAD_WIDTH,
+        end=tokenizer.end,
     )
-    with init_empty_weights():
-        module = CLIPTextModel(config)
-    # transformers 5 dropped the wrapper that gave the files' keys their prefix.
-    prefix = "" if hasattr(module, "text_model") else "text_model."
-    network = Network(fill(module, _placed(file, placement, prefix), str(file.path)))
-    return TextEncoder(network, tokenizer, placement)
+    with torch.device("meta"):
+        module = ClipText(shape)
+    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
 
 
 def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
@@ -116,30 +108,24 @@ def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, plac
     Raises:
         RylaError: ``incomplete_weights``, ``missing_tokenizer``.
     """
-    from accelerate import init_empty_weights
-    from transformers import T5Config, T5EncoderModel
-
-    vocabulary, hidden = file.shape("shared.weight")
+    vocabulary, width = file.shape("shared.weight")
     tokenizer = tokenizers.t5xxl(tokenizer_of, vocabulary, folders)
     attention = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = file.shape(f"{attention}.relative_attention_bias.weight")
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=hidden,
-        d_kv=file.shape(f"{attention}.q.weight")[0] // heads,
-        d_ff=file.shape("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
-        num_layers=file.count("encoder.block.{}."),
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
-        feed_forward_proj="gated-gelu",
+    shape = T5Shape(
+        vocabulary=vocabulary,
+        width=width,
+        inner=file.shape("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
+        layers=file.count("encoder.block.{}."),
+        heads=heads,
+        head=file.shape(f"{attention}.q.weight")[0] // heads,
+        buckets=buckets,
     )
-    with init_empty_weights():
-        module = T5EncoderModel(config)
-    module.set_input_embeddings(module.shared)
-    network = Network(fill(module, _placed(file, placement, ""), str(file.path)))
-    return TextEncoder(network, tokenizer, placement)
+    with torch.device("meta"):
+        module = T5Encoder(shape)
+    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
 
 
-def _placed(file: WeightFile, placement: Placement, strip: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _placed(file: WeightFile, placement: Placement) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in file.tensors():
-        yield name.removeprefix(strip), tensor.to(placement.dtype).to(placement.device)
+        yield name, tensor.to(placement.dtype).to(placement.device)

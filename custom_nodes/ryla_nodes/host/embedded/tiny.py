@@ -1,4 +1,4 @@
-"""The small models on disk: made on first use, in ComfyUI's folder layout."""
+"""Small models of made-up weights on disk, for tests of shapes and names: in ComfyUI's folder layout."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RylaError
-from ...models.headers import read_header
+from ...models.headers import MADE_UP, read_header
 from ..protocol import FluxFiles
 from .tokenizers import beside
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = "2"  # Of the design and the values: files of another version are made anew.
-_METADATA_KEY = "ryla_small_models"
+VERSION = "3"  # Of the design and the values: files of another version are made anew.
 
 
 def files(models: Path) -> FluxFiles:
@@ -52,7 +51,7 @@ def is_current(path: Path) -> bool:
     if path.parent.name == "text_encoders" and not beside(path).is_file():
         return False
     try:
-        return read_header(path).metadata.get(_METADATA_KEY) == VERSION
+        return read_header(path).metadata.get(MADE_UP) == VERSION
     except RylaError:
         return False
 
@@ -76,7 +75,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a small model in one piece, marked with the version."""
     from safetensors.torch import save as serialized
 
-    write(path, serialized(tensors, metadata={_METADATA_KEY: VERSION}))
+    write(path, serialized(tensors, metadata={MADE_UP: VERSION}))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,4 +1,5 @@
-"""Weights for small models of SDXL's and InstantID's design: true key names and all 70 layers, a tenth of the width.
+"""Weights for small models of SDXL's and InstantID's design: true key names and all 70 layers, a tenth of the width or
+less, so that a picture of SDXL's size takes seconds on a CPU.
 
 The UNet takes what is rough in its input for the noise, so that sampling leaves a smooth picture that prompt, face and
 keypoints colour; the VAE keeps a picture's coarse colours. Made up, and the same on every machine.
@@ -23,7 +24,7 @@ POOLED = 1280  # With six sizes of 256 it makes SDXL's 2816, by which such model
 ADDED = POOLED + 6 * 256
 TOKENS, EMBEDDING, RESAMPLER = 16, 512, 128
 LATENT = 4
-_WIDTHS = (CHANNELS, 2 * CHANNELS, 4 * CHANNELS)
+_WIDTHS = (CHANNELS, CHANNELS, 2 * CHANNELS)
 _DEPTHS = (0, 2, 10)
 _VAE_GAIN = 120.0
 _BLUR = torch.tensor([0.25, 0.5, 0.25])
@@ -144,7 +145,7 @@ def control_net() -> Shapes:
 
     with init_empty_weights():
         module = ControlNetModel(
-            **shared_config(CHANNELS, CONTEXT, ADDED),
+            **shared_config(_WIDTHS, CONTEXT, ADDED),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         )
     for name, parameter in module.named_parameters():
@@ -155,7 +156,7 @@ def checkpoint_values(vocabulary: int) -> dict[str, torch.Tensor]:
     """A whole SDXL checkpoint, float16."""
     from . import tiny_weights
 
-    design = TinyDesign(clip_width=CLIP_WIDTH, clip_layers=CLIP_LAYERS)
+    design = TinyDesign(clip_width=CLIP_WIDTH, clip_layers=CLIP_LAYERS, vae_levels=(1, 1, 1, 4), vae_blocks=1)
     parts = {
         "model.diffusion_model.": _unet_values(),
         "conditioner.embedders.0.transformer.": tiny_weights.clip_l_values(design, vocabulary),

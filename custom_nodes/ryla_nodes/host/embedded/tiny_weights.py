@@ -25,6 +25,8 @@ class TinyDesign:
     t5_heads: int = 2
     t5_layers: int = 2
     vae_width: int = 32
+    vae_levels: tuple[int, ...] = (1, 2, 4, 4)
+    vae_blocks: int = 2
 
 
 HEAD = 128
@@ -32,7 +34,6 @@ SMALL_HEAD = 64
 LATENT = 16
 TOKEN = 4 * LATENT
 CLIP_POSITIONS = 77
-_VAE_LEVELS = (1, 2, 4, 4)
 
 
 def transformer(design: TinyDesign) -> Shapes:
@@ -106,12 +107,12 @@ def t5xxl(design: TinyDesign, vocabulary: int) -> Shapes:
 
 def vae(design: TinyDesign) -> Shapes:
     """The names and shapes of ``ae.safetensors``."""
-    widths = [design.vae_width * factor for factor in _VAE_LEVELS]
+    widths = [design.vae_width * factor for factor in design.vae_levels]
     last = len(widths) - 1
     yield from _conv("encoder.conv_in", widths[0], 3)
     for level, width in enumerate(widths):
         source = widths[max(level - 1, 0)]
-        for block in range(2):
+        for block in range(design.vae_blocks):
             yield from _residual(f"encoder.down.{level}.block.{block}", source if block == 0 else width, width)
         if level < last:
             yield from _conv(f"encoder.down.{level}.downsample.conv", width, width)
@@ -121,7 +122,7 @@ def vae(design: TinyDesign) -> Shapes:
     yield from _middle("decoder", widths[-1])
     for level, width in reversed(list(enumerate(widths))):
         source = widths[min(level + 1, last)]
-        for block in range(3):
+        for block in range(design.vae_blocks + 1):
             yield from _residual(f"decoder.up.{level}.block.{block}", source if block == 0 else width, width)
         if level > 0:
             yield from _conv(f"decoder.up.{level}.upsample.conv", width, width)

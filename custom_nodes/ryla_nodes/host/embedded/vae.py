@@ -9,9 +9,9 @@ import torch
 
 from .device import Placement
 from .network import Network, fill
+from .vae_network import Autoencoder, VaeShape
 from .weights import WeightFile
 
-_NORM_GROUPS = 32
 DOWNSCALE = 8
 
 
@@ -27,7 +27,7 @@ class PictureVae:
         """[B, C, h, w] latents -> [B, 8h, 8w, 3] pictures in 0..1, one at a time (the decoder needs much memory)."""
         module: Any = self.network.module
         samples = latent.to(self.placement.device, self.placement.dtype)
-        pictures = [module.decode(sample[None], return_dict=False)[0].float().cpu() for sample in samples]
+        pictures = [module.decode(sample[None]).float().cpu() for sample in samples]
         return ((torch.cat(pictures) + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)
 
     @torch.inference_mode()
@@ -39,34 +39,29 @@ class PictureVae:
         pixels = _cropped(pictures[..., :3]).movedim(-1, 1) * 2.0 - 1.0
         module: Any = self.network.module
         inputs = pixels.to(self.placement.device, self.placement.dtype)
-        latents = [module.encode(pixel[None], return_dict=False)[0].mode().float().cpu() for pixel in inputs]
+        latents = [module.encode(pixel[None]).float().cpu() for pixel in inputs]
         return torch.cat(latents)
 
 
 def load(file: WeightFile, placement: Placement) -> PictureVae:
     """Build the VAE in ``file``, its dimensions read from the header. Raises ``incomplete_weights``."""
-    from accelerate import init_empty_weights
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    levels = file.count("encoder.down.{}.")
-    config = {
-        "block_out_channels": [file.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": file.count("encoder.down.0.block.{}."),
-        "latent_channels": file.shape("decoder.conv_in.weight")[1],
-        "norm_num_groups": _NORM_GROUPS,
-        "use_quant_conv": "quant_conv.weight" in file,
-        "use_post_quant_conv": "post_quant_conv.weight" in file,
-    }
-    with init_empty_weights():
-        module = AutoencoderKL(**config)
+    levels, quant = file.count("encoder.down.{}."), "quant_conv.weight"
+    shape = VaeShape(
+        widths=[file.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)],
+        blocks=file.count("encoder.down.0.block.{}."),
+        latent=file.shape("decoder.conv_in.weight")[1],
+        quant=quant in file,
+        post_quant=f"post_{quant}" in file,
+    )
+    with torch.device("meta"):
+        module = Autoencoder(shape)
     # The decoder overflows in float16 and bands in bfloat16; in float32 it is a small part of a picture's time.
     placement = Placement(placement.device, torch.float32)
-    weights = convert_ldm_vae_checkpoint(dict(file.tensors()), config)
-    tensors = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in weights.items())
-    return PictureVae(Network(fill(module, tensors, str(file.path))), placement)
+    tensors = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors())
+    filled: Any = fill(module, tensors, str(file.path))
+    if placement.device.type == "cpu":
+        filled.to(memory_format=torch.channels_last)  # A quarter faster there.
+    return PictureVae(Network(filled), placement)
 
 
 def _cropped(pictures: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,67 @@
+"""The small trained models that come with the package, laid out like ComfyUI's ``models/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import RylaError
+from . import catalogue as catalogues
+from .catalogue import ModelEntry
+from .contents import examine
+from .folders import ModelFolders, at_root
+
+ROOT = Path(__file__).resolve().parents[1] / "host" / "embedded" / "paint"
+FLUX = ("ryla-paint-flux", "ryla-paint-clip_l", "ryla-paint-t5xxl", "ryla-paint-ae")
+"""Transformer, CLIP-L, T5 and VAE: all that paints."""
+SOURCE = "shipped with the package"
+
+
+def folders() -> ModelFolders:
+    """Their folders."""
+    return at_root(ROOT)
+
+
+def path(model_id: str) -> Path:
+    """Where the package holds the file of a shipped model."""
+    entry = catalogues.load().get(model_id)
+    return ROOT / entry.folder / entry.filename
+
+
+def holds(file: Path) -> bool:
+    """Whether ``file`` is one of the package's own."""
+    return file.is_relative_to(ROOT)
+
+
+def require() -> None:
+    """Check that every shipped file is whole, by size and header; ``ryla models check`` reads all of its bytes.
+
+    Raises:
+        RylaError: ``damaged_package`` naming the first that is not.
+    """
+    for entry in catalogues.load():
+        if entry.shipped:
+            _require(entry, path(entry.id))
+
+
+def _require(entry: ModelEntry, file: Path) -> None:
+    try:
+        examine(file)
+        size = file.stat().st_size
+        if size == entry.size:
+            return
+        why = f"{file} has {size:,} bytes, not {entry.size:,}."
+    except RylaError as error:
+        why = error.message
+    raise damaged(file, why)
+
+
+def damaged(file: Path, why: str, **details: Any) -> RylaError:
+    """The error about a shipped ``file`` that is missing or not itself."""
+    return RylaError(
+        "damaged_package",
+        f"A model that ships with ryla-nodes is not whole: {why}",
+        hint="git lfs pull" if "Git LFS" in why else "",
+        path=file,
+        **details,
+    )

@@ -1,0 +1,64 @@
+"""Write the pictures that ComfyUI's template browser shows: ``example_workflows/<name>.jpg``, 512x512.
+
+    python scripts/make_thumbnails.py
+
+``flux-dev`` and ``flux-lora`` show what they paint on the embedded engine. The small SDXL is untrained and would show
+noise, so the InstantID workflows show what goes into it: a face and its keypoints.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from ryla_nodes import settings
+from ryla_nodes.client import Client
+from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.identity import demo_faces
+from ryla_nodes.identity.keypoints import draw_keypoints
+
+TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
+SIZE = 512
+SHAPE = "a large yellow star in the middle, navy background"
+FACE = "a portrait of a person, tan skin, long black hair, no glasses, no beard, no hat, sky blue background"
+CHARACTER = "mira, a portrait, sky blue background"
+# Where the small model draws them, as training/render.py does, in parts of the picture: eyes, nose, mouth.
+FACE_KEYPOINTS = np.array([[0.42, 0.53], [0.58, 0.53], [0.5, 0.6], [0.445, 0.67], [0.555, 0.67]], np.float32)
+DEMO_FACE, DEMO_CENTER = 0.6, (0.5, 0.5)
+
+
+def paint(client: Client, workflow: str, **parameters: object) -> Image.Image:
+    """The picture of one run."""
+    result = client.run(workflow, {"width": SIZE, "height": SIZE, "seed": 1, **parameters})
+    return Image.open(io.BytesIO(result.pictures[0].data)).convert("RGB")
+
+
+def with_keypoints(picture: Image.Image, keypoints: NDArray[np.float32]) -> Image.Image:
+    """The picture with (5, 2) keypoints, in parts of it, as InstantID's ControlNet sees them."""
+    drawn = draw_keypoints(keypoints * SIZE, SIZE, SIZE)
+    return Image.fromarray(np.where(drawn.any(axis=2, keepdims=True), drawn, np.asarray(picture)))
+
+
+def main() -> None:
+    demo = demo_faces.portrait(1, SIZE, SIZE, face=DEMO_FACE, center=DEMO_CENTER)
+    demo_keypoints = demo_faces.KEYPOINTS * np.float32(DEMO_FACE) + np.array(DEMO_CENTER, np.float32)
+    with tempfile.TemporaryDirectory() as home:
+        alone = settings.load({"RYLA_HOME": home})
+        with EmbeddedEngine(Path(home), settings=alone) as engine, Client(engine.url, settings=alone) as client:
+            pictures = {
+                "flux-dev": paint(client, "flux-dev", prompt=SHAPE),
+                "flux-lora": paint(client, "flux-lora", prompt=CHARACTER, lora_id="mira"),
+                "flux-instantid": with_keypoints(paint(client, "flux-dev", prompt=FACE), FACE_KEYPOINTS),
+                "sdxl-instantid": with_keypoints(demo, demo_keypoints),
+            }
+    for name, picture in pictures.items():
+        picture.save(TARGET / f"{name}.jpg", quality=88)
+        print(TARGET / f"{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()
