@@ -11,8 +11,7 @@ _QUERY = ("--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0")
 def device_memory_gb() -> float | None:
     """The first GPU's; None without nvidia-smi.
 
-    Not to be asked while something runs that is timed: it holds the driver's lock, for which an engine that looks at
-    the free memory in every step then waits.
+    To be asked after a run that is timed, not during it: every call starts a process that talks to the driver.
     """
     program = shutil.which("nvidia-smi")
     shown = subprocess.run([program, *_QUERY], capture_output=True, text=True).stdout.strip() if program else ""
