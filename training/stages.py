@@ -73,20 +73,15 @@ def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, 
     vae.fold_latent_format(float(mean.mean()), float(mean.std()))
 
 
-def _velocity_loss(out: Tensor, batch: Batch) -> Tensor:
-    """Rectified flow (Esser et al., 2024): predict ``noise - data`` on the straight path between them."""
-    return F.mse_loss(out.float(), batch["noise"] - batch["clean"])
-
-
 def painter_loss(painter: Painter, device: torch.device) -> Loss:
-    """The loss of transformer and text encoders, learning together."""
+    """Rectified flow (Esser et al., 2024): predict ``noise - data`` on the straight path between them."""
     cast = autocast(device)
 
     def loss(batch: Batch) -> Tensor:
         with cast():
             context, pooled = painter.text(batch["t5"], batch["clip"])
             out = painter.flux(noisy(batch), batch["time"], context, pooled, batch["guidance"])
-        return _velocity_loss(out, batch)
+        return F.mse_loss(out.float(), batch["noise"] - batch["clean"])
 
     return loss
 
@@ -150,24 +145,18 @@ def train_lora(painter: Painter, data: Data, plan: Plan, folder: Path, report: R
     The painter's blocks must not be compiled: those do not see later hooks. Guidance is 1 here, at which the distilled
     transformer gives its plain velocity, as the loss wants it; what is learned so is guided like the rest.
     """
-    cast, sampler = autocast(data.captions.t5.device), Sampler(data, plan, 4, plan.tokens // 4, guidance=(1.0, 1.0))
+    sampler = Sampler(data, plan, 4, plan.tokens // 4, guidance=(1.0, 1.0))
     painter.requires_grad_(False)
     adapters = lora_parameters(painter.flux, plan.lora_rank, plan.seed)
-
-    def loss(batch: Batch) -> Tensor:
-        with cast():
-            with torch.no_grad():
-                context, pooled = painter.text(batch["t5"], batch["clip"])
-            out = painter.flux(noisy(batch), batch["time"], context, pooled, batch["guidance"])
-        return _velocity_loss(out, batch)
-
+    loss = painter_loss(painter, data.captions.t5.device)
     Trainer("lora", nn.ModuleList(adapters.values()), plan.lora_steps, 2e-3, folder).run(sampler.draw, loss, report)
     return adapters
 
 
 def compile_blocks(flux: Flux, plan: Plan) -> None:
     """Compile block by block, in place: blocks of a kind share one compiled graph for all picture sizes."""
+    if not plan.compile:
+        return
     shapes.use_duck_shape = False  # type: ignore[attr-defined]  # 64 picture tokens are not the 64 rotations.
     for block in (*flux.double_blocks, *flux.single_blocks):
-        if plan.compile:
-            block.compile(dynamic=True)
+        block.compile(dynamic=True)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ryla_nodes.host.embedded.tokenizers import beside
+from ryla_nodes.models import shipped
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.identify import FileKind, identify
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from training.captions import caption, mira_caption
+from training.scenes import FACE_BACKGROUNDS, random_scene
+from training.text import LONGEST
 from training.text_models import ClipText, T5Encoder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -71,6 +78,14 @@ def test_the_same_seed_makes_the_same_models(trained: tuple[Path, str], tmp_path
     train(tmp_path)
     for file in KINDS:
         assert (tmp_path / "models" / file).read_bytes() == (trained[0] / "models" / file).read_bytes(), file
+
+
+def test_no_caption_is_cut_where_its_padding_is() -> None:
+    """The shipped tokenizer, which training goes on with."""
+    tokenizer, rng = Tokenizer.from_file(str(beside(shipped.path("ryla-paint-t5xxl")))), random.Random(5)
+    texts = [caption(random_scene(rng, held_out=False), rng) for _ in range(5000)]
+    texts += [mira_caption(rng, ground) for ground in FACE_BACKGROUNDS]
+    assert max(len(encoding.ids) for encoding in tokenizer.encode_batch(texts)) <= LONGEST
 
 
 def test_the_text_encoders_are_those_of_transformers() -> None:
