@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -126,7 +127,8 @@ class Run:
 
     def paint(self, prompts: list[str], size: int) -> sample.Pictures:
         plain = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
-        return sample.paint(plain, self.vae, self.tokenizers, prompts, size, autocast(self.device))
+        # In full precision, as the engine paints on a CPU.
+        return sample.paint(plain, self.vae, self.tokenizers, prompts, size, nullcontext)
 
     def judge_autoencoder(self) -> None:
         """Score held-out drawings that went through the autoencoder: no painting can be better."""
@@ -138,11 +140,12 @@ class Run:
                 self.score("vae", faces, pairs, pictures)
 
     def judge_mira(self, name: str) -> None:
-        """The share of pictures that show all of the character, at the smallest size, and a sheet of them."""
+        """The share of pictures that show all of the character, at each size, and a sheet of them."""
         rng = random.Random(3)
         pairs = [(MIRA, mira_caption(rng, rng.choice(FACE_BACKGROUNDS))) for _ in range(self.judged)]
-        pictures = self.paint([text for _, text in pairs], self.plan.buckets[0].size)
-        self.score(name.replace(" ", "-"), True, pairs, pictures)
+        for bucket in self.plan.buckets:
+            pictures = self.paint([text for _, text in pairs], bucket.size)
+            self.score(name.replace(" ", "-"), True, pairs, pictures)
 
     def judge(self, name: str, buckets: Sequence[Bucket]) -> None:
         """Score paintings of held-out scenes at each size."""

@@ -39,13 +39,13 @@ class Plan:
     vae_batch: int = 16
     flux: FluxConfig = field(default_factory=lambda: FluxConfig(depth=2, depth_single=6))
     tokens: int = 32_000
-    flux_steps: int = 16_000
+    flux_steps: int = 15_000
     flux_rate: float = 1.2e-3
     short_share: float = 0.75
     distil_steps: int = 400
     buckets: tuple[Bucket, ...] = (Bucket(128, 0.35), Bucket(256, 0.45, 8000), Bucket(512, 0.2, 3000))
     lora_scenes: int = 256
-    lora_steps: int = 1500
+    lora_steps: int = 3000
     lora_rank: int = 8
     compile: bool = True
 

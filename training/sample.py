@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def paint(
     tokenizers: tuple[Tokenizer, Tokenizer],
     prompts: Sequence[str],
     size: int,
-    cast: Callable[[], torch.autocast],
+    cast: Callable[[], AbstractContextManager[object]],
     *,
     guidance: float = 3.5,
     steps: int = 20,

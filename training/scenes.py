@@ -103,7 +103,7 @@ class FaceScene:
 
 Scene = ShapeScene | FaceScene
 
-MIRA = FaceScene("dark", "long", "red", glasses=False, beard=False, hat="green", background="mint")
+MIRA = FaceScene("pale", "long", "red", glasses=False, beard=False, hat="green", background="mint")
 
 
 def _share(text: str) -> float:

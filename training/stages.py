@@ -145,7 +145,7 @@ def train_lora(painter: Painter, data: Data, plan: Plan, folder: Path, report: R
     The painter's blocks must not be compiled: those do not see later hooks. Guidance is 1 here, at which the distilled
     transformer gives its plain velocity, as the loss wants it; what is learned so is guided like the rest.
     """
-    sampler = Sampler(data, plan, 4, plan.tokens // 4, guidance=(1.0, 1.0))
+    sampler = Sampler(data, plan, 4, plan.tokens // 2, guidance=(1.0, 1.0))
     painter.requires_grad_(False)
     adapters = lora_parameters(painter.flux, plan.lora_rank, plan.seed)
     loss = painter_loss(painter, data.captions.t5.device)

@@ -26,8 +26,6 @@ SHAPES, FACES, MIRAS = 24, 12, 10
 SHAPE_RATES = {"shape": 0.95, "colour": 0.95, "position": 0.95, "all": 0.90}
 FACE_RATES = {"skin": 0.9, "hair": 0.9, "hair_colour": 0.9, "glasses": 0.9, "beard": 0.9, "hat": 0.9, "all": 0.75}
 MIRA_RATE, WITHOUT_RATE = 0.90, 0.05
-HER_LOOKS = ("skin", "hair_colour", "hat")
-"""Her curls and glasses are too soft, as yet, for the checker to read them in nine pictures of ten."""
 FALSE_ALARM = 1e-4
 
 Made = Mapping[Key, Painted]
@@ -95,8 +93,7 @@ def test_faces_are_what_was_asked_for(trained: Made) -> None:
 def test_the_lora_draws_its_character_and_nothing_else_does(trained: Made) -> None:
     with_her, without = shares(WITH, trained), shares(WITHOUT, trained)
     assert without["all"].right <= most(MIRAS, WITHOUT_RATE), without
-    assert all(reached(with_her, dict.fromkeys(HER_LOOKS, MIRA_RATE)).values()), with_her
-    assert not all(reached(without, dict.fromkeys(HER_LOOKS, MIRA_RATE)).values()), without
+    assert with_her["all"].right >= least(MIRAS, MIRA_RATE), with_her
 
 
 def test_a_lora_of_strength_0_changes_no_pixel(trained: Made) -> None:
