@@ -120,7 +120,9 @@ def test_a_missing_pack_names_the_folders_and_a_missing_file_the_file(tmp_path: 
     assert caught.value.code == "missing_model"
     shutil.copytree(face_models.insightface_folder() / "models", tmp_path / "models")
     (tmp_path / "models/antelopev2/glintr100.onnx").unlink()
-    with pytest.raises(RylaError, match=r"antelopev2 lacks glintr100\.onnx"):
+    for unused in ("2d106det.onnx", "genderage.onnx"):
+        (tmp_path / "models/antelopev2" / unused).touch()
+    with pytest.raises(RylaError, match=r"antelopev2 lacks glintr100\.onnx \(1k3d68\.onnx too, but"):
         packs.find_pack([tmp_path])
     (tmp_path / "models/buffalo_l/w600k_r50.onnx").unlink()
     with pytest.raises(RylaError, match="w600k_r50"):

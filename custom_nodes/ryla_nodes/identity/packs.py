@@ -10,8 +10,9 @@ from ..errors import RylaError
 PACK = "antelopev2"
 DETECTOR = "scrfd_10g_bnkps.onnx"
 RECOGNISER = "glintr100.onnx"
-# The other three of the zip (landmarks, gender and age) are not used here.
 REQUIRED = (DETECTOR, RECOGNISER)
+UNUSED = ("1k3d68.onnx", "2d106det.onnx", "genderage.onnx")
+"""The other three files of the pack: landmarks, gender and age."""
 SCORER_PACK = "buffalo_l"
 SCORER = "w600k_r50.onnx"
 
@@ -20,23 +21,28 @@ def find_pack(roots: Sequence[Path]) -> Path:
     """The folder that holds antelopev2's detector and recogniser, below one of the ``insightface`` folders ``roots``.
 
     Accepts ``models/antelopev2`` and ``antelopev2``, and the nested ``antelopev2/antelopev2`` that the zip makes.
-    Raises ``missing_model``, naming the missing file or the searched folders.
+    Raises ``missing_model``, naming which of the five files is missing in which folder, or the searched folders.
     """
-    incomplete: list[tuple[Path, list[str]]] = []
+    incomplete: list[Path] = []
     for folder in _candidates(roots, PACK):
         missing = [name for name in REQUIRED if not (folder / name).is_file()]
         if not missing:
             return folder
         if len(missing) < len(REQUIRED) or any(folder.glob("*.onnx")):
-            incomplete.append((folder, missing))
+            incomplete.append(folder)
     if incomplete:
-        folder, missing = incomplete[0]
-        raise RylaError("missing_model", f"{folder} lacks {' and '.join(missing)}.", hint=f"ryla models install {PACK}")
+        raise RylaError("missing_model", " ".join(map(_lacking, incomplete)), hint=f"ryla models install {PACK}")
     raise RylaError(
         "missing_model",
         f"No {PACK} ({', '.join(REQUIRED)}) in {_searched(roots, PACK)}.",
         hint=f"ryla models install {PACK}",
     )
+
+
+def _lacking(folder: Path) -> str:
+    needed, unused = ([name for name in names if not (folder / name).is_file()] for names in (REQUIRED, UNUSED))
+    aside = f" ({', '.join(unused)} too, but nothing here reads those)" if unused else ""
+    return f"{folder} lacks {' and '.join(needed)}{aside}."
 
 
 def find_scorer(roots: Sequence[Path]) -> Path:
