@@ -10,7 +10,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -127,8 +126,7 @@ class Run:
 
     def paint(self, prompts: list[str], size: int) -> sample.Pictures:
         plain = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
-        # In full precision, as the engine paints on a CPU.
-        return sample.paint(plain, self.vae, self.tokenizers, prompts, size, nullcontext)
+        return sample.paint(plain, self.vae, self.tokenizers, prompts, size)
 
     def judge_autoencoder(self) -> None:
         """Score held-out drawings that went through the autoencoder: no painting can be better."""
