@@ -2,7 +2,8 @@
 
 The UNet and the ControlNet are ComfyUI's classes with SDXL's 70-layer layout at a tenth of the width; the adapter has
 its true Resampler. ``python instantid_probe.py COMFYUI [CUBIQ_PACK]``; the second argument is a checkout of the pack to
-compare with.
+compare with. RYLA_TEST_SDXL_CHANNELS=320 is SDXL's own width: it takes 23 GB of memory and
+a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,9 +36,12 @@ import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(1)  # Two threads that wait for each other are slow on a busy machine.
 SIZE, STEPS, CFG = 192, 4, 4.0
-CHANNELS, HEAD, CONTEXT, ADM = 32, 32, 2048, 2816
+CHANNELS, CONTEXT, ADM = int(os.environ.get("RYLA_TEST_SDXL_CHANNELS", "32")), 2048, 2816
+HEAD = min(64, CHANNELS)
+NARROW = 32
+if CHANNELS == NARROW:
+    torch.set_num_threads(1)  # Two threads that wait for each other are slow on a busy machine.
 COMMON = {
     "image_size": 32,
     "in_channels": 4,
@@ -137,9 +144,11 @@ def plain_tokens(proj: dict[str, torch.Tensor], vectors: torch.Tensor) -> torch.
     return norm("norm_out", latents @ proj["proj_out.weight"].T + proj["proj_out.bias"])
 
 
-def plain_model(weights: dict, tokens: list[torch.Tensor], weight: float) -> comfy.model_patcher.ModelPatcher:
-    """An SDXL whose 70 cross-attention modules are overwritten, in diffusers' order: down, up, mid."""
-    model = sdxl()
+@contextmanager
+def plain_attention(
+    model: comfy.model_patcher.ModelPatcher, weights: dict, tokens: list[torch.Tensor], weight: float
+) -> Iterator[None]:
+    """Overwrites the 70 cross-attention modules of an SDXL, in diffusers' order: down, up, mid."""
     unet = model.model.diffusion_model
     containers = (
         [unet.input_blocks[i] for i in (4, 5, 7, 8)] + [unet.output_blocks[i] for i in range(6)] + [unet.middle_block]
@@ -162,7 +171,9 @@ def plain_model(weights: dict, tokens: list[torch.Tensor], weight: float) -> com
             return m.to_out(out + weight * softmax_attention(q, identity @ to_k.T, identity @ to_v.T, m.heads))
 
         module.forward = forward
-    return model
+    yield
+    for module in modules:
+        del module.forward
 
 
 class PlainControlNet(comfy.controlnet.ControlNet):
@@ -251,7 +262,8 @@ def main() -> dict[str, object]:
     conditions = [
         [[t, {**d, "control": plain_net, "control_apply_to_uncond": False}]] for ((t, d),) in (positive, negative)
     ]
-    result["against_formula"] = difference(ours, sample(plain_model(weights, tokens, 0.8), *conditions))
+    with plain_attention(model, weights, tokens, 0.8):
+        result["against_formula"] = difference(ours, sample(model, *conditions))
     result["against_no_identity"] = difference(ours, sample(model, positive, negative))
     result["middle_matters"] = difference(ours, sample(without_middle(apply(0.0)[0]), *apply(0.0)[1:]))
 
@@ -284,8 +296,14 @@ def main() -> dict[str, object]:
 
     # Half-precision attention with an adapter in single precision.
     patch = apply(0.0)[0].model_options["transformer_options"]["patches_replace"]["attn2"]["middle", 0, 0]
-    q = torch.randn(2, 36, 128).half()
-    options = {"sigmas": torch.tensor([1.0]), "original_shape": [2, 4, 24, 24], "cond_or_uncond": [0, 1], "n_heads": 4}
+    q = torch.randn(2, 36, 4 * CHANNELS).half()
+    heads = 4 * CHANNELS // HEAD
+    options = {
+        "sigmas": torch.tensor([1.0]),
+        "original_shape": [2, 4, 24, 24],
+        "cond_or_uncond": [0, 1],
+        "n_heads": heads,
+    }
     result["half_dtype"] = str(patch(q, q, q, options).dtype)
 
     # Chained onto another patch at the layer and at the block.
@@ -298,7 +316,7 @@ def main() -> dict[str, object]:
     alone = patch(q, q, q, options) - patch._text(q, q, q, options)
     result["chained_block"] = difference(attn2["middle", 0, 0](q, q, q, options), alone)
     result["chained_layer"] = float(
-        (attn2["middle", 0, 3](q, q, q, options) - attn2["middle", 0, 3]._term(q, [0, 1], 4, (24, 24))).mean()
+        (attn2["middle", 0, 3](q, q, q, options) - attn2["middle", 0, 3]._term(q, [0, 1], heads, (24, 24))).mean()
     )
 
     # Guards.
@@ -312,7 +330,9 @@ def main() -> dict[str, object]:
     flux = SimpleNamespace(model=type("Flux", (), {})(), get_model_object=lambda _: torch.nn.Linear(2, 2))
     result["flux_model"] = code(flux, net, adapter)
     sd15 = comfy.cldm.cldm.ControlNet(
-        hint_channels=3, operations=comfy.ops.manual_cast, **{**COMMON, "adm_in_channels": 256}
+        hint_channels=3,
+        operations=comfy.ops.manual_cast,
+        **{**COMMON, "model_channels": NARROW, "num_head_channels": NARROW, "adm_in_channels": 256},
     )
     result["wrong_control_net"] = code(model, comfy.controlnet.ControlNet(sd15), adapter)
     result["t2i_adapter"] = code(model, comfy.controlnet.ControlLora({}), adapter)
