@@ -115,14 +115,14 @@ class Run:
     def lora(self) -> None:
         plan = self.plan
         drawn = bank.mira_scenes(plan)
-        self.judge_mira("without the LoRA")
+        self.judge_mira("without the LoRA", plan.buckets[:1])
         captions = bank.mira_captions(drawn, plan, *self.tokenizers, self.device)
         data = self.data(drawn, render(drawn, CANVAS, self.device), captions)
         self.painter = copy.deepcopy(self.painter)  # Copies are not compiled.
         with timed("lora", self.report):
             adapters = stages.train_lora(self.painter, data, plan, self.folder, self.report)
         export.export_lora(adapters, plan.flux.hidden, self.folder / "models")
-        self.judge_mira("lora")
+        self.judge_mira("lora", plan.buckets)
 
     def paint(self, prompts: list[str], size: int) -> sample.Pictures:
         plain = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
@@ -137,11 +137,11 @@ class Run:
                 pictures = sample.round_trip(self.vae, drawn, bucket.size, autocast(self.device))
                 self.score("vae", faces, pairs, pictures)
 
-    def judge_mira(self, name: str) -> None:
+    def judge_mira(self, name: str, buckets: Sequence[Bucket]) -> None:
         """The share of pictures that show all of the character, at each size, and a sheet of them."""
         rng = random.Random(3)
         pairs = [(MIRA, mira_caption(rng, rng.choice(FACE_BACKGROUNDS))) for _ in range(self.judged)]
-        for bucket in self.plan.buckets:
+        for bucket in buckets:
             pictures = self.paint([text for _, text in pairs], bucket.size)
             self.score(name.replace(" ", "-"), True, pairs, pictures)
 

@@ -37,7 +37,7 @@ class Captions:
 def scenes(plan: Plan) -> list[Scene]:
     """The training scenes: none of them a held-out combination."""
     rng = random.Random(plan.seed)
-    return [random_scene(rng, held_out=False) for _ in range(plan.scenes)]
+    return [random_scene(rng, held_out=False, face_share=plan.face_share) for _ in range(plan.scenes)]
 
 
 def mira_scenes(plan: Plan) -> list[Scene]:

@@ -54,11 +54,11 @@ class Sampler:
     empty: float = 0.0
     guidance: tuple[float, float] = GUIDANCE
 
-    def draw(self, step: int, padded: float = 1.0) -> Batch:
+    def draw(self, step: int, padded: float = 1.0, progress: float = 1.0) -> Batch:
         """The batch of ``step``: of any size, its text padded as FLUX.1's is with probability ``padded``."""
         chance = random.Random(_seed(self.plan, self.stage, step))
         buckets = self.plan.buckets
-        bucket = chance.choices(buckets, [bucket.share for bucket in buckets])[0]
+        bucket = chance.choices(buckets, [bucket.share(progress) for bucket in buckets])[0]
         return self.batch(bucket, T5_LENGTH if chance.random() < padded else LONGEST, step)
 
     def batch(self, bucket: Bucket, text: int, step: int) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .graphs import Steps
+from .optimizers import Optimizers
 
 SAVE_EVERY = 4000
 LOG_EVERY = 100
@@ -27,37 +28,36 @@ def autocast(device: torch.device) -> Callable[[], torch.autocast]:
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 4 % of the steps, then a cosine to zero."""
+def learning_rate(step: int, steps: int) -> float:
+    """The share of the peak: linear warm-up over 4 % of the steps, then a cosine to zero."""
     warm = max(1, steps // 25)
     if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 class Trainer:
     """Runs one stage: ``loss(draw(step))``, ``steps`` times; it resumes from its last checkpoint in ``folder``.
 
     ``draw`` makes a step's batch, all its chance included; ``loss`` is a pure function of the batch and the weights.
-    The averaged weights (exponential, AVERAGE a step) are what ``run`` leaves in the modules.
+    Muon moves ``matrices``, AdamW the rest, up to the rates ``matrix_peak`` and ``peak``. The averaged weights
+    (exponential, AVERAGE a step) are what ``run`` leaves in the modules.
     """
 
-    def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, folder: Path) -> None:
-        self.name, self.modules, self.steps, self.peak, self.folder = name, modules, steps, peak, folder
+    def __init__(
+        self,
+        name: str,
+        modules: nn.Module,
+        steps: int,
+        peak: float,
+        folder: Path,
+        matrices: Sequence[nn.Parameter] = (),
+        matrix_peak: float = 0.0,
+    ) -> None:
+        self.name, self.modules, self.steps, self.folder = name, modules, steps, folder
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
-        device = self.parameters[0].device
-        cuda = device.type == "cuda"
-        # On a GPU the rate is a tensor: a captured step reads it anew.
-        self.rate = torch.zeros((), device=device) if cuda else None
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=self.rate if self.rate is not None else peak,
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-            fused=cuda,
-            capturable=cuda,
-        )
+        self.optimizers = Optimizers(self.parameters, peak, matrices, matrix_peak)
         self.curve: list[tuple[int, float]] = []
         self.start = 0
 
@@ -72,12 +72,12 @@ class Trainer:
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
         self.modules.load_state_dict(state["modules"])
         for key, moments in state["moments"].items():
-            self.optimizer.state[self.parameters[key]] = moments
+            self.optimizers.restore(self.parameters[key], moments)
         torch._foreach_copy_(self.average, state["average"])
         self.start, self.curve = state["step"], state["curve"]
 
     def _save(self, step: int) -> None:
-        moments = {key: self.optimizer.state[parameter] for key, parameter in enumerate(self.parameters)}
+        moments = {key: self.optimizers.moments(parameter) for key, parameter in enumerate(self.parameters)}
         state = {"modules": self.modules.state_dict(), "moments": moments}
         state |= {"average": self.average, "step": step, "curve": self.curve}
         part = self.checkpoint.with_suffix(".part")
@@ -93,7 +93,7 @@ class Trainer:
             for step in range(self.start, self.steps):
                 if step and step % SAVE_EVERY == 0:
                     self._save(step)
-                self._set_rate(learning_rate(step, self.steps, self.peak))
+                self.optimizers.set_rate(learning_rate(step, self.steps))
                 value = steps.take(draw(step))
                 weight = 1 - min(AVERAGE, (1 + step) / (10 + step))
                 torch._foreach_lerp_(self.average, [p.data for p in self.parameters], weight)
@@ -105,19 +105,11 @@ class Trainer:
         torch._foreach_copy_([p.data for p in self.parameters], self.average)
         (self.folder / f"{self.name}.loss.json").write_text(json.dumps(self.curve))
 
-    def _set_rate(self, rate: float) -> None:
-        if self.rate is not None:
-            self.rate.fill_(rate)
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def _update(self, batch: Batch, loss: Callable[[Batch], Tensor]) -> Tensor:
         value = loss(batch)
         value.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.step()
         return value.detach()
 
 

@@ -12,11 +12,16 @@ CANVAS = 512
 
 @dataclass(frozen=True)
 class Bucket:
-    """One picture size: how often a step takes it, and of how many scenes there are latents (None: of all)."""
+    """One picture size: its shares of the painter's first and last steps; how many scenes have latents (None: all)."""
 
     size: int
-    share: float
+    first: float
+    last: float
     scenes: int | None = None
+
+    def share(self, progress: float) -> float:
+        """How often a step takes this size, ``progress`` in [0, 1] of the way through the training."""
+        return self.first + (self.last - self.first) * progress
 
     def batch(self, tokens: int, text: int) -> int:
         """Pictures a step of about ``tokens`` tokens, ``text`` of them for each prompt."""
@@ -27,25 +32,31 @@ class Bucket:
 class Plan:
     """``*_steps`` are optimiser steps, ``tokens`` the size of one; ``seed`` fixes scenes, captions, weights and noise.
 
-    The first ``short_share`` of the painter's steps read most texts without their padding, which else is four fifths
-    of the work; the rest see the padding that FLUX.1's text has.
+    ``matrix_rate`` is the painter's for Muon, ``flux_rate`` that for AdamW. The first ``short_share`` of its steps read
+    most texts without their padding, which else is four fifths of the work; the rest see the padding that FLUX.1's has.
     """
 
     seed: int = 20260
-    scenes: int = 16_000
+    scenes: int = 20_000
+    face_share: float = 0.45
     captions: int = 4
     vae_widths: tuple[int, ...] = (64, 64, 128, 128)
-    vae_steps: int = 2400
+    vae_steps: int = 2600
     vae_batch: int = 16
     flux: FluxConfig = field(default_factory=lambda: FluxConfig(depth=2, depth_single=6))
     tokens: int = 32_000
-    flux_steps: int = 15_000
+    flux_steps: int = 12_000
     flux_rate: float = 1.2e-3
+    matrix_rate: float = 3.6e-3
     short_share: float = 0.75
     distil_steps: int = 400
-    buckets: tuple[Bucket, ...] = (Bucket(128, 0.35), Bucket(256, 0.45, 8000), Bucket(512, 0.2, 3000))
+    buckets: tuple[Bucket, ...] = (
+        Bucket(128, 0.6, 0.05),
+        Bucket(256, 0.35, 0.55, 10_000),
+        Bucket(512, 0.05, 0.4, 3000),
+    )
     lora_scenes: int = 256
-    lora_steps: int = 3000
+    lora_steps: int = 2000
     lora_rank: int = 8
     compile: bool = True
 
@@ -58,7 +69,7 @@ SMOKE = Plan(
     tokens=1200,
     flux_steps=3,
     distil_steps=2,
-    buckets=(Bucket(128, 1.0),),
+    buckets=(Bucket(128, 1.0, 1.0),),
     lora_scenes=8,
     lora_steps=2,
     compile=False,

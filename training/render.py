@@ -143,9 +143,9 @@ class _Faces:
             canvas.paint(canvas.ellipse(eye, y - 0.01, 0.034, 0.022), [EYE_WHITE])
             canvas.paint(canvas.disc(eye, y - 0.01, 0.017), [FRAME])
             if self.build.glasses:
-                canvas.paint(canvas.disc(eye, y - 0.01, 0.058).abs() - 0.009, [FRAME])
+                canvas.paint(canvas.disc(eye, y - 0.01, 0.058).abs() - 0.012, [FRAME])
         if self.build.glasses:
-            canvas.paint(canvas.box(x, y - 0.015, 0.025, 0.009), [FRAME])
+            canvas.paint(canvas.box(x, y - 0.015, 0.025, 0.012), [FRAME])
         canvas.paint(canvas.ellipse(x, y + 0.13, 0.055, 0.018), [LIPS])
 
 

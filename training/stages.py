@@ -36,11 +36,21 @@ class Painter(nn.Module):
         self.flux = Flux(plan.flux)
         self.text = TextEncoders(plan.flux.context, plan.flux.pooled, *vocabularies)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights of the linear layers in all blocks, the modulations' left out."""
+        stacks = (self.flux.double_blocks, self.flux.single_blocks, self.text.t5.encoder.block)
+        return [
+            module.weight
+            for stack in (*stacks, self.text.clip.text_model.encoder.layers)
+            for name, module in stack.named_modules()
+            if isinstance(module, nn.Linear) and not name.endswith(("mod.lin", "modulation.lin"))
+        ]
+
 
 def _crop(images: Tensor, chance: torch.Generator) -> Tensor:
-    """128-pixel views (B, 3, 128, 128): crops of the full, half and quarter size, in turn."""
+    """128-pixel views (B, 3, 128, 128): crops of the full and the half size, and, every other one, all of a picture."""
     parts = []
-    for scale, part in zip((1, 2, 4), images.chunk(3), strict=False):
+    for scale, part in zip((1, 2, 4, 4), images.chunk(4), strict=False):
         small = shrink(part, CANVAS // scale)
         edge = small.shape[-1] - 128
         top, left = (int(torch.randint(edge + 1, (), generator=chance, device=images.device)) for _ in range(2))
@@ -97,9 +107,12 @@ def train_painter(painter: Painter, data: Data, plan: Plan, folder: Path, report
     sampler, loss = painter_sampler(data, plan), painter_loss(painter, data.captions.t5.device)
 
     def draw(step: int) -> Batch:
-        return sampler.draw(step, PADDED_EARLY if step < plan.short_share * plan.flux_steps else 1.0)
+        progress = step / plan.flux_steps
+        return sampler.draw(step, PADDED_EARLY if progress < plan.short_share else 1.0, progress)
 
-    Trainer("painter", painter, plan.flux_steps, plan.flux_rate, folder).run(draw, loss, report)
+    matrices = painter.hidden_matrices()
+    trainer = Trainer("painter", painter, plan.flux_steps, plan.flux_rate, folder, matrices, plan.matrix_rate)
+    trainer.run(draw, loss, report)
 
 
 def distil_loss(painter: Painter, data: Data) -> Loss:
