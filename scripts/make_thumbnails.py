@@ -2,8 +2,8 @@
 
     python scripts/make_thumbnails.py
 
-``flux-dev`` and ``flux-lora`` show what they paint on the embedded engine. The small SDXL is untrained and would show
-noise, so the InstantID workflows show what goes into it: a face and its keypoints.
+``flux-dev`` and ``flux-lora`` show what they paint on the embedded engine, at the size that its models know best. The
+small SDXL is untrained and would show noise, so the InstantID workflows show what it is given: a face and keypoints.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.keypoints import draw_keypoints
 
 TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
-SIZE = 512
+SIZE, PAINTED = 512, 256
 SHAPE = "a large yellow star in the middle, navy background"
 FACE = "a portrait of a person, tan skin, long black hair, no glasses, no beard, no hat, sky blue background"
 CHARACTER = "mira, a portrait, sky blue background"
@@ -32,9 +32,9 @@ DEMO_FACE, DEMO_CENTER = 0.6, (0.5, 0.5)
 
 
 def paint(client: Client, workflow: str, **parameters: object) -> Image.Image:
-    """The picture of one run."""
-    result = client.run(workflow, {"width": SIZE, "height": SIZE, "seed": 1, **parameters})
-    return Image.open(io.BytesIO(result.pictures[0].data)).convert("RGB")
+    """The picture of one run, enlarged to SIZE."""
+    result = client.run(workflow, {"width": PAINTED, "height": PAINTED, "seed": 1, **parameters})
+    return Image.open(io.BytesIO(result.pictures[0].data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
 def with_keypoints(picture: Image.Image, keypoints: NDArray[np.float32]) -> Image.Image:
