@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@mkdir -p out
-	$(BIN)/ryla run flux-dev --engine embedded --width 512 --height 512 --seed 7 \
+	$(BIN)/ryla run flux-dev --engine embedded --width 256 --height 256 --seed 7 \
 	    --prompt "a portrait of a person, tan skin, long red hair, round glasses, a purple hat, sky blue background" -o out/demo.jpg
 
 test: lint
