@@ -45,7 +45,8 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, matrices: list[nn.Parameter], rate: Tensor, scale: float) -> None:
         for matrix in matrices:
-            self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+            if "momentum" not in self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
         moments, gradients = [self.state[m]["momentum"] for m in matrices], [m.grad for m in matrices]
         torch._foreach_lerp_(moments, gradients, 1 - MOMENTUM)
         step = orthogonal(torch.stack(torch._foreach_lerp(gradients, moments, MOMENTUM))) * (scale * rate)

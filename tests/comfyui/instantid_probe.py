@@ -2,8 +2,7 @@
 
 The UNet and the ControlNet are ComfyUI's classes with SDXL's 70-layer layout at a tenth of the width; the adapter has
 its true Resampler. ``python instantid_probe.py COMFYUI [CUBIQ_PACK]``; the second argument is a checkout of the pack to
-compare with. RYLA_TEST_SDXL_CHANNELS=320 is SDXL's own width: 22 GB of memory, 14
-minutes.
+compare with. RYLA_TEST_SDXL_CHANNELS=320 is SDXL's own width: 22 GB of memory, 14 minutes.
 """
 
 from __future__ import annotations
