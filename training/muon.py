@@ -17,6 +17,7 @@ _COEFFICIENTS, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """About the nearest orthogonal matrix of each of (B, rows, columns): singular values between 0.7 and 1.2."""
+    # A CPU has no fast bfloat16.
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

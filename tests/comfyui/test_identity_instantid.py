@@ -29,7 +29,7 @@ ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
 # SDXL's own width instead of a tenth of it, when asked for: RYLA_TEST_SDXL_CHANNELS=320.
 NARROW = "RYLA_TEST_SDXL_CHANNELS" not in os.environ
 PROBE_LIMIT = 280 if NARROW else 3600
-pytestmark = [] if NARROW else [pytest.mark.timeout(PROBE_LIMIT)]
+pytestmark = pytest.mark.timeout(PROBE_LIMIT + 20)
 
 
 @pytest.fixture(scope="session")
