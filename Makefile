@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+WORKERS ?= 2
 
 .PHONY: demo test lint unit test-comfyui test-gpu bench evaluate clean
 
@@ -15,8 +16,9 @@ demo: $(READY)
 	$(BIN)/ryla run flux-dev --engine embedded --width 256 --height 256 --seed 7 \
 	    --prompt "a portrait of a person, tan skin, long red hair, round glasses, a purple hat, sky blue background" -o out/demo.jpg
 
+# Each worker and the engines that it starts compute in one thread: two of them in several threads get into each other's way.
 test: lint
-	$(BIN)/python -m pytest -c tests/pytest.ini tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c tests/pytest.ini -n $(WORKERS) --dist loadfile tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from .scenes import FACE_BACKGROUNDS, MIRA, Scene
 from .text import clip_tokenizer, t5_tokenizer
 from .vae import Autoencoder
 
-JUDGED, SHEET = 96, 32
+SHEET = 32
 
 
 class Run:
@@ -58,10 +58,6 @@ class Run:
         if not kept.is_file():
             make(self.plan.seed).save(str(kept))
         return Tokenizer.from_file(str(kept))
-
-    @property
-    def judged(self) -> int:
-        return JUDGED if self.plan.compile else 4
 
     def report(self, line: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
@@ -126,13 +122,13 @@ class Run:
 
     def paint(self, prompts: list[str], size: int) -> sample.Pictures:
         plain = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
-        return sample.paint(plain, self.vae, self.tokenizers, prompts, size)
+        return sample.paint(plain, self.vae, self.tokenizers, prompts, size, steps=self.plan.sample_steps)
 
     def judge_autoencoder(self) -> None:
         """Score held-out drawings that went through the autoencoder: no painting can be better."""
         for bucket in self.plan.buckets:
             for faces in (False, True):
-                pairs = sample.held_out(self.judged, 2, faces)
+                pairs = sample.held_out(self.plan.judged, 2, faces)
                 drawn = render([scene for scene, _ in pairs], CANVAS, self.device)
                 pictures = sample.round_trip(self.vae, drawn, bucket.size, autocast(self.device))
                 self.score("vae", faces, pairs, pictures)
@@ -140,7 +136,7 @@ class Run:
     def judge_mira(self, name: str, buckets: Sequence[Bucket]) -> None:
         """The share of pictures that show all of the character, at each size, and a sheet of them."""
         rng = random.Random(3)
-        pairs = [(MIRA, mira_caption(rng, rng.choice(FACE_BACKGROUNDS))) for _ in range(self.judged)]
+        pairs = [(MIRA, mira_caption(rng, rng.choice(FACE_BACKGROUNDS))) for _ in range(self.plan.judged)]
         for bucket in buckets:
             pictures = self.paint([text for _, text in pairs], bucket.size)
             self.score(name.replace(" ", "-"), True, pairs, pictures)
@@ -148,7 +144,7 @@ class Run:
     def judge(self, name: str, buckets: Sequence[Bucket]) -> None:
         """Score paintings of held-out scenes at each size."""
         for faces in (False, True):
-            pairs = sample.held_out(self.judged, 1, faces)
+            pairs = sample.held_out(self.plan.judged, 1, faces)
             for bucket in buckets:
                 self.score(name, faces, pairs, self.paint([text for _, text in pairs], bucket.size))
 

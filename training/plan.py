@@ -34,6 +34,7 @@ class Plan:
 
     ``matrix_rate`` is the painter's for Muon, ``flux_rate`` that for AdamW. The first ``short_share`` of its steps read
     most texts without their padding, which else is four fifths of the work; the rest see the padding that FLUX.1's has.
+    After each stage ``judged`` pictures of a kind and size are painted in ``sample_steps`` steps, and scored.
     """
 
     seed: int = 20260
@@ -58,11 +59,14 @@ class Plan:
     lora_scenes: int = 256
     lora_steps: int = 2000
     lora_rank: int = 8
+    judged: int = 96
+    sample_steps: int = 20
     compile: bool = True
 
 
 SMOKE = Plan(
     scenes=24,
+    vae_widths=(32, 32, 32, 32),
     vae_steps=3,
     vae_batch=2,
     flux=FluxConfig(depth=1, depth_single=1),
@@ -72,6 +76,8 @@ SMOKE = Plan(
     buckets=(Bucket(128, 1.0, 1.0),),
     lora_scenes=8,
     lora_steps=2,
+    judged=4,
+    sample_steps=2,
     compile=False,
 )
 """Runs every line of the training on a CPU in seconds; its models know nothing."""

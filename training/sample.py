@@ -45,7 +45,7 @@ def paint(
     size: int,
     *,
     guidance: float = 3.5,
-    steps: int = 20,
+    steps: int,
     seed: int = 0,
 ) -> Pictures:
     """Paint ``prompts``, in full precision as the engine does: bytes (N, size, size, 3)."""

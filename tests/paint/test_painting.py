@@ -1,7 +1,7 @@
 """What was asked for is in the picture: the shipped models through the real ``ryla run``, judged by the checker.
 
-The full evaluation is ``make evaluate``. Here a few pictures of 256x256 have to reach what models of the full
-evaluation's goals reach but once in ten thousand times; untrained models must not.
+The full evaluation is ``make evaluate``, at 256x256. Here a few smoke pictures, of 128x128 in four steps, have to reach
+what models of the full evaluation's goals reach but once in ten thousand times; untrained models must not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training import evaluation
 from training.evaluation import Asked, Key, Painted, Share
 from training.render import render
 
-SIZE, STEPS, FEW_STEPS = 256, 20, 3
+SIZE, STEPS = 128, 4
 SEED = 7
 SHAPES, FACES, MIRAS = 24, 12, 10
 SHAPE_RATES = {"shape": 0.95, "colour": 0.95, "position": 0.95, "all": 0.90}
@@ -33,6 +33,7 @@ ASKED_SHAPES = evaluation.scenes(SHAPES, SEED, faces=False)
 ASKED_FACES = evaluation.scenes(FACES, SEED, faces=True)
 WITH, WITHOUT = evaluation.mira(MIRAS, SEED, 1.0), evaluation.mira(MIRAS, SEED, None)
 ZERO = evaluation.mira(2, SEED, 0.0)
+SOME_SHAPES, SOME_WITHOUT = ASKED_SHAPES[::2], WITHOUT[::2]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def untrained(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The same prompts on made-up weights, which the engine takes for the real ones by their names."""
+    """Some of the prompts on made-up weights, which the engine takes for the real ones by their names."""
     home = tmp_path_factory.mktemp("home")
     made, models = tiny.files(tiny_home / "models"), home / "models"
     names = {
@@ -59,8 +60,8 @@ def untrained(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Made
         copy2(source, target)
         if tokenizers.beside(source).is_file():
             copy2(tokenizers.beside(source), tokenizers.beside(target))
-    asked = [*ASKED_SHAPES, *ASKED_FACES, *WITHOUT]
-    return evaluation.paint(asked, home / "pictures", SIZE, FEW_STEPS, home)
+    asked = [*SOME_SHAPES, *ASKED_FACES, *SOME_WITHOUT]
+    return evaluation.paint(asked, home / "pictures", SIZE, STEPS, home)
 
 
 def shares(asked: Sequence[Asked], made: Made) -> dict[str, Share]:
@@ -103,10 +104,10 @@ def test_a_lora_of_strength_0_changes_no_pixel(trained: Made) -> None:
 
 
 def test_untrained_models_reach_none_of_it(untrained: Made) -> None:
-    shapes, faces = shares(ASKED_SHAPES, untrained), shares(ASKED_FACES, untrained)
+    shapes, faces = shares(SOME_SHAPES, untrained), shares(ASKED_FACES, untrained)
     assert not any(reached(shapes, SHAPE_RATES).values()), shapes
     assert not any(reached(faces, {part: FACE_RATES[part] for part in ("skin", "hair", "all")}).values()), faces
-    assert shares(WITHOUT, untrained)["all"].right < least(MIRAS, MIRA_RATE)
+    assert shares(SOME_WITHOUT, untrained)["all"].right < least(len(SOME_WITHOUT), MIRA_RATE)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from ryla_nodes.cli import app
+from ryla_nodes.cli import app, output
 from unit.fake_engine import FakeEngine
 from unit.fake_engine_parts import add_workflow, jpeg
 from unit.test_client_faults import _until
@@ -30,7 +30,7 @@ def engine() -> Iterator[FakeEngine]:
 def ryla(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Run ``ryla run ...`` in this process and an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.setenv("RYLA_WORKFLOWS", str(add_workflow(tmp_path / "workflows")))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(output.console, "width", 200)
     monkeypatch.delenv("RYLA_SERVER", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -330,8 +330,10 @@ def test_any_number_of_kills_leaves_a_state_that_the_same_command_finishes(machi
     for _ in range(int(os.environ.get("RYLA_TEST_KILLS", "4"))):
         for name in machine.hub.files:
             machine.hub.faults[name] = [Fault(delay=0.03, times=99)]
+        asked = len(machine.hub.requests)
         process = machine.start(*wanted)
-        time.sleep(chance.uniform(0.4, 1.6))
+        _wait_for(lambda asked=asked: len(machine.hub.requests) > asked)
+        time.sleep(chance.uniform(0, 1.2))
         process.kill()
         process.communicate()
         interrupted += bool(list(machine.volume.rglob("*.part")))

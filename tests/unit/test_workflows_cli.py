@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from ryla_nodes.cli import app
+from ryla_nodes.cli import app, output
 from ryla_nodes.templates.recorded import object_info, versions
 
 NEWEST = versions()[-1]
@@ -21,7 +21,7 @@ NEWEST = versions()[-1]
 @pytest.fixture
 def ryla(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run ``ryla ...`` in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(output.console, "width", 160)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ryla", *arguments])
