@@ -52,13 +52,13 @@ def comfy_entrypoint():
 
 
 def seconds(code: str, python: str, comfyui: str, pack: Path) -> float:
-    """The time that loading ``pack`` takes in a new process."""
-    done = subprocess.run(
-        [python, "-c", code, comfyui, str(pack)], capture_output=True, text=True, cwd=tempfile.gettempdir()
-    )
+    """The time that loading ``pack`` takes in a new process, which prints it last: ComfyUI's modules may print too."""
+    command = [python, "-c", code, comfyui, str(pack)]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tempfile.gettempdir(), env=environ)
     if done.returncode:
         sys.exit(done.stderr)
-    return float(done.stdout.split()[0])
+    return float(done.stdout.splitlines()[-1].split()[0])
 
 
 def median(name: str, code: str, python: str, comfyui: str, pack: Path) -> float:
