@@ -1,7 +1,7 @@
 """What was asked for is in the picture: the shipped models through the real ``ryla run``, judged by the checker.
 
 The full evaluation is ``make evaluate``, at 256x256. Here a few smoke pictures, of 128x128 in four steps, have to reach
-what models of the full evaluation's goals reach but once in ten thousand times; untrained models must not.
+what models of the full evaluation's goals miss only once in ten thousand times; untrained models must not.
 """
 
 from __future__ import annotations

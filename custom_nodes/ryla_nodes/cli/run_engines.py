@@ -27,8 +27,7 @@ from .run_options import EngineKind
 
 KNOWS = (
     'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
-    'mint background"), '
-    "best at 256x256, up to 512x512: --width 256 --height 256."
+    'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
 )
 
 
