@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd custom_nodes && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+	cd custom_nodes && ../$(BIN)/lint-imports --no-cache ../pyproject.toml
 
 unit: $(READY)
 	$(BIN)/python -m pytest -c tests/pytest.ini tests/unit

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ryla_nodes.errors import RylaError
-from ryla_nodes.lora.store import LoraStore
+from ryla_nodes.loras.store import LoraStore
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 LOOKUP_MS = 1.0

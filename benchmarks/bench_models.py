@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ryla_nodes import files
 from ryla_nodes.models import hashing
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.identify import identify
@@ -74,7 +75,7 @@ def main() -> int:
         def run(*command: str | Path) -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-        good = _compare("SHA-256", lambda: hashing.sha256(source), lambda: run("sha256sum", source))
+        good = _compare("SHA-256", lambda: files.sha256(source), lambda: run("sha256sum", source))
         good &= _compare("copy", lambda: hashing.copy(source, target), lambda: run("cp", source, target))
         _header(target)
         spent = min(_seconds(lambda: identify(read_header(target))) for _ in range(10))

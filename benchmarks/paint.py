@@ -26,8 +26,8 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "custom_nodes")]
 
 from prompt_sheet import Cell, make  # noqa: E402
+from ryla_nodes.files import sha256  # noqa: E402
 from ryla_nodes.models import catalogue, shipped  # noqa: E402
-from ryla_nodes.models.hashing import sha256  # noqa: E402
 
 from training import evaluation  # noqa: E402
 from training.evaluation import Asked, Key, Painted, Share  # noqa: E402

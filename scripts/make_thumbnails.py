@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.client import Client
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.keypoints import draw_keypoints
+from ryla_nodes.nodes import node_classes
 
 TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
 SIZE, PAINTED = 512, 256
@@ -48,7 +49,10 @@ def main() -> None:
     demo_keypoints = demo_faces.KEYPOINTS * np.float32(DEMO_FACE) + np.array(DEMO_CENTER, np.float32)
     with tempfile.TemporaryDirectory() as home:
         alone = settings.load({"RYLA_HOME": home})
-        with EmbeddedEngine(Path(home), settings=alone) as engine, Client(engine.url, settings=alone) as client:
+        with (
+            EngineServer(Path(home), node_classes(), settings=alone) as engine,
+            Client(engine.url, settings=alone) as client,
+        ):
             pictures = {
                 "flux-dev": paint(client, "flux-dev", prompt=SHAPE),
                 "flux-lora": paint(client, "flux-lora", prompt=CHARACTER, lora_id="mira"),

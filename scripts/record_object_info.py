@@ -2,7 +2,7 @@
 
     python scripts/record_object_info.py --server http://127.0.0.1:8188 [--server ...]
 
-writes ``custom_nodes/ryla_nodes/templates/recorded/<ComfyUI version>.json``, one class a line, canonical. Kept are
+writes ``custom_nodes/ryla_nodes/workflows/recorded/<ComfyUI version>.json``, one class a line, canonical. Kept are
 the classes of this pack and of the core modules below; of each class the types, ranges and choices. Texts are left out,
 and so is every choice that is a file on that machine: such an input has no list, so any name passes.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-RECORDED = Path(__file__).resolve().parents[1] / "custom_nodes/ryla_nodes/templates/recorded"
+RECORDED = Path(__file__).resolve().parents[1] / "custom_nodes/ryla_nodes/workflows/recorded"
 EXTRAS = (
     "canny", "clip_sdxl", "compositing", "cond", "controlnet", "custom_sampler", "differential_diffusion",
     "edit_model", "flux", "freelunch", "images", "latent", "mask", "model_advanced", "morphology", "pag",

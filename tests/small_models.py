@@ -9,13 +9,13 @@ from shutil import copy2, copytree
 from typing import Any
 
 import torch
-from ryla_nodes.host.embedded import sampling, tiny, tokenizers
-from ryla_nodes.host.embedded.flux_model import FluxModel
-from ryla_nodes.host.embedded.host import DiffusersHost
-from ryla_nodes.host.embedded.sampling import Job
-from ryla_nodes.host.embedded.text import FluxText
-from ryla_nodes.host.embedded.vae import PictureVae
-from ryla_nodes.host.protocol import FluxFiles
+from ryla_nodes.engines.embedded.engine import EmbeddedEngine
+from ryla_nodes.engines.embedded.inference import sampling, tiny, tokenizers
+from ryla_nodes.engines.embedded.inference.flux_model import FluxModel
+from ryla_nodes.engines.embedded.inference.sampling import Job
+from ryla_nodes.engines.embedded.inference.text import FluxText
+from ryla_nodes.engines.embedded.inference.vae import PictureVae
+from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.folders import ModelFolders
 from safetensors.torch import load_file, save_file
 
@@ -40,9 +40,9 @@ CLIP_LAYERS = {
 T5_LAYERS = {"encoder.block.1.layer.0.SelfAttention.o": (128, 128)}
 
 
-def host(home: Path) -> DiffusersHost:
+def engine(home: Path) -> EmbeddedEngine:
     """The embedded engine's host without any real model folder."""
-    return DiffusersHost(home, ModelFolders({}))
+    return EmbeddedEngine(home, ModelFolders({}))
 
 
 def copied(home: Path, target: Path) -> Path:
@@ -53,7 +53,7 @@ def copied(home: Path, target: Path) -> Path:
 
 def load(home: Path) -> Loaded:
     """The small Flux, loaded."""
-    return host(home).load_flux(tiny.files(home / "models"), "default")
+    return engine(home).load_flux(tiny.files(home / "models"), "default")
 
 
 def latent(
@@ -133,7 +133,7 @@ def kohya(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05, 
 
 def diffusers(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05) -> Path:
     """The same LoRA in diffusers' names, its fused layers split, alpha multiplied in (the format has none)."""
-    from ryla_nodes.host.embedded.flux_keys import targets
+    from ryla_nodes.engines.embedded.inference.flux_keys import targets
 
     tensors: Tensors = {}
     for name, (up, down) in factors(LAYERS, 256, rank, size).items():

@@ -1,7 +1,7 @@
 """T5's encoder and CLIP-L's text tower for training, under the parameter names of the published files.
 
-Unlike the engine's (``ryla_nodes.host.embedded.text_networks``) they copy nothing from the host and index no rows, so
-that a whole training step can be captured as a CUDA graph. Tests hold both equal to transformers'.
+Unlike the engine's (``engines.embedded.inference.text_networks``) they copy nothing from the host and index
+no rows, so that a whole training step can be captured as a CUDA graph. Tests hold both equal to transformers'.
 """
 
 from __future__ import annotations

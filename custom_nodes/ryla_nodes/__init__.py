@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .host.schema import ComfyExtension
+    from .engines.schema import ComfyExtension
 
 __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 

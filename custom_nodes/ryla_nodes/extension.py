@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from . import settings
-from .host.comfy_folders import register
-from .host.schema import ComfyExtension, io
+from .engines.comfyui.engine import ComfyUIEngine
+from .engines.comfyui.folders import register
+from .engines.protocol import set_process_engine
+from .engines.schema import ComfyExtension, io
 from .nodes import node_classes
 
 
@@ -17,6 +19,7 @@ class RylaExtension(ComfyExtension):
 
 
 def load() -> RylaExtension:
-    """Add the volume's folders to ComfyUI's and hand over the nodes."""
+    """Add the volume's folders to ComfyUI's, say which engine this process is, and hand over the nodes."""
+    set_process_engine(ComfyUIEngine())
     register(settings.load().volume)
     return RylaExtension()

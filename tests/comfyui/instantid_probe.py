@@ -215,9 +215,9 @@ def without_middle(model):
 
 
 def main() -> dict[str, object]:
+    from ryla_nodes.engines.comfyui.instantid import ComfyIdentity, IdentityPatch
+    from ryla_nodes.engines.instantid import IdentitySettings
     from ryla_nodes.errors import RylaError
-    from ryla_nodes.host.comfy_identity import ComfyIdentity, IdentityPatch
-    from ryla_nodes.host.identity import IdentitySettings
     from ryla_nodes.identity.adapter import Adapter
     from ryla_nodes.identity.face_file import FaceIdentity
 

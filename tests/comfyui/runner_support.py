@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyui.process import Install
-from ryla_nodes.client.supervise import ComfyUIProcess
+from ryla_nodes.client.comfyui_process import ComfyUIProcess
 
 PACK = '''
 import torch

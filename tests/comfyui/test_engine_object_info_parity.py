@@ -8,8 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from comfyui.conftest import StartComfyUI
-from ryla_nodes.embedded.registry import core_classes
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.engines.embedded.server.server import EngineServer
 
 CHANGED_SINCE_THE_FLOOR = ("PrimitiveFloat", "step")
 CHECKED_OPTIONS = ("default", "min", "max", "step", "round", "multiline", "forceInput", "lazy", "image_upload")
@@ -17,7 +16,7 @@ CHECKED_OPTIONS = ("default", "min", "max", "step", "round", "multiline", "force
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with EmbeddedEngine(tmp_path_factory.mktemp("home"), nodes=core_classes()) as engine:
+    with EngineServer(tmp_path_factory.mktemp("home"), ()) as engine:
         yield httpx.get(f"{engine.url}/object_info", trust_env=False, timeout=60).json()
 
 

@@ -15,11 +15,12 @@ from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI, Install
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.embedded.server import EmbeddedEngine
-from ryla_nodes.host.embedded import tiny, tiny_sdxl
+from ryla_nodes.engines.embedded.inference import tiny, tiny_sdxl
+from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity.demo_faces import portrait
-from ryla_nodes.templates.bind import bind
-from ryla_nodes.templates.workflow import load
+from ryla_nodes.nodes import node_classes
+from ryla_nodes.workflows.bind import bind
+from ryla_nodes.workflows.workflow import load
 
 HERE = Path(__file__).parent
 PACKS = tuple(HERE / "packs" / name for name in ("ryla_test_small_shapes", "ryla_test_small_sdxl.py"))
@@ -138,7 +139,7 @@ def test_the_workflow_runs_and_the_embedded_engine_makes_the_same_picture(
 
     import httpx
 
-    with EmbeddedEngine(home) as engine:
+    with EngineServer(home, node_classes()) as engine:
         shutil.copy(photo, engine.files.folder("input") / photo.name)
         prompt_id = httpx.post(f"{engine.url}/prompt", json={"prompt": prompt}, timeout=60).json()["prompt_id"]
         history: dict[str, Any] = {}

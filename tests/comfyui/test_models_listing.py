@@ -9,7 +9,7 @@ from comfyui.conftest import StartComfyUI
 from ryla_nodes import settings
 from ryla_nodes.models import link
 from ryla_nodes.models.catalogue import ModelEntry
-from ryla_nodes.templates import bind, validate, workflow
+from ryla_nodes.workflows import bind, validate, workflow
 from unit.models_world import World, world
 
 WORKFLOW = "flux-instantid"

@@ -14,9 +14,9 @@ import torch
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI
 from PIL import Image
-from ryla_nodes.host import FluxFiles
-from ryla_nodes.host.embedded import tiny
-from ryla_nodes.lora import demo
+from ryla_nodes.engines.embedded.inference import demo_lora as demo
+from ryla_nodes.engines.embedded.inference import tiny
+from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.headers import read_header
 from safetensors.torch import load_file, save_file
 

@@ -21,11 +21,12 @@ from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.embedded.server import EmbeddedEngine
-from ryla_nodes.host.embedded import tiny
+from ryla_nodes.engines.embedded.inference import tiny
+from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.models import shipped
-from ryla_nodes.templates.bind import bind
-from ryla_nodes.templates.workflow import load
+from ryla_nodes.nodes import node_classes
+from ryla_nodes.workflows.bind import bind
+from ryla_nodes.workflows.workflow import load
 from safetensors.torch import load_file
 
 PACK = Path(__file__).parent / "packs" / "ryla_test_small_shapes"
@@ -38,7 +39,7 @@ class Engines:
     """Both engines on the same models and input files."""
 
     comfyui: ComfyUI
-    embedded: EmbeddedEngine
+    embedded: EngineServer
     home: Path
 
     def pictures(self, graph: Graph, node: str = "save") -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +86,7 @@ def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engines(home: Path, start_comfyui: StartComfyUI) -> Iterator[Engines]:
     server = start_comfyui(packs=(PACK,), models=(home / "models",))
     (server.base / "input" / "start.png").write_bytes((home / "input" / "start.png").read_bytes())
-    with EmbeddedEngine(home, settings=settings.load({})) as embedded:
+    with EngineServer(home, node_classes(), settings=settings.load({})) as embedded:
         yield Engines(server, embedded, home)
 
 
@@ -94,7 +95,7 @@ def painters(start_comfyui: StartComfyUI, tmp_path_factory: pytest.TempPathFacto
     """Both engines on the models that ship with the package."""
     home = tmp_path_factory.mktemp("painters")
     server = start_comfyui(packs=(PACK,), models=(shipped.ROOT,))
-    with EmbeddedEngine(home, settings=settings.load({})) as embedded:
+    with EngineServer(home, node_classes(), settings=settings.load({})) as embedded:
         yield Engines(server, embedded, home)
 
 

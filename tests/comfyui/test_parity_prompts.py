@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from comfyui.process import Install
-from ryla_nodes.host.embedded import tokenizers
+from ryla_nodes.engines.embedded.inference import tokenizers
 from ryla_nodes.models.folders import of_comfyui
 
 PROMPTS = [

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import httpx
-from ryla_nodes.embedded.core_nodes import image, image_files, primitive
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.engines.embedded.core_nodes import image, image_files, primitive
+from ryla_nodes.engines.embedded.server.server import EngineServer
 from websockets.sync.client import ClientConnection, connect
 
 PACK = Path(__file__).resolve().parents[1] / "comfyui" / "packs" / "ryla_test_engine_nodes.py"
@@ -33,7 +33,7 @@ def _load(path: Path) -> ModuleType:
 nodes = _load(PACK)
 
 
-class Engine(EmbeddedEngine):
+class Engine(EngineServer):
     """An embedded engine without the diffusion nodes, so that no model is made."""
 
     def __init__(self, home: Path, *, more: Iterable[type] = (), **options: Any) -> None:

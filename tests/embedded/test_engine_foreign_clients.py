@@ -18,7 +18,8 @@ import pytest
 from embedded.engine_client import Engine, node, picture
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.engines.embedded.server.server import EngineServer
+from ryla_nodes.nodes import node_classes
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -30,12 +31,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def shipping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedEngine]:
+def shipping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
     """An engine with every node, and no other models than the small ones."""
     home = tmp_path_factory.mktemp("shipping")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        with EmbeddedEngine(home, settings=settings.load({"RYLA_HOME": str(home)})) as started:
+        with EngineServer(home, node_classes(), settings=settings.load({"RYLA_HOME": str(home)})) as started:
             yield started
 
 
@@ -55,7 +56,7 @@ def titled(graph: dict[str, Any]) -> dict[str, Any]:
 class ComfyCli:
     """comfy-cli against one engine."""
 
-    def __init__(self, engine: EmbeddedEngine, home: Path) -> None:
+    def __init__(self, engine: EngineServer, home: Path) -> None:
         beside = str(Path(sys.executable).parent)
         program = os.environ.get("COMFY_CLI") or shutil.which("comfy") or shutil.which("comfy", path=beside)
         if program is None:
@@ -112,14 +113,14 @@ def test_comfy_cli_validates_against_the_node_list(comfy_cli: ComfyCli) -> None:
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "flux-lora"])
-def test_comfy_cli_runs_a_shipped_workflow(name: str, shipping: EmbeddedEngine, tmp_path: Path) -> None:
+def test_comfy_cli_runs_a_shipped_workflow(name: str, shipping: EngineServer, tmp_path: Path) -> None:
     end = ComfyCli(shipping, tmp_path).call("run", "--wait", graph=shipped(name))[-1]
     assert end["ok"], end
     made = Image.open(BytesIO(httpx.get(end["data"]["outputs"][0], trust_env=False).content))
     assert made.format == "JPEG" and made.size == (256, 256)
 
 
-def test_comfy_api_simplified_runs_a_shipped_workflow(shipping: EmbeddedEngine) -> None:
+def test_comfy_api_simplified_runs_a_shipped_workflow(shipping: EngineServer) -> None:
     simplified = pytest.importorskip("comfy_api_simplified", reason="pip install comfy-api-simplified")
     workflow = simplified.ComfyWorkflowWrapper(shipped("flux-dev"))
     workflow.set_node_param("Prompt", "text", "a fox")

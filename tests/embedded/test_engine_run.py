@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from embedded.engine_client import Engine, message, new_id, node, nodes, picture, slow
 from PIL import Image
-from ryla_nodes.host.schema import io
+from ryla_nodes.engines.schema import io
 
 
 class OutOfMemoryError(RuntimeError):

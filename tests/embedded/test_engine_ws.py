@@ -140,7 +140,7 @@ def test_feature_flags_are_answered_when_they_come_first(engine: Engine) -> None
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ryla_nodes.embedded.events.LONGEST_BACKLOG", 50)
+    monkeypatch.setattr("ryla_nodes.engines.embedded.server.events.LONGEST_BACKLOG", 50)
     with Engine(tmp_path) as engine, engine.listen("reader") as reader:
         stuck = _deaf_client(engine, "stuck")
         until = time.monotonic() + 10

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host.embedded import tiny_sdxl_weights
 from ryla_nodes.identity import adapter as adapters
 from ryla_nodes.identity.adapter import Adapter
 from ryla_nodes.identity.attention import IdentityTerm, Window, token_grid, token_mask
@@ -48,7 +48,7 @@ def test_the_layers_are_diffusers_cross_attention_in_the_order_of_its_files() ->
     """diffusers lists processors down, up, mid, self-attention even and cross-attention odd: the file's numbers."""
     from accelerate import init_empty_weights
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from ryla_nodes.host.embedded.sdxl import shared_config
+    from ryla_nodes.engines.embedded.inference.sdxl import shared_config
 
     with init_empty_weights():
         unet = UNet2DConditionModel(

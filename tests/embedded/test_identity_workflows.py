@@ -16,23 +16,24 @@ from PIL import Image
 pytest.importorskip("insightface", reason="the extra `identity` is not installed")
 
 import torch
-from ryla_nodes import host, settings
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes import settings
+from ryla_nodes.engines.embedded.inference import tiny, tiny_sdxl
+from ryla_nodes.engines.embedded.inference.sdxl_attention import IdentityProcessor
+from ryla_nodes.engines.embedded.server.server import EngineServer
+from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host import identity as backends
-from ryla_nodes.host.embedded import tiny, tiny_sdxl
-from ryla_nodes.host.embedded.sdxl_attention import IdentityProcessor
 from ryla_nodes.identity import adapter as adapters
 from ryla_nodes.identity import faces as analysis
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.face_file import FaceIdentity
+from ryla_nodes.nodes import node_classes
 from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints
 from ryla_nodes.nodes.face_crop import FaceComposite, FaceCrop
 from ryla_nodes.nodes.face_files import LoadFace, SaveFace
 from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
 from ryla_nodes.nodes.similarity import FaceSimilarity
-from ryla_nodes.templates.bind import bind
-from ryla_nodes.templates.workflow import load
+from ryla_nodes.workflows.bind import bind
+from ryla_nodes.workflows.workflow import load
 
 SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 2, "face_steps": 2, "face_pixels": 256},
          "sdxl-instantid": {"width": 256, "height": 256, "steps": 2}}  # fmt: skip
@@ -41,18 +42,18 @@ PROMPT = "a portrait of a person, tan skin, short black hair, no glasses, no bea
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
     home = tmp_path_factory.mktemp("home")
     tiny.ensure(home / "models")
     tiny_sdxl.ensure(home / "models")
-    with EmbeddedEngine(home) as running:
+    with EngineServer(home, node_classes()) as running:
         yield running
 
 
 @pytest.fixture
-def inside(engine: EmbeddedEngine) -> Iterator[None]:
+def inside(engine: EngineServer) -> Iterator[None]:
     """Nodes that the test calls itself run in the engine."""
-    with host.use(engine.host):
+    with running_in(engine.engine):
         yield
 
 
@@ -60,7 +61,7 @@ def image(seed: int = 3, size: int = 320, **options: Any) -> torch.Tensor:
     return torch.from_numpy(np.asarray(portrait(seed, size, size, **options), np.float32) / 255)[None]
 
 
-def graph(name: str, photo: Path, engine: EmbeddedEngine, **values: Any) -> dict[str, Any]:
+def graph(name: str, photo: Path, engine: EngineServer, **values: Any) -> dict[str, Any]:
     """The shipped workflow, small, with ``photo`` in the engine's input folder."""
     (engine.files.folder("input") / photo.name).write_bytes(photo.read_bytes())
     known = {key for p in load(name, settings.load({})).parameters for key in (p.name,)}
@@ -71,7 +72,7 @@ def graph(name: str, photo: Path, engine: EmbeddedEngine, **values: Any) -> dict
     return bound.graph
 
 
-def run(engine: EmbeddedEngine, prompt: dict[str, Any]) -> dict[str, Any]:
+def run(engine: EngineServer, prompt: dict[str, Any]) -> dict[str, Any]:
     """Run a prompt: its history entry."""
     answer = httpx.post(f"{engine.url}/prompt", json={"prompt": prompt}, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -91,7 +92,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
-def test_the_workflow_makes_a_picture_and_records_the_likeness(name: str, engine: EmbeddedEngine, photo: Path) -> None:
+def test_the_workflow_makes_a_picture_and_records_the_likeness(name: str, engine: EngineServer, photo: Path) -> None:
     entry = run(engine, graph(name, photo, engine))
     assert entry["status"]["status_str"] == "success", entry["status"]
     outputs = list(entry["outputs"].values())
@@ -105,7 +106,7 @@ def test_the_workflow_makes_a_picture_and_records_the_likeness(name: str, engine
 
 
 def test_a_second_run_with_the_same_photo_analyses_nothing_and_resamples_nothing(
-    engine: EmbeddedEngine, photo: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineServer, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"analyses": 0, "resampler": 0}
     analyze, compute = analysis.FaceAnalyzer._analyze, adapters.Adapter._compute
@@ -194,14 +195,16 @@ def test_the_keypoints_are_embedded_once_for_all_steps_and_both_halves(inside: N
 
 
 def test_flux_into_apply_says_so_and_does_not_fail_on_shapes(inside: None) -> None:
-    flux, *_ = host.current().load_flux(host.current().default_flux(), "default")
+    flux, *_ = current_engine().load_flux(current_engine().default_flux(), "default")
     adapter, control_net = InstantIDLoader.execute("auto", "auto").args
     with pytest.raises(RylaError, match="SDXL; this MODEL is Flux") as caught:
-        backends.backend().check(flux, control_net, adapter)
+        ApplyInstantID.execute(
+            adapter, control_net, None, flux, [], [], torch.zeros(1, 64, 64, 3), 0.8, 0.8, 0.0, 1.0, 0.35
+        )
     assert caught.value.code == "not_sdxl"
 
 
-def test_strength_out_of_range_is_refused_before_the_job(engine: EmbeddedEngine, photo: Path) -> None:
+def test_strength_out_of_range_is_refused_before_the_job(engine: EngineServer, photo: Path) -> None:
     prompt = graph("sdxl-instantid", photo, engine)
     node = next(node for node in prompt.values() if node["class_type"] == "RYLA_ApplyInstantID")
     node["inputs"]["ip_weight"] = 7.0
@@ -210,8 +213,8 @@ def test_strength_out_of_range_is_refused_before_the_job(engine: EmbeddedEngine,
 
 
 @pytest.fixture(scope="module")
-def analyzer(engine: EmbeddedEngine) -> Any:
-    with host.use(engine.host):
+def analyzer(engine: EngineServer) -> Any:
+    with running_in(engine.engine):
         return FaceAnalyzer.execute("CPU").args[0]
 
 
@@ -232,13 +235,13 @@ def test_crop_and_composite_change_nothing_outside_the_mask(analyzer: Any) -> No
 
 
 def test_a_face_of_size_0_is_rendered_small_by_the_small_sdxl_and_at_1016_by_another(
-    inside: None, engine: EmbeddedEngine, analyzer: Any
+    inside: None, engine: EngineServer, analyzer: Any
 ) -> None:
     small = FaceCrop.execute(analyzer, image(3), 2.2, 0, "error", "size", 0)
     assert small.args[0].shape == (1, 512, 512, 3) and "512 px" in small.ui["text"][0]
     with pytest.raises(RylaError, match="at least 256"):
         FaceCrop.execute(analyzer, image(3), 2.2, 248, "error", "size", 0)
-    own = tiny_sdxl.files(engine.host.home / "models").checkpoint
+    own = tiny_sdxl.files(engine.engine.home / "models").checkpoint
     other = own.with_name("photoreal.safetensors")
     other.write_bytes(own.read_bytes())
     try:
@@ -286,7 +289,7 @@ def test_similarity_is_recorded_and_a_missed_face_fails(analyzer: Any) -> None:
     assert nobody.args == (0.0, False) and nobody.ui["text"] == ["face similarity no face"]
 
 
-def test_a_face_is_saved_listed_and_loaded(inside: None, engine: EmbeddedEngine, analyzer: Any) -> None:
+def test_a_face_is_saved_listed_and_loaded(inside: None, engine: EngineServer, analyzer: Any) -> None:
     face = FaceEmbed.execute(analyzer, torch.cat([image(3), image(3, face=0.4)]), "mean", "size", 0).args[0]
     SaveFace.execute(face, "Maya 2")
     node = httpx.get(f"{engine.url}/object_info/RYLA_LoadFace").json()["RYLA_LoadFace"]

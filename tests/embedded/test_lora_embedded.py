@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ryla_nodes import host, settings
+from ryla_nodes import settings
 from ryla_nodes.cli import app
-from ryla_nodes.embedded.server import EmbeddedEngine
+from ryla_nodes.engines.embedded.inference import demo_lora as demo
+from ryla_nodes.engines.embedded.inference import tiny
+from ryla_nodes.engines.embedded.server.server import EngineServer
+from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host.embedded import tiny
-from ryla_nodes.host.protocol import FluxFiles
-from ryla_nodes.lora import demo, library, weights
+from ryla_nodes.loras import library, weights
+from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.headers import read_header
+from ryla_nodes.nodes import node_classes
 from ryla_nodes.nodes.lora import LoraLoader
-from ryla_nodes.templates.bind import bind
-from ryla_nodes.templates.workflow import load
+from ryla_nodes.workflows.bind import bind
+from ryla_nodes.workflows.workflow import load
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -35,7 +38,7 @@ from typer.testing import CliRunner
 class Loras:
     """An engine on small models of made-up weights, and a volume whose LoRAs it uses."""
 
-    engine: EmbeddedEngine
+    engine: EngineServer
     folder: Path
     files: FluxFiles
 
@@ -93,20 +96,20 @@ class Loras:
 def loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loras]:
     home, volume = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("volume")
     environment = replace(settings.load({}), home=home, volume=volume, comfyui=home / "none")
-    with EmbeddedEngine(home, settings=environment) as engine:
+    with EngineServer(home, node_classes(), settings=environment) as engine:
         yield Loras(engine, volume / "loras", tiny.ensure(home / "models"))
 
 
 @pytest.fixture(scope="module")
 def loaded(loras: Loras) -> tuple[Any, Any]:
-    model, clip, _ = loras.engine.host.load_flux(loras.files, "default")
+    model, clip, _ = loras.engine.engine.load_flux(loras.files, "default")
     return model, clip
 
 
 @pytest.fixture
 def models(loras: Loras, loaded: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
     """MODEL and CLIP, for nodes called by the test itself."""
-    with host.use(loras.engine.host):
+    with running_in(loras.engine.engine):
         yield loaded
 
 
@@ -291,7 +294,7 @@ class TestWeights:
 
     def test_gone_since_it_was_found(self, tmp_path: Path, models: tuple[Any, Any]) -> None:
         with pytest.raises(RylaError) as raised:
-            host.current().apply_lora(models[0], models[1], tmp_path / "gone.safetensors", 1.0, 1.0)
+            current_engine().apply_lora(models[0], models[1], tmp_path / "gone.safetensors", 1.0, 1.0)
         assert raised.value.code == "lora_vanished"
 
     def test_damaged_since_it_was_found(self, tmp_path: Path) -> None:

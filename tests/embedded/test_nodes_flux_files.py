@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy
 import pytest
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host import FluxFiles
+from ryla_nodes.models import flux_files
+from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.folders import ModelFolders, at_root
 from ryla_nodes.models.headers import MADE_UP
-from ryla_nodes.nodes import flux_files
 from safetensors.numpy import save_file
 
 FLUX = {

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from ryla_nodes import host
+from ryla_nodes.engines.protocol import SaveTarget, running_in
+from ryla_nodes.engines.schema import io
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host import SaveTarget
-from ryla_nodes.host.schema import io
 from ryla_nodes.nodes import image_file
 from ryla_nodes.nodes.image import SaveImage
 
@@ -42,7 +41,7 @@ class Folder:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Folder]:
     engine = Folder(tmp_path)
-    with host.use(engine):  # type: ignore[arg-type]
+    with running_in(engine):  # type: ignore[arg-type]
         yield engine
 
 

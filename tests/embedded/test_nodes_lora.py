@@ -10,11 +10,11 @@ from typing import Any
 import lora_files
 import pytest
 import small_models
-from ryla_nodes import host
+from ryla_nodes.engines.embedded.engine import EmbeddedEngine
+from ryla_nodes.engines.embedded.inference import demo_lora as demo
+from ryla_nodes.engines.embedded.inference import tiny
+from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
-from ryla_nodes.host.embedded import tiny
-from ryla_nodes.host.embedded.host import DiffusersHost
-from ryla_nodes.lora import demo
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.lora import LoraLoader
@@ -24,25 +24,25 @@ Loaded = tuple[Any, Any, Any]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersHost:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
     home = tmp_path_factory.mktemp("home")
     tiny.ensure(home / "models")
-    return DiffusersHost(home, ModelFolders({}))
+    return EmbeddedEngine(home, ModelFolders({}))
 
 
 @pytest.fixture(scope="module")
-def loaded(engine: DiffusersHost) -> Loaded:
+def loaded(engine: EmbeddedEngine) -> Loaded:
     return small_models.load(engine.home)
 
 
 @pytest.fixture
-def volume(engine: DiffusersHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def volume(engine: EmbeddedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """RYLA_VOLUME with a LoRA of id 7."""
     monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
     (tmp_path / "loras").mkdir()
     transformer = tiny.files(engine.home / "models").transformer
     demo.write(tmp_path / "loras" / "character-7.safetensors", read_header(transformer), "kohya", "ohwx woman")
-    with host.use(engine):
+    with running_in(engine):
         yield tmp_path
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ryla_nodes import host
-from ryla_nodes.host.embedded.host import DiffusersHost
-from ryla_nodes.lora.inspect import inspect
+from ryla_nodes.engines.embedded.engine import EmbeddedEngine
+from ryla_nodes.engines.protocol import running_in
+from ryla_nodes.loras.inspect import inspect
 from ryla_nodes.models import shipped
 from ryla_nodes.models.folders import ModelFolders, at_root
 from ryla_nodes.nodes.flux import FluxLoader
@@ -72,7 +72,7 @@ def test_a_damaged_package_is_told_before_the_job(tmp_path: Path, monkeypatch: p
     copytree(shipped.ROOT, tmp_path / "paint")
     monkeypatch.setattr(shipped, "ROOT", tmp_path / "paint")
     path = shipped.path("ryla-paint-flux")
-    with host.use(DiffusersHost(tmp_path / "home", ModelFolders({}))):
+    with running_in(EmbeddedEngine(tmp_path / "home", ModelFolders({}))):
         assert FluxLoader.validate_inputs("auto") is True
         path.write_bytes(path.read_bytes()[:-1])
         for model in ("auto", path.name):
@@ -82,7 +82,7 @@ def test_a_damaged_package_is_told_before_the_job(tmp_path: Path, monkeypatch: p
 
 def test_real_weights_need_no_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_home: Path) -> None:
     monkeypatch.setattr(shipped, "ROOT", tmp_path / "nothing")
-    with host.use(DiffusersHost(tmp_path / "home", at_root(tiny_home / "models"))):
+    with running_in(EmbeddedEngine(tmp_path / "home", at_root(tiny_home / "models"))):
         assert FluxLoader.validate_inputs("tiny-flux.safetensors") is True
         assert "damaged_package" in str(FluxLoader.validate_inputs("auto"))
 
@@ -91,8 +91,8 @@ def test_a_lora_of_the_homes_goes_before_the_packages(tmp_path: Path) -> None:
     mine = tmp_path / "models" / "loras" / "mira.safetensors"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(shipped.path("ryla-paint-mira-diffusers").read_bytes())
-    engine = DiffusersHost(tmp_path, ModelFolders({}))
-    with host.use(engine):
+    engine = EmbeddedEngine(tmp_path, ModelFolders({}))
+    with running_in(engine):
         model, clip, _ = engine.load_flux(engine.default_flux(), "default")
         report = LoraLoader.execute(model, "mira", 1.0, "error", clip=clip).result[3]
     assert str(mine) in report and str(shipped.ROOT / "loras") in report
@@ -102,9 +102,9 @@ def test_the_host_lists_models_without_torch(tmp_path: Path) -> None:
     """So that `ryla engine` is up at once and /object_info costs nothing."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from ryla_nodes.host.embedded.host import DiffusersHost\n"
+        "from ryla_nodes.engines.embedded.engine import EmbeddedEngine\n"
         "from ryla_nodes.models.folders import ModelFolders\n"
-        "host = DiffusersHost(Path(sys.argv[1]), ModelFolders({}))\n"
+        "host = EmbeddedEngine(Path(sys.argv[1]), ModelFolders({}))\n"
         "assert host.folders().list('diffusion_models') == ['ryla-paint-flux.safetensors']\n"
         "assert host.default_flux().transformer.is_file()\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'tokenizers', 'safetensors', 'numpy'} & sys.modules.keys()\n"

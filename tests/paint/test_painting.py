@@ -13,7 +13,7 @@ from shutil import copy2
 import numpy as np
 import pytest
 from PIL import Image
-from ryla_nodes.host.embedded import tiny, tokenizers
+from ryla_nodes.engines.embedded.inference import tiny, tokenizers
 from scipy.stats import binom
 
 from training import evaluation

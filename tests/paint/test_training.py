@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ryla_nodes.host.embedded.tokenizers import beside
+from ryla_nodes.engines.embedded.inference.tokenizers import beside
 from ryla_nodes.models import shipped
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.identify import FileKind, identify

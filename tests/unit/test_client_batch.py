@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from ryla_nodes.client.naming import distinct, fill
-from ryla_nodes.client.rows import expand, read
+from ryla_nodes.batch.naming import distinct, fill
+from ryla_nodes.batch.rows import expand, read
 from ryla_nodes.errors import RylaError
 from unit.fake_engine import FakeEngine, engines
 from unit.fake_engine_parts import add_workflow
@@ -170,7 +170,7 @@ def test_two_runners_do_not_share_a_manifest(ryla: Any, tmp_path: Path) -> None:
 
 
 def test_a_batch_without_any_engine_stops_and_says_why(ryla: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ryla_nodes.cli.run_many._WAIT", 0.5)
+    monkeypatch.setattr("ryla_nodes.cli.run.many._WAIT", 0.5)
     with FakeEngine() as engine:
         pass
     began = time.monotonic()

@@ -14,7 +14,7 @@ from ryla_nodes.models import catalogue as catalogues
 from ryla_nodes.models import selection, sources
 from ryla_nodes.models.catalogue import ModelEntry, load
 from ryla_nodes.models.folders import ModelFolders
-from ryla_nodes.templates import workflow
+from ryla_nodes.workflows import workflow
 
 SHIPPED = Path(catalogues.__file__).with_name("catalogue.toml")
 KEYS = {

@@ -11,8 +11,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from ryla_nodes.cli import comfyui as command
-from ryla_nodes.cli import comfyui_install
+from ryla_nodes.cli.comfyui.command import command
+from ryla_nodes.cli.comfyui.command import install as comfyui_install
 from ryla_nodes.errors import RylaError
 from typer.testing import CliRunner
 

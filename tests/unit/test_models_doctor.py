@@ -19,8 +19,8 @@ from unittest import mock
 
 import pytest
 import typer
-from ryla_nodes.cli import doctor as command
-from ryla_nodes.cli import doctor_comfyui
+from ryla_nodes.cli.doctor.command import comfyui as doctor_comfyui
+from ryla_nodes.cli.doctor.command import command
 from ryla_nodes.errors import RylaError
 from typer.testing import CliRunner
 from unit import models_standins

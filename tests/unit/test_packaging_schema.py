@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ryla_nodes import host
+from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.nodes import node_classes
 
@@ -28,7 +28,7 @@ class Engine:
 
 def schemas() -> dict[str, Schema]:
     """Inputs (name, type, required, default, choices) and outputs (name, type) of every node, in order."""
-    with host.use(Engine()):  # type: ignore[arg-type]
+    with running_in(Engine()):  # type: ignore[arg-type]
         return _schemas()
 
 

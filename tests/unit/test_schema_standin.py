@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from ryla_nodes.host.schema import ComfyExtension, io
+from ryla_nodes.engines.schema import ComfyExtension, io
 
 
 class Blend(io.ComfyNode):
@@ -145,16 +145,16 @@ api = types.ModuleType("comfy_api.latest")
 api.io, api.ComfyExtension = object(), object()
 sys.modules |= dict.fromkeys(("folder_paths", "comfy_api"), types.ModuleType("stub"))
 sys.modules["comfy_api.latest"] = api
-from ryla_nodes.host import schema
+from ryla_nodes.engines import schema
 assert schema.io is api.io and schema.ComfyExtension is api.ComfyExtension
-assert "ryla_nodes.host.schema_io" not in sys.modules
+assert "ryla_nodes.engines.schema.io" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
 def test_it_is_light() -> None:
     script = (
-        "import sys, ryla_nodes.host.schema, ryla_nodes.embedded;"
+        "import sys, ryla_nodes.engines.schema, ryla_nodes.engines.embedded;"
         "print([name for name in ('torch', 'PIL', 'numpy', 'aiohttp') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)

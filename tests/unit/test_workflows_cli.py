@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 from ryla_nodes.cli import app, output
-from ryla_nodes.templates.recorded import object_info, versions
+from ryla_nodes.workflows.recorded import object_info, versions
 
 NEWEST = versions()[-1]
 

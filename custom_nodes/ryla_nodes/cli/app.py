@@ -9,8 +9,12 @@ from typing import Annotated
 import typer
 
 from ..errors import RylaError
-from . import comfyui, doctor, engine, face, loras, models, output, run, workflows
-from .run_arguments import RunCommand
+from . import engine, face, loras, output, workflows
+from .comfyui import command as comfyui
+from .doctor import command as doctor
+from .models import command as models
+from .run import command as run
+from .run.arguments import RunCommand
 
 app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from .. import embedded, settings
+from .. import settings
+from ..engines import embedded
 from . import output
 
 POLL_SECONDS = 0.5
@@ -30,16 +31,16 @@ def engine(
 ) -> None:
     """Run the embedded engine: ComfyUI's HTTP API without a GPU, on small models that come with it. Ctrl-C stops it."""
     embedded.require()
-    from ..embedded.server import EmbeddedEngine
+    from ..engines.embedded.server.server import EngineServer
+    from ..nodes import node_classes
 
     _log_to_stderr()
     environment = settings.load()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    server = EmbeddedEngine(
-        (home or environment.home).expanduser().absolute(), port, host, token=environment.token, settings=environment
-    )
+    folder = (home or environment.home).expanduser().absolute()
+    server = EngineServer(folder, node_classes(), port, host, token=environment.token, settings=environment)
     with server:
         if as_json:
             output.emit({"url": server.url, "home": str(server.files.home)})

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from .. import settings
 from ..errors import RylaError
-from ..lora import families, ids, inspect, library, store
-from ..lora.inspect import LoraInfo
-from ..lora.store import LoraFile, LoraStore
+from ..loras import families, ids, inspect, library, store
+from ..loras.inspect import LoraInfo
+from ..loras.store import LoraFile, LoraStore
 from . import output
 from .output import JsonOption
 
@@ -115,10 +115,10 @@ def demo(
     json_: JsonOption = False,
 ) -> None:
     """Make an untrained LoRA for the embedded engine's models, to try formats and ids with; mira is a trained one."""
-    from .. import embedded
+    from ..engines import embedded
 
     embedded.require()
-    from ..lora import demo as demo_lora
+    from ..engines.embedded.inference import demo_lora
     from ..models import shipped
     from ..models.headers import read_header
 

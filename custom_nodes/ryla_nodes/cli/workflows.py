@@ -15,10 +15,10 @@ from rich.text import Text
 
 from .. import settings
 from ..errors import RylaError
-from ..templates import recorded
-from ..templates.manifest import read, read_graph
-from ..templates.validate import Problem, problems, require_valid
-from ..templates.workflow import Parameter, Workflow, available, load
+from ..workflows import recorded
+from ..workflows.manifest import read, read_graph
+from ..workflows.validate import Problem, problems, require_valid
+from ..workflows.workflow import Parameter, Workflow, available, load
 from . import output
 from .output import JsonOption
 

@@ -6,9 +6,9 @@ from .attempt import Submission
 from .engine import EngineInfo
 from .job import Job
 from .limits import Limits
-from .pictures import Format
+from .pictures import Format, Picture
 from .progress import Phase, Progress
-from .result import Picture, Result, Timings
+from .result import Result, Timings
 from .sync_client import Client
 
 __all__ = [

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from ..errors import RylaError
-from .wire import Event, HistoryEntry, QueueView
+from .protocol import Event, HistoryEntry, QueueView
 
 
 class State(str, Enum):

@@ -12,9 +12,9 @@ from typing import Any
 from .. import settings as environment
 from ..errors import RylaError
 from ..settings import Settings
-from ..templates.bind import BoundPrompt, bind
-from ..templates.schema import Graph, Output, Workflow
-from ..templates.workflow import load
+from ..workflows.bind import BoundPrompt, bind
+from ..workflows.schema import Graph, Output, Workflow
+from ..workflows.workflow import load
 from .attempt import OnSubmit, Submission
 from .engine import EngineInfo
 from .job import Job, Options

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import RylaError
-from ..templates.bind import BoundPrompt
+from ..workflows.bind import BoundPrompt
 from .actions import Outcome, Signal, State
 from .classify import Subject
 from .driver import Driver
 from .guard import Guard
-from .machine import JobMachine
 from .outputs import OutputGone, fetch
+from .pictures import Picture
 from .pool import Member
 from .progress import OnProgress, Phase, Tracker
-from .result import Picture
-from .wakeups import Wakeups
-from .wire import HistoryEntry
+from .protocol import HistoryEntry
+from .state_machine import JobMachine
+from .websocket import Wakeups
 
 
 @dataclass(frozen=True)

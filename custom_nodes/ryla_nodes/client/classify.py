@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RylaError
-from ..templates.schema import Graph, Output
-from ..templates.wording import sentence
+from ..workflows.schema import Graph, Output
+from ..workflows.wording import sentence
 from .actions import State
-from .wire import HistoryEntry, JsonObject
+from .protocol import HistoryEntry, JsonObject
 
 _OOM_TYPES = ("OutOfMemoryError", "OutOfMemoryException")
 _OOM_WORDS = ("out of memory", "allocation on device")

@@ -11,9 +11,9 @@ from . import actions
 from .actions import Action, Answer, CancelAnswer, Outcome, Signal
 from .classify import Subject
 from .engine import Engine
-from .machine import JobMachine
 from .progress import Tracker
-from .wire import Event
+from .protocol import Event
+from .state_machine import JobMachine
 
 _SUBMIT_FINISHES_IN = 2.0
 _ENDING_CALL = 2.0

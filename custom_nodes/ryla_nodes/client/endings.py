@@ -9,7 +9,7 @@ from ..errors import RylaError
 from .actions import Outcome, State
 from .classify import Subject, finished
 from .ending import Verdict
-from .wire import HistoryEntry
+from .protocol import HistoryEntry
 
 
 class Why(Enum):

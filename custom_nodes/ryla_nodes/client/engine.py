@@ -16,9 +16,9 @@ from .actions import CancelAnswer
 from .address import Address
 from .classify import Subject
 from .limits import Limits
+from .protocol import Malformed, QueueView, parse_history, parse_queue
 from .refusals import rejected
 from .transport import CallFailed, Transport, decoded
-from .wire import Malformed, QueueView, parse_history, parse_queue
 from .worker_log import tells_of_death, text_of
 
 _UPLOADS = "ryla"

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import RylaError
-from ..templates.bind import BoundPrompt
+from ..workflows.bind import BoundPrompt
 from .actions import Outcome, State
 from .attempt import Attempt, OnSubmit, Submission
 from .guard import Guard
+from .pictures import Picture
 from .pool import Member, Pool
 from .progress import OnProgress
-from .result import Picture, Result, Timings
+from .result import Result, Timings
 
 _STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
 _NOT_AGAIN = ("invalid_graph", "request_too_large", "zombie_worker")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from .actions import LookHistory, LookQueue
-from .wire import HistoryEntry, QueueView
+from .protocol import HistoryEntry, QueueView
 
 
 class Where(Enum):

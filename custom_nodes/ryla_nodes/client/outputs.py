@@ -10,10 +10,9 @@ from typing import Any
 from ..errors import RylaError
 from .classify import Subject
 from .engine import Engine
-from .pictures import complete, identify
-from .result import Picture
+from .pictures import Picture, complete, identify
+from .protocol import HistoryEntry
 from .transport import CallFailed
-from .wire import HistoryEntry
 
 _FOLDER = "output"
 _TRIES = 3

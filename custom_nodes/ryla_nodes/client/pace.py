@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .wire import Event
+from .protocol import Event
 
 _RUSH = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 _NEAR = 0.12

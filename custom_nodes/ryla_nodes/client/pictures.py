@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import Enum
 
 _PNG_END = b"IEND\xaeB`\x82"
@@ -22,6 +23,23 @@ SUFFIXES = {
     ".png": Format.PNG,
     ".webp": Format.WEBP,
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a declared output, as the engine's node wrote it.
+
+    Attributes:
+        node_id: the output node.
+        filename, subfolder, folder: where the engine keeps it; ``folder`` is ``output``, ``temp`` or ``input``.
+    """
+
+    data: bytes = field(repr=False)
+    format: Format
+    node_id: str
+    filename: str
+    subfolder: str
+    folder: str
 
 
 def identify(data: bytes) -> Format | None:

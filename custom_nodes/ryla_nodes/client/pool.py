@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RylaError
-from ..templates.schema import Graph
-from ..templates.validate import problems, require_valid
+from ..workflows.schema import Graph
+from ..workflows.validate import problems, require_valid
 from .address import Address
 from .engine import Engine, EngineInfo
 from .limits import Limits

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ..templates.schema import Graph
-from .machine import JobMachine
-from .wire import Event, EventKind
+from ..workflows.schema import Graph
+from .protocol import Event, EventKind
+from .state_machine import JobMachine
 
 
 class Phase(Enum):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RylaError
-from ..templates.wording import sentence
+from ..workflows.wording import sentence
 from .actions import Rejected
 from .classify import Subject, each_error, first_line, of_our_node, reasons
-from .wire import JsonObject
+from .protocol import JsonObject
 
 _MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 _NO_CLASS = ("does not exist", "missing the class_type")

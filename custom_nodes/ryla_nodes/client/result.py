@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RylaError
 from .actions import State
-from .pictures import Format
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a declared output, as the engine's node wrote it.
-
-    Attributes:
-        node_id: the output node.
-        filename, subfolder, folder: where the engine keeps it; ``folder`` is ``output``, ``temp`` or ``input``.
-    """
-
-    data: bytes = field(repr=False)
-    format: Format
-    node_id: str
-    filename: str
-    subfolder: str
-    folder: str
+from .pictures import Picture
+from .saving import save
 
 
 @dataclass(frozen=True)
@@ -92,6 +76,4 @@ class Result:
         Raises:
             RylaError: ``invalid_output_path``, ``output_folder_missing``, ``output_not_writable``, ``disk_full``.
         """
-        from .saving import save
-
         return save(self.required().pictures, Path(path))

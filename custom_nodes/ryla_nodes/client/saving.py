@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import RylaError
-from .pictures import SUFFIXES, Format
-from .result import Picture
+from .pictures import SUFFIXES, Format, Picture
 
 _PIL_NAMES = {Format.JPEG: "JPEG", Format.PNG: "PNG", Format.WEBP: "WEBP", Format.GIF: "GIF"}
 _QUALITY = 95

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from ..errors import RylaError
 from ..settings import Settings
-from ..templates.bind import BoundPrompt
-from ..templates.schema import Workflow
+from ..workflows.bind import BoundPrompt
+from ..workflows.schema import Workflow
 from .async_client import DEFAULT_TIMEOUT, AsyncClient, EngineStatus, Runnable
 from .attempt import OnSubmit, Submission
 from .job import Job

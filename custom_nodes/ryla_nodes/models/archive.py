@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from ..errors import RylaError
+from ..files import Advance
 from .catalogue import ModelEntry
-from .hashing import Advance
 
 _BLOCK = 1 << 20
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import RylaError
+from ..files import Advance
 from . import resolve
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
 from .contents import examine
 from .folders import ModelFolders
-from .hashing import Advance, HashCache
+from .hashing import HashCache
 from .identify import FileKind
 
 OK, MISSING = "ok", "missing"

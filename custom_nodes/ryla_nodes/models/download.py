@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
+from .. import files
 from ..errors import RylaError
+from ..files import Advance
 from . import archive as archives
 from . import hashing, hub, sources
 from .catalogue import FILE_KINDS, Archive, Catalogue, ModelEntry
 from .contents import examine
-from .hashing import Advance
 from .identify import FileKind
 from .plan import Target
 from .sources import HubSource, Source
@@ -92,7 +93,7 @@ class Downloader:
     def _digest(self, entry: ModelEntry, part: Path, expected: str) -> str:
         advance = self._phase(entry, "checking", part.stat().st_size)
         if _SHA256.fullmatch(expected):
-            return hashing.sha256(part, advance)
+            return files.sha256(part, advance)
         return hashing.git_blob(part, advance) if _GIT_BLOB.fullmatch(expected) else expected
 
     def _require_kind(self, entry: ModelEntry, part: Path, source: Source) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-Advance = Callable[[int], None]
+from ..files import Advance, digest, ignore, sha256
 
 _BLOCK = 4 << 20
 _TABLE = """
@@ -21,28 +19,9 @@ _KERNEL_BLOCK = 64 << 20
 _NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF)
 
 
-def ignore(_: int) -> None:
-    """Progress that nobody looks at."""
-
-
-def sha256(path: Path, advance: Advance = ignore) -> str:
-    """The SHA-256 of a file in lower-case hex; ``advance`` gets the number of bytes of each block read."""
-    return _digest("sha256", b"", path, advance)
-
-
 def git_blob(path: Path, advance: Advance = ignore) -> str:
     """Git's object id of a file: what the hub gives as the ETag of a file that is not in LFS."""
-    return _digest("sha1", b"blob %d\0" % path.stat().st_size, path, advance)
-
-
-def _digest(algorithm: str, prefix: bytes, path: Path, advance: Advance) -> str:
-    digest = hashlib.new(algorithm, prefix, usedforsecurity=False)
-    view = memoryview(bytearray(_BLOCK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(view):
-            digest.update(view[:count])
-            advance(count)
-    return digest.hexdigest()
+    return digest("sha1", b"blob %d\0" % path.stat().st_size, path, advance)
 
 
 def copy(source: Path, target: Path, advance: Advance = ignore) -> None:

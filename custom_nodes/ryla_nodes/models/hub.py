@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..errors import RylaError
+from ..files import Advance
 from . import hub_errors
-from .hashing import Advance
 from .sources import HubSource, Source, UrlSource
 
 T = TypeVar("T")

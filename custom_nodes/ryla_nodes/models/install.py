@@ -15,11 +15,12 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from ..errors import RylaError
+from ..files import Advance
 from . import check, hashing, hub_errors
 from .catalogue import Catalogue, ModelEntry
 from .download import Downloader
 from .folders import ModelFolders
-from .hashing import Advance, HashCache
+from .hashing import HashCache
 from .plan import Plan, Step, Target, candidates
 from .sources import UrlSource
 

@@ -11,7 +11,7 @@ from .catalogue import ModelEntry
 from .contents import examine
 from .folders import ModelFolders, at_root
 
-ROOT = Path(__file__).resolve().parents[1] / "host" / "embedded" / "paint"
+ROOT = Path(__file__).resolve().parents[1] / "engines" / "embedded" / "paint"
 FLUX = ("ryla-paint-flux", "ryla-paint-clip_l", "ryla-paint-t5xxl", "ryla-paint-ae")
 """Transformer, CLIP-L, T5 and VAE: all that paints."""
 SOURCE = "shipped with the package"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..host.schema import io
+    from ..engines.schema import io
 
 
 def node_classes() -> list[type[io.ComfyNode]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..host.schema import io
-from . import identity_files, sockets, tensors
+from ..engines.schema import io
+from . import sockets, tensors
+from .files import identity_search
 
 if TYPE_CHECKING:
     from ..identity.faces import FaceAnalyzer as Analyzer
@@ -38,7 +39,7 @@ class FaceAnalyzer(io.ComfyNode):
         from ..identity import packs
         from ..identity.faces import FaceAnalyzer as Analyzer
 
-        roots = identity_files.insightface()
+        roots = identity_search().insightface()
         return io.NodeOutput(Analyzer(packs.find_pack(roots), provider, roots))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..engines.schema import io
 from ..errors import RylaError
-from ..host.schema import io
-from . import identity_files, sockets, tensors
+from . import sockets, tensors
+from .files import identity_search
 
 if TYPE_CHECKING:
     from ..identity.crop import FaceCrop as Crop
@@ -159,7 +160,7 @@ class FaceComposite(io.ComfyNode):
 
 def _rendered_at(size: int) -> tuple[int, str]:
     """The size to render at, and what the user should know of it."""
-    if size == 0 and identity_files.only_small_sdxl():
+    if size == 0 and identity_search().only_own_checkpoint():
         return _SIZE_OF_SMALL_SDXL, f"rendered at {_SIZE_OF_SMALL_SDXL} px by the engine's own small SDXL"
     if 0 < size < _LEAST_SIZE:
         raise RylaError("invalid_parameter", f"RYLA Face Crop's size is {size}; it is 0 or at least {_LEAST_SIZE}.")

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .. import host
+from ..engines.protocol import current_engine
+from ..engines.schema import io
 from ..errors import RylaError
-from ..host.schema import io
 from . import sockets
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SaveFace(io.ComfyNode):
     def execute(cls, face: FaceIdentity, name: str) -> io.NodeOutput:
         from ..identity.face_file import save_face
 
-        roots = host.current().folders().get("insightface")
+        roots = current_engine().folders().get("insightface")
         if not _NAME.fullmatch(name) or not roots:
             raise RylaError(
                 "invalid_parameter", f"A face cannot be called {name!r}: letters, digits, space, '-', '_', '.'."
@@ -55,7 +55,7 @@ class LoadFace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = host.current().folders().list("insightface")
+        names = current_engine().folders().list("insightface")
         return io.Schema(
             node_id="RYLA_LoadFace",
             display_name="Load Face",
@@ -80,14 +80,14 @@ class LoadFace(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str, combine: str) -> list[int]:
         """Load again when the file was replaced."""
-        path = host.current().folders().find("insightface", file)
+        path = current_engine().folders().find("insightface", file)
         return [path.stat().st_mtime_ns] if path else []
 
     @classmethod
     def execute(cls, file: str, combine: str) -> io.NodeOutput:
         from ..identity.face_file import load_face
 
-        path = host.current().folders().find("insightface", file)
+        path = current_engine().folders().find("insightface", file)
         if path is None:
             raise RylaError("unreadable_face", f"No insightface folder holds {file}.")
         face = load_face(path)

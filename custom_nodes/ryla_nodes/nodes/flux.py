@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from .. import host
+from ..engines.protocol import WEIGHT_DTYPES, current_engine
+from ..engines.schema import io
 from ..errors import RylaError
-from ..host import FluxFiles
-from ..host.protocol import WEIGHT_DTYPES
-from ..host.schema import io
-from ..models import shipped
-from . import flux_files
-from .fingerprints import file_state, fingerprint
+from ..models import flux_files, shipped
+from ..models.flux_files import FluxFiles
+from .files import file_state, fingerprint
 
 
 class FluxLoader(io.ComfyNode):
@@ -26,7 +24,7 @@ class FluxLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=flux_files.choices(host.current().folders()),
+                    options=flux_files.choices(current_engine().folders()),
                     default=flux_files.AUTO,
                     tooltip="auto takes flux1-dev.safetensors with its text encoders and VAE, else an all-in-one "
                     "checkpoint. Or name a file of diffusion_models or checkpoints.",
@@ -72,12 +70,12 @@ class FluxLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, weight_dtype: str, text_encoder: str) -> io.NodeOutput:
-        return io.NodeOutput(*host.current().load_flux(_locate(model, text_encoder), weight_dtype))
+        return io.NodeOutput(*current_engine().load_flux(_locate(model, text_encoder), weight_dtype))
 
 
 def _locate(model: str, text_encoder: str) -> FluxFiles:
     """The files to load; the engine's own ones are checked here, so that a damaged package is told before the job."""
-    engine = host.current()
+    engine = current_engine()
     own = engine.default_flux()
     found = flux_files.locate(engine.folders(), model, text_encoder, own)
     if found == own:

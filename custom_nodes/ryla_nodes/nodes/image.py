@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import host
-from ..host.schema import io
+from ..engines.protocol import current_engine
+from ..engines.schema import io
 from .image_file import FORMATS, encode, to_pillow, write
 
 
@@ -55,7 +55,7 @@ class SaveImage(io.ComfyNode):
     @classmethod
     def execute(cls, images: Any, filename_prefix: str, format: str, quality: int, metadata: bool) -> io.NodeOutput:  # noqa: A002
         height, width = images.shape[1:3]
-        engine = host.current()
+        engine = current_engine()
         target = engine.save_target(filename_prefix, width, height)
         texts = _texts(cls.hidden.prompt, cls.hidden.extra_pnginfo) if metadata and target.metadata else {}
         saved = []

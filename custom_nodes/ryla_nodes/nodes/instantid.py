@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import host
-from ..host.schema import io
-from . import identity_files, sockets
+from ..engines.protocol import InstantIDSettings, current_engine
+from ..engines.schema import io
+from ..models.identity_files import AUTO
+from . import sockets
+from .files import identity_search
 
 if TYPE_CHECKING:
     from ..identity.adapter import Adapter
@@ -26,8 +28,8 @@ class SDXLLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=[identity_files.AUTO, *host.current().folders().list("checkpoints")],
-                    default=identity_files.AUTO,
+                    options=[AUTO, *current_engine().folders().list("checkpoints")],
+                    default=AUTO,
                     tooltip="auto takes RealVisXL V5.0, else SDXL base, else the only SDXL checkpoint there is.",
                 )
             ],
@@ -40,7 +42,7 @@ class SDXLLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        return io.NodeOutput(*host.current().load_checkpoint(identity_files.checkpoint(checkpoint)))
+        return io.NodeOutput(*current_engine().load_checkpoint(identity_search().checkpoint(checkpoint)))
 
 
 class InstantIDLoader(io.ComfyNode):
@@ -48,7 +50,7 @@ class InstantIDLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folders = host.current().folders()
+        folders = current_engine().folders()
         return io.Schema(
             node_id="RYLA_InstantIDLoader",
             display_name="Load InstantID",
@@ -58,14 +60,14 @@ class InstantIDLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter",
-                    options=[identity_files.AUTO, *folders.list("instantid")],
-                    default=identity_files.AUTO,
+                    options=[AUTO, *folders.list("instantid")],
+                    default=AUTO,
                     tooltip="auto takes ip-adapter.bin, else the only InstantID adapter in the instantid folders.",
                 ),
                 io.Combo.Input(
                     "control_net",
-                    options=[identity_files.AUTO, *folders.list("controlnet")],
-                    default=identity_files.AUTO,
+                    options=[AUTO, *folders.list("controlnet")],
+                    default=AUTO,
                     tooltip="auto takes instantid/diffusion_pytorch_model.safetensors, else the only SDXL ControlNet "
                     "of its kind.",
                 ),
@@ -78,11 +80,11 @@ class InstantIDLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter: str, control_net: str) -> io.NodeOutput:
-        from ..host.identity import backend
         from ..identity.adapter import Adapter
 
-        opened = Adapter(identity_files.adapter(adapter))
-        return io.NodeOutput(opened, backend().load_control_net(identity_files.control_net(control_net)))
+        search = identity_search()
+        opened = Adapter(search.adapter(adapter))
+        return io.NodeOutput(opened, current_engine().load_control_net(search.control_net(control_net)))
 
 
 class ApplyInstantID(io.ComfyNode):
@@ -178,10 +180,6 @@ class ApplyInstantID(io.ComfyNode):
         noise: float,
         mask: Any = None,
     ) -> io.NodeOutput:
-        from ..host.identity import IdentitySettings, backend
-
-        engine = backend()
-        engine.check(model, control_net, instantid)
-        identity = instantid.identity(face, noise, engine.dtype(model))
-        settings = IdentitySettings(keypoints, ip_weight, cn_strength, start_at, end_at, mask)
-        return io.NodeOutput(*engine.apply(model, positive, negative, control_net, identity, settings))
+        settings = InstantIDSettings(keypoints, ip_weight, cn_strength, start_at, end_at, noise, mask)
+        engine = current_engine()
+        return io.NodeOutput(*engine.apply_instantid(model, positive, negative, control_net, instantid, face, settings))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .. import host, settings
+from .. import settings
+from ..engines.protocol import current_engine
+from ..engines.schema import io
 from ..errors import RylaError
-from ..host.schema import io
-from ..lora import check, inspect, store
-from ..lora.store import LoraFile
-from .fingerprints import fingerprint
+from ..loras import check, inspect, store
+from ..loras.store import LoraFile
+from .files import fingerprint
 
 ON_MISSING = ("error", "pass")
 
@@ -110,7 +111,7 @@ class LoraLoader(io.ComfyNode):
         file = _find(lora_id, on_missing)
         if file is None:
             return _applied(model, clip, trigger_word, f"No LoRA: {lora_id!r} was not found and on_missing is pass.")
-        engine = host.current()
+        engine = current_engine()
         info = inspect.inspect(file.path)
         family = engine.model_family(model)
         check.require_family(info, family, clip=clip is not None)
@@ -128,7 +129,7 @@ def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
 def _find(lora_id: str, on_missing: str) -> LoraFile | None:
     """The file of an id; None when there is none and that is allowed."""
     volume = settings.load().volume
-    roots = (*((volume / "loras",) if volume else ()), *host.current().folders().get("loras"))
+    roots = (*((volume / "loras",) if volume else ()), *current_engine().folders().get("loras"))
     try:
         return store.shared(roots).find(lora_id)
     except RylaError as error:

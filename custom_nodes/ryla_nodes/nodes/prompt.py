@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..host.schema import io
-from ..lora.prompt import add_trigger
+from ..engines.schema import io
+from ..loras.prompt import add_trigger
 
 
 class Prompt(io.ComfyNode):

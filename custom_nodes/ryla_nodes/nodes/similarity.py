@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..host.schema import io
+from ..engines.schema import io
 from . import sockets, tensors
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..host.schema import io
+from ..engines.schema import io
 
 InstantID = io.Custom("RYLA_INSTANTID")
 FaceAnalyzer = io.Custom("RYLA_FACE_ANALYZER")

@@ -7,7 +7,7 @@ from enum import Enum
 if "folder_paths" in sys.modules:
     from comfy_api.latest import ComfyExtension, io
 else:
-    from ryla_nodes.host.schema import ComfyExtension, io
+    from ryla_nodes.engines.schema import ComfyExtension, io
 
 
 class Fruit(Enum):
@@ -280,7 +280,7 @@ def progress_bar(total):
     if "folder_paths" in sys.modules:
         from comfy.utils import ProgressBar
     else:
-        from ryla_nodes.embedded.progress import ProgressBar
+        from ryla_nodes.engines.embedded.execution.progress import ProgressBar
     return ProgressBar(total)
 
 

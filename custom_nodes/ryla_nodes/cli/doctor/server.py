@@ -1,0 +1,129 @@
+"""A remote engine, as far as its API tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import httpx
+
+from ...models.catalogue import Catalogue, ModelEntry
+from .comfyui import check_version
+from .finding import Finding, ok, problem, warning
+from .machine import Gpu, check_gpu
+
+_TIMEOUT = 20.0
+_NODE = "RYLA_FluxLoader"
+
+
+def check(url: str, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue, required: bool) -> Iterator[Finding]:
+    """Version, GPU, pack, models and queue of the engine at ``url``."""
+    with httpx.Client(base_url=url.rstrip("/"), timeout=_TIMEOUT, follow_redirects=True) as http:
+        stats = _get(http, "/system_stats")
+        if not isinstance(stats, dict) or "system" not in stats:
+            yield _unreachable(url, stats)
+            return
+        version = str(stats["system"].get("comfyui_version") or "unknown")
+        embedded = "embedded" in version
+        yield ok(
+            "engine",
+            f"{url} (the embedded engine: its own small models stand in for missing ones)" if embedded else url,
+        )
+        yield check_version(version)
+        yield from check_gpu(_gpus(stats), workflows, catalogue)
+        yield _pack(_get(http, "/object_info"))
+        yield from _models(http, workflows, catalogue, required, embedded)
+        yield _queue(_get(http, "/queue"))
+
+
+def _get(http: httpx.Client, path: str) -> Any:
+    """The parsed answer, or the reason why there is none, as text."""
+    try:
+        answer = http.get(path)
+        return answer.json() if answer.is_success else f"HTTP {answer.status_code}"
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
+    except ValueError:
+        return "it answers something else than JSON"
+
+
+def _unreachable(url: str, answer: Any) -> Finding:
+    if isinstance(answer, str) and not answer.startswith(("HTTP", "it answers")):
+        return problem(
+            "engine", f"No engine answers at {url}: {answer}", "Start ComfyUI there, or correct the address."
+        )
+    reason = f": {answer}" if isinstance(answer, str) else ""
+    return problem("engine", f"What answers at {url} is not a ComfyUI{reason}.", "Correct the address and the port.")
+
+
+def _gpus(stats: Mapping[str, Any]) -> list[Gpu]:
+    devices = stats.get("devices") or []
+    return [Gpu(str(item["name"]), int(item["vram_total"])) for item in devices if item.get("type") == "cuda"]
+
+
+def _pack(info: Any) -> Finding:
+    if not isinstance(info, dict):
+        return problem("pack", f"/object_info gives no node list: {info}", "Look at the engine's log.")
+    ours = [name for name in info if name.startswith("RYLA_")]
+    if _NODE in ours:
+        return ok("pack", f"{len(ours)} nodes of {len(info)}")
+    return problem(
+        "pack",
+        f"None of the engine's {len(info)} node classes is ours: the pack is not installed there, or failed to load.",
+        "Install it there (ryla comfyui install), restart the engine and look for IMPORT FAILED in its log.",
+    )
+
+
+def _models(
+    http: httpx.Client, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue, required: bool, embedded: bool
+) -> Iterator[Finding]:
+    """One finding a workflow. Missing files are a problem when ``required``, or when no workflow at all is complete."""
+    wanted = {name: [catalogue.get(model_id) for model_id in ids] for name, ids in workflows.items()}
+    forms = [form for entries in wanted.values() for entry in entries for form in _forms(entry, catalogue)]
+    listed = {folder: _get(http, f"/models/{folder}") for folder in dict.fromkeys(form.folder for form in forms)}
+    missing = {name: _missing(entries, listed, catalogue) for name, entries in wanted.items()}
+    report = problem if not embedded and (required or all(missing.values())) else warning
+    for name, lacking in missing.items():
+        if lacking:
+            yield report(
+                name, f"Not listed there: {', '.join(lacking)}.", f"On that machine: ryla models install {name}"
+            )
+        else:
+            yield ok(name, f"{len(wanted[name])} models are listed")
+
+
+def _forms(entry: ModelEntry, catalogue: Catalogue) -> tuple[ModelEntry, ...]:
+    return (entry, *map(catalogue.get, entry.alternatives))
+
+
+def _missing(entries: Sequence[ModelEntry], listed: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
+    there = {entry.id: _listed_form(entry, listed, catalogue) for entry in entries}
+    included = {part for form in there.values() if form for part in form.includes}
+    return [model_id for model_id, form in there.items() if form is None and model_id not in included]
+
+
+def _listed_form(entry: ModelEntry, listed: Mapping[str, Any], catalogue: Catalogue) -> ModelEntry | None:
+    forms = _forms(entry, catalogue)
+    return next((form for form in forms if all(_is_listed(part, listed) for part in _needed(form, catalogue))), None)
+
+
+def _needed(entry: ModelEntry, catalogue: Catalogue) -> list[ModelEntry]:
+    return [part for part in catalogue.files(entry) if not part.optional]
+
+
+def _is_listed(entry: ModelEntry, listed: Mapping[str, Any]) -> bool:
+    names = listed.get(entry.folder)
+    base = PurePosixPath(entry.filename).name
+    if not isinstance(names, list):
+        return False
+    if "/" in entry.filename and entry.folder == "controlnet":
+        return any("instantid" in str(name).lower() or str(name).endswith(entry.filename) for name in names)
+    return any(str(name).replace("\\", "/").rsplit("/", 1)[-1] == base for name in names)
+
+
+def _queue(queue: Any) -> Finding:
+    if not isinstance(queue, dict):
+        return problem("queue", f"/queue does not answer: {queue}", "Restart the engine.")
+    running, pending = len(queue.get("queue_running", [])), len(queue.get("queue_pending", []))
+    return ok("queue", f"{running} running, {pending} waiting")

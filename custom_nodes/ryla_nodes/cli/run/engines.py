@@ -1,0 +1,151 @@
+"""Which engine ``ryla run`` uses, and its life while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+
+from ...client import Client
+from ...client.address import Address
+from ...client.async_client import DEFAULT_SERVER
+from ...client.comfyui_process import ComfyUIProcess
+from ...client.engine import Engine
+from ...client.limits import Limits
+from ...engines import embedded
+from ...errors import RylaError
+from ...settings import Settings
+from .. import output
+from ..doctor.python import of_comfyui
+from .display import cancelling
+from .options import EngineKind
+
+KNOWS = (
+    'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
+    'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line says about the engine.
+
+    Attributes:
+        start: the folder of a ComfyUI to start, with the Python and the arguments for it.
+    """
+
+    servers: Sequence[str] = ()
+    kind: EngineKind | None = None
+    start: Path | None = None
+    python: Path | None = None
+    arguments: str = ""
+
+
+@contextmanager
+def client(choice: Choice, settings: Settings) -> Iterator[Client]:
+    """A client of the engines to use; see ``_engines``."""
+    with (
+        _engines(choice, settings) as (servers, limits),
+        Client(*servers, limits=limits, settings=settings, on_interrupt=cancelling) as one,
+    ):
+        yield one
+
+
+@contextmanager
+def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ...], Limits]]:
+    """The base URLs of the engines to use: the ComfyUI to start, the servers that are named, those of RYLA_SERVER, a
+    ComfyUI on this machine's port 8188, the embedded engine. One that was not named is said in one line.
+
+    Raises:
+        RylaError: ``conflicting_options``, ``comfyui_start_failed``, ``comfyui_crashed``, ``embedded_not_installed``.
+    """
+    embed = choice.kind is EngineKind.EMBEDDED
+    if choice.start is not None and (choice.servers or embed):
+        raise RylaError("conflicting_options", "--start-comfyui goes with neither --server nor --engine embedded.")
+    if choice.servers and embed:
+        raise RylaError("conflicting_options", "--engine embedded runs in this process; it has no --server.")
+    if choice.start is not None:
+        with _started(choice.start, choice.python, choice.arguments) as url:
+            # When a child of ours refuses connections, it is dead.
+            yield (url,), Limits(gone_after=1.0, patience=1.0)
+        return
+    servers = tuple(choice.servers) or (() if embed else settings.servers)
+    why = ""
+    if not servers and choice.kind is EngineKind.COMFYUI:
+        servers = (DEFAULT_SERVER,)
+    elif not servers and not embed:
+        version, why = asyncio.run(_local())
+        servers = (DEFAULT_SERVER,) if version else ()
+        if version:
+            _say(f"Engine: ComfyUI {version} at {DEFAULT_SERVER}")
+    elif servers and not choice.servers:
+        _say(f"Engine: {', '.join(Address.parse(server).base for server in servers)} (RYLA_SERVER)")
+    if servers:
+        yield servers, Limits()
+        return
+    with _embedded(settings, why) as url:
+        yield (url,), Limits()
+
+
+async def _local() -> tuple[str, str]:
+    """The version of the ComfyUI on this machine's usual port; else why there is none."""
+    engine = Engine(Address.parse(DEFAULT_SERVER), Limits(connect=0.5, answer=2.0))
+    try:
+        return (await engine.info()).version, ""
+    except RylaError as error:
+        absent = error.code == "engine_unreachable"
+        return "", f" (no ComfyUI at {DEFAULT_SERVER})" if absent else f" ({error.message.rstrip('.')})"
+    finally:
+        await engine.aclose()
+
+
+@contextmanager
+def _embedded(settings: Settings, why: str) -> Iterator[str]:
+    embedded.require()
+    _say(f"Engine: embedded{why}. {KNOWS}")
+    from ...engines.embedded.server.server import EngineServer
+    from ...nodes import node_classes
+
+    engine = EngineServer(settings.home, node_classes(), settings=settings).start()
+    try:
+        yield engine.url
+    except RylaError as error:
+        if error.code != "cancel_unverified":
+            engine.stop()
+        raise
+    else:
+        engine.stop()
+
+
+@contextmanager
+def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]:
+    folder = folder.expanduser().absolute()
+    with output.console.status(f"Starting ComfyUI in {folder}") as status:
+        process = ComfyUIProcess(
+            folder,
+            python or of_comfyui(folder),
+            arguments=shlex.split(arguments),
+            on_line=lambda line: status.update(f"Starting ComfyUI: [dim]{escape(line[:100])}[/]"),
+        ).start()
+    hurry = False
+    try:
+        _say(f"Engine: ComfyUI in {folder} at {process.url}")
+        yield process.url
+    except RylaError as error:
+        hurry = error.code == "cancel_unverified"
+        crash = process.crash()
+        if crash is not None and error.entry.exit_status == 4:
+            raise crash from error
+        raise
+    finally:
+        process.stop(at_once=hurry)
+
+
+def _say(line: str) -> None:
+    if not output.json_mode():
+        output.console.print(line, style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,119 @@
+"""``ryla run`` for one picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ... import settings as environment
+from ...client import Result
+from ...client.async_client import bound
+from ...client.saving import check_target, converted
+from ...errors import RylaError
+from ...workflows.schema import Graph
+from ...workflows.workflow import load
+from .. import output
+from . import display as run_display
+from .arguments import refuse_misspelt
+from .engines import Choice
+from .engines import client as client_of
+from .options import Request
+from .targets import path_of, template_of_one, with_format
+
+_TELLING = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
+
+
+def run_one(request: Request, choice: Choice) -> None:
+    """Bind, check where the picture goes, run, save, say what was made.
+
+    Raises:
+        RylaError: any failure.
+    """
+    settings = environment.load()
+    workflow = load(request.workflow, settings)
+    refuse_misspelt(workflow, request.given)
+    template = template_of_one(request.output, workflow)
+    prompt, wants = bound(workflow, with_format(workflow, request.given, template), settings)
+    path = path_of(template, prompt)
+    if request.dry_run:
+        sys.stdout.write(json.dumps(prompt.graph, indent=2, ensure_ascii=False) + "\n")
+        return
+    check_target(path)
+    with client_of(choice, settings) as client:
+        with run_display.one(output.json_mode()) as show:
+            job = client.start(prompt, timeout=request.timeout, wants=wants, on_progress=show)
+            result = client.wait(job).required()
+        files = _save(result, path)
+    _tell(result, files, prompt.graph)
+
+
+def _save(result: Result, path: Path) -> list[Path]:
+    try:
+        return result.save(path)
+    except RylaError:
+        if not output.json_mode():
+            kept = ", ".join("/".join(filter(None, (p.subfolder, p.filename))) for p in result.pictures)
+            output.console.print(f"The picture is still on {result.server}, as {kept}.", markup=False, soft_wrap=True)
+        raise
+
+
+def _tell(result: Result, files: list[Path], graph: Graph) -> None:
+    if output.json_mode():
+        output.emit(described(result, files))
+        return
+    for picture, file in zip(result.pictures, files, strict=True):
+        changed = f", converted from {picture.format.name}" if converted(picture, file) else ""
+        _line("saved", f"{file}  ({file.stat().st_size / 1024:.0f} kB{changed})")
+    said = ""
+    for name, fact in _facts(result, graph):
+        _line("" if name == said else name, fact)
+        said = name
+    if result.seed is not None:
+        _line("seed", str(result.seed))
+    timings = result.timings
+    engine = f"{timings.execution:.1f} s on the engine, " if timings.execution is not None else ""
+    _line("time", f"{timings.total:.1f} s ({engine}{timings.queued:.1f} s in its queue)")
+    if result.cached:
+        _line("note", "The engine had this very picture already and did not run it again.")
+    for warning in result.warnings:
+        _line("warning", warning)
+
+
+def _facts(result: Result, graph: Graph) -> Iterator[tuple[str, str]]:
+    """What nodes reported: of a LoRA what matched and the trigger word, of a face its size and likeness."""
+    for key, node in graph.items():
+        name = _TELLING.get(node["class_type"])
+        if name is None or node["inputs"].get("lora_id") == "":
+            continue
+        for text in result.outputs.get(key, {}).get("text", ()):
+            yield from ((name, line) for line in text.split("\n"))
+
+
+def _line(name: str, text: str) -> None:
+    output.console.print(f"[bold]{name:<8}[/]", end="")
+    output.console.print(text, markup=False, soft_wrap=True)
+
+
+def described(result: Result, files: list[Path]) -> dict[str, Any]:
+    """A result as the object of ``--json``."""
+    return {
+        "state": result.state.value,
+        "workflow": result.workflow,
+        "files": [str(file) for file in files],
+        "seed": result.seed,
+        "parameters": dict(result.parameters),
+        "server": result.server,
+        "prompt_id": result.prompt_id,
+        "cached": result.cached,
+        "attempts": result.attempts,
+        "warnings": list(result.warnings),
+        "outputs": dict(result.outputs),
+        "timings": {
+            "queued": result.timings.queued,
+            "execution": result.timings.execution,
+            "total": result.timings.total,
+        },
+    }

@@ -1,0 +1,77 @@
+"""Where pictures go, and which format they have: the suffix decides where the workflow lets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...batch import naming
+from ...client.pictures import SUFFIXES, Format
+from ...errors import RylaError
+from ...workflows.bind import BoundPrompt
+from ...workflows.schema import Parameter, Workflow
+
+_CHOICES = {Format.JPEG: "jpeg", Format.PNG: "png", Format.WEBP: "webp"}
+
+
+def with_format(workflow: Workflow, given: Mapping[str, object], template: str) -> dict[str, object]:
+    """``given``, and the format that the suffix of ``template`` asks for where the output node can make it.
+
+    Raises:
+        RylaError: ``conflicting_options`` when a format was given that the suffix contradicts.
+    """
+    parameter = _format_parameter(workflow)
+    kind = SUFFIXES.get(Path(template).suffix.lower())
+    if parameter is None or kind is None or _CHOICES.get(kind) not in parameter.choices:
+        return dict(given)
+    spelling = next((name for name in (parameter.name, *parameter.aliases) if name in given), None)
+    if spelling is None:
+        return {**given, parameter.name: _CHOICES[kind]}
+    if given[spelling] in parameter.choices and given[spelling] != _CHOICES[kind]:
+        message = f"--{spelling} {given[spelling]} and the suffix of {template} contradict each other."
+        raise RylaError("conflicting_options", message, hint=f"Leave --{spelling} out: the suffix decides.")
+    return dict(given)
+
+
+def _format_parameter(workflow: Workflow) -> Parameter | None:
+    outputs = {output.node_id for output in workflow.outputs}
+    for parameter in workflow.parameters:
+        bound = any(binding.node_id in outputs and binding.input == "format" for binding in parameter.bindings)
+        if bound and parameter.type == "enum":
+            return parameter
+    return None
+
+
+def template_of_one(output: str | None, workflow: Workflow) -> str:
+    """The template of a single picture's path."""
+    template = output or "{workflow}-{seed}"
+    naming.check(template, [parameter.name for parameter in workflow.parameters])
+    return template
+
+
+def template_of_many(output: str | None, workflow: Workflow) -> str:
+    """The template of many pictures' paths; a folder gets a usual one below it.
+
+    Raises:
+        RylaError: ``invalid_output_path`` for one name for many pictures.
+    """
+    template = output or ""
+    if not template or template.endswith(("/", "\\")) or Path(template).is_dir():
+        template = str(Path(template) / "{workflow}-{index:04}-{seed}")
+    if not naming.fields(template):
+        message = f"-o {template} is one name for many pictures."
+        hint = f"Give a folder, or a template such as {Path(template).stem}-{{index:03}}{Path(template).suffix}"
+        raise RylaError("invalid_output_path", message, hint=hint)
+    naming.check(template, [parameter.name for parameter in workflow.parameters])
+    return template
+
+
+def path_of(template: str, prompt: BoundPrompt, *, index: int = 1, row: int = 0) -> Path:
+    """The path of one picture."""
+    own = {
+        "index": index,
+        "row": row,
+        "workflow": prompt.workflow,
+        "seed": prompt.seed if prompt.seed is not None else 0,
+    }
+    return Path(naming.fill(template, {**prompt.parameters, **own})).expanduser()

@@ -1,0 +1,301 @@
+"""One job on one engine, from submit to its one terminal state: pure, no I/O, no clock of its own.
+
+Polls decide; websocket events only say when to look. A driver loops over ``next`` (carry the action out, ``feed`` the
+answer) and may ``feed`` signals and ``cancel`` at any time. Whatever the order, loss or repetition of what is fed,
+there is exactly one outcome, no later than the deadline plus the grace, and the prompt is never posted again unless
+the engine was asked twice and knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..errors import RylaError
+from . import actions, classify, endings
+from .actions import Action, Answer, Outcome, Signal, Sleep, State
+from .classify import Subject
+from .ending import Ending, Verdict
+from .endings import Why
+from .limits import Limits
+from .look import Look, Outage, QueueWatch, Where
+from .pace import Pace
+from .protocol import Event, HistoryEntry, QueueView
+
+
+class _Phase(Enum):
+    NEW = "new"
+    """Nothing of the job is on the engine."""
+    RESOLVING = "resolving"
+    """The prompt was sent; whether the engine has it is not known."""
+    WAITING = "waiting"
+    """The engine has the job."""
+
+
+_QUEUE_PERIOD = {"waiting": 1.0, "running": 3.0}
+_RETRY = 0.25
+_DEAD_GRACE = 2.0
+_REMOVED_SPAN = 0.2
+
+
+class JobMachine:
+    """The state of one job; times are seconds on one clock of the caller's that never goes back.
+
+    Attributes:
+        outcome: the end, once there is one.
+        running: whether the engine was seen working on it.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        now: float,
+        deadline: float,
+        limits: Limits = Limits(),
+        expected: float | None = None,
+        attach: bool = False,
+    ) -> None:
+        """Prepare to submit, or with ``attach`` to take up a prompt that an earlier process may have submitted.
+
+        Args:
+            expected: how many seconds the job should run by earlier experience.
+        """
+        self.outcome: Outcome | None = None
+        self.running = False
+        self._subject, self._limits = subject, limits
+        self._started_at, self._deadline = now, deadline
+        self._phase = _Phase.RESOLVING if attach else _Phase.NEW
+        self._look, self._queue = Look(subject.prompt_id), QueueWatch(subject.prompt_id)
+        self._pace = Pace(now, expected)
+        self._quick_at = self._full_at = self._retry_at = now
+        self._log_at = now + limits.doubt_after
+        self._outage = Outage()
+        self._submits = 0
+        self._refusal: RylaError | None = None
+        self._connection_lost = False
+        self._warnings: tuple[str, ...] = ()
+        self._ending: Ending | None = None
+        self._why = Why.NONE
+        self._error: RylaError | None = None
+
+    @property
+    def position(self) -> int | None:
+        """How many jobs are ahead of this one in the queue; None when it does not wait there."""
+        return self._queue.position
+
+    def next(self, now: float) -> Action:
+        """The next action; answer it before you ask again."""
+        if now >= self._deadline:
+            self._end(Why.DEADLINE, now)
+        if self.outcome is None and self._ending is not None:
+            self._conclude(self._ending.verdict(now))
+        if self.outcome is not None:
+            return actions.Finished(self.outcome)
+        if self._ending is not None:
+            return self._ending.next(now)
+        if self._phase is not _Phase.NEW:
+            return self._watch(now)
+        return Sleep(min(self._retry_at, self._deadline)) if now < self._retry_at else self._submit(now)
+
+    def _submit(self, now: float) -> Action:
+        # Until the answer is in, the prompt may be on the engine: whatever happens now is resolved by its id.
+        self._phase = _Phase.RESOLVING
+        self._connection_lost = self._pace.heard = False
+        self._full_at = now
+        self._look.restart()
+        return actions.Submit()
+
+    def _watch(self, now: float) -> Action:
+        if self._queue.duplicate:
+            self._queue.duplicate = False
+            return actions.Dequeue()
+        if self._look.half_done or now >= self._full_at:
+            return self._look.next()
+        if self._phase is _Phase.RESOLVING:
+            return Sleep(min(self._full_at, self._deadline))
+        if now >= self._quick_at:
+            return actions.LookHistory()
+        if now >= self._log_at:
+            return actions.ReadLog()
+        return Sleep(min(self._quick_at, self._full_at, self._log_at, self._deadline))
+
+    def cancel(self, now: float) -> None:
+        """The user wants it to stop."""
+        self._end(Why.CANCEL, now)
+
+    def feed(self, answer: Answer | Signal, now: float) -> None:
+        """Take the answer to the last action, or a signal of the websocket."""
+        if self.outcome is not None:
+            return
+        if isinstance(answer, Event | actions.Connection):
+            self._heard(answer, now)
+        elif isinstance(answer, QueueView):
+            self._saw_queue(answer, now)
+        elif isinstance(answer, actions.HistoryAnswer):
+            self._found(self._look.history(answer.entry, now), answer.entry, now)
+        elif isinstance(answer, actions.LookFailed):
+            self._look_failed(answer, now)
+        elif isinstance(answer, actions.CancelAnswer):
+            if self._ending is not None:
+                self._ending.answered(answer, now)
+        elif isinstance(answer, actions.LogAnswer):
+            self._log_at = now + self._limits.doubt_after
+            if answer.worker_died:
+                self._end(Why.ZOMBIE, now, endings.zombie(self._subject))
+        else:
+            self._submitted(answer, now)
+
+    def _submitted(
+        self, answer: actions.Accepted | actions.Rejected | actions.NotSent | actions.Unclear, now: float
+    ) -> None:
+        nothing_there = isinstance(answer, actions.Rejected | actions.NotSent)
+        if self._ending is not None and nothing_there:
+            self._conclude(Verdict.REMOVED)
+        elif isinstance(answer, actions.Accepted):
+            self._submits += 1
+            self._accepted(answer, now)
+        elif isinstance(answer, actions.Rejected):
+            self.outcome = Outcome(State.FAILED, answer.error, never_started=answer.movable)
+        elif isinstance(answer, actions.NotSent):
+            if self._phase is _Phase.RESOLVING:
+                self._not_sent(answer, now)
+        else:
+            self._submits += 1
+            self._refusal = answer.error
+            self._full_at = now
+
+    def _not_sent(self, answer: actions.NotSent, now: float) -> None:
+        self._phase = _Phase.NEW
+        self._retry_at = now + _RETRY
+        if self._outage.note(True, now) >= self._limits.patience:
+            error = endings.unreachable(self._subject, answer.why)
+            self.outcome = Outcome(State.FAILED, error, never_started=True)
+
+    def _accepted(self, answer: actions.Accepted, now: float) -> None:
+        self._wait(now)
+        self._warnings = classify.left_out(self._subject, answer.node_errors)
+        dropped = classify.dropped_outputs(self._subject, answer.node_errors)
+        if dropped:
+            self._end(Why.PARTIAL, now, classify.partial_validation(self._subject, answer.node_errors, dropped))
+
+    def _wait(self, now: float) -> None:
+        """The engine has the job: settle into polling."""
+        if self._phase is _Phase.WAITING:
+            return
+        self._phase = _Phase.WAITING
+        self._pace.accepted_at = now
+        self._progressed(now)
+        self._quick_at = now + self._pace.delay(now)
+        self._full_at = now + _RETRY
+
+    def _saw_queue(self, view: QueueView, now: float) -> None:
+        self._outage.over()
+        where = self._look.queue(view)
+        if where in (Where.PENDING, Where.RUNNING):
+            if self._phase is _Phase.RESOLVING:
+                self._wait(now)
+            self._locate(view, where, now)
+        self._found(where, None, now)
+
+    def _locate(self, view: QueueView, where: Where, now: float) -> None:
+        if self._queue.see(view, now):
+            self._progressed(now)
+        if where is Where.RUNNING:
+            self._runs(now)
+        elif self._queue.idle(now) >= self._limits.idle_queue:
+            self._end(Why.ZOMBIE, now, endings.zombie(self._subject))
+
+    def _found(self, where: Where, entry: HistoryEntry | None, now: float) -> None:
+        self._outage.over()
+        if entry is not None:
+            self._conclude(Verdict.ENDED, entry)
+        elif self._ending is not None:
+            self._ending.seen(where, now)
+        elif where is Where.MISSING:
+            self._missed(now)
+        elif not self._look.half_done:
+            self._quick_at = now + self._pace.delay(now)
+            if where is not Where.UNKNOWN:
+                self._full_at = now + _QUEUE_PERIOD["running" if self.running else "waiting"]
+
+    def _missed(self, now: float) -> None:
+        resolving = self._phase is _Phase.RESOLVING
+        span = self._limits.resolve_span if resolving else self._limits.miss_span
+        self._full_at = self._quick_at = now + span / 2
+        if not self._look.gone(span):
+            return
+        if not resolving or self._submits == 0:
+            self.outcome = endings.lost(self._subject, restarted=self._connection_lost)
+        elif self._refusal is not None or self._submits >= self._limits.submits:
+            error = self._refusal or endings.never_arrived(self._subject, self._submits)
+            self.outcome = Outcome(State.FAILED, error, never_started=True)
+        else:
+            self._phase, self._retry_at = _Phase.NEW, now
+
+    def _look_failed(self, answer: actions.LookFailed, now: float) -> None:
+        self._look.failed()
+        outage = self._outage.note(answer.refused, now)
+        self._connection_lost = self._connection_lost or answer.refused
+        if self._ending is not None:
+            self._ending.look_failed(now)
+            return
+        self._full_at = self._quick_at = now + _RETRY
+        if outage >= self._limits.gone_after:
+            error = endings.gone(self._subject, answer.why, outage)
+            self.outcome = Outcome(State.LOST, error, verified=False)
+
+    def _heard(self, signal: Signal, now: float) -> None:
+        if isinstance(signal, actions.Connection):
+            self._pace.heard = False
+            self._connection_lost = self._connection_lost or not signal.open
+            # Either way events were missed.
+            self._full_at = min(self._full_at, now)
+            return
+        self._pace.heard = True
+        if signal.prompt_id != self._subject.prompt_id or self._ending is not None:
+            return
+        # It may come before the answer to the submit: the engine has the job.
+        self._wait(now)
+        self._progressed(now)
+        self._pace.hear(signal, now)
+        if signal.terminal:
+            self._quick_at = now + self._pace.delay(now)
+        else:
+            self._runs(now)
+
+    def _runs(self, now: float) -> None:
+        if not self.running:
+            self.running = True
+            self._pace.start(now)
+            self._progressed(now)
+
+    def _progressed(self, now: float) -> None:
+        self._log_at = now + self._limits.doubt_after
+
+    def _end(self, why: Why, now: float, error: RylaError | None = None) -> None:
+        """Bring the job to an end: at once when nothing of it is on the engine, else by cancelling it there."""
+        if self._ending is not None or self.outcome is not None:
+            return
+        self._why, self._error = why, error
+        grace = self._limits.cancel_grace
+        # What a dead worker holds cannot be taken from it; what waits for one is gone at once.
+        grace = min(_DEAD_GRACE, grace) if why is Why.ZOMBIE else grace
+        # A submit without an answer may still be on its way.
+        span = self._limits.resolve_span if self._phase is _Phase.RESOLVING else _REMOVED_SPAN
+        self._ending = Ending(self._look, now, grace, span)
+        if self._phase is _Phase.NEW:
+            self._conclude(Verdict.REMOVED)
+
+    def _conclude(self, verdict: Verdict, entry: HistoryEntry | None = None) -> None:
+        if verdict is Verdict.UNDECIDED:
+            return
+        self.outcome = endings.conclude(
+            self._subject,
+            self._why,
+            verdict,
+            entry=entry,
+            error=self._error,
+            ran=self.running,
+            seconds=self._deadline - self._started_at,
+            warnings=self._warnings,
+        )

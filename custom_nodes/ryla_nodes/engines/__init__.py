@@ -1,0 +1,1 @@
+"""The engines that our nodes run in, behind one protocol."""

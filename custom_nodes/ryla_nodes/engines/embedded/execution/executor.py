@@ -1,0 +1,254 @@
+"""Running one graph: what has to run, in order, with messages on the way and one outcome at the end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ....errors import RylaError
+from ...schema import io
+from .. import interrupt
+from ..inference import start
+from .cache import Entry, OutputCache, signatures
+from .calls import Blocker, Values, call, collect
+from .inputs import full_type_name, is_link, text_of
+from .jobs import Job, Outcome
+from .progress import NodeStates, reporting
+from .registry import NodeClass, Registry
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+LONGEST_VALUE_TOLD = 1000
+OUT_OF_MEMORY = (
+    "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might have "
+    "accidentally set the batch_size to a large number."
+)
+
+
+class Send(Protocol):
+    """Sends a message to the client ``client_id``; to all when that is None."""
+
+    def __call__(self, event: str, data: Mapping[str, Any], client_id: str | None) -> None: ...
+
+
+class Executor:
+    """Runs jobs one after the other and keeps the outputs of the last one's nodes."""
+
+    def __init__(self, registry: Registry, send: Send, unload_models: Callable[[], None]) -> None:
+        self.registry = registry
+        self.send = send
+        self._unload_models = unload_models
+        self.cache = OutputCache()
+
+    def run(self, job: Job) -> Outcome:
+        """Run ``job`` to its end. A node's failure is the job's outcome, not an exception."""
+        start.import_torch()
+        import torch
+
+        with torch.inference_mode(), interrupt.listening(job.cancelled):
+            return _Run(self, job).run()
+
+    def free(self) -> None:
+        """Give memory back: forget every kept output, which is where models are held, and unload."""
+        self.cache.clear()
+        gc.collect()
+        self._unload_models()
+
+
+class _Run:
+    """One job on its way."""
+
+    def __init__(self, executor: Executor, job: Job) -> None:
+        self.executor = executor
+        self.registry = executor.registry.remembering()
+        self.cache = executor.cache
+        self.job = job
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self.executed: list[str] = []
+        self.reports: dict[str, Mapping[str, Any]] = {}
+        self.states = NodeStates(job.prompt_id, self._send)
+
+    def run(self) -> Outcome:
+        self._record("execution_start")
+        self.cache.begin(signatures(self.job.graph, self.registry, self.job.outputs))
+        self._record("execution_cached", nodes=[each for each in self.job.graph if self.cache.get(each)])
+        schedule = Schedule(self.job.graph, self.registry, lambda node_id: self.cache.get(node_id) is not None)
+        for output in self.job.outputs:
+            schedule.add(output)
+        success = True
+        while success and (node_id := schedule.next()) is not None:
+            success = self._node(node_id, schedule)
+        if success:
+            self._record("execution_success")
+        self._report_unvisited()
+        outputs = {node_id: report["output"] for node_id, report in self.reports.items()}
+        meta = {node_id: report["meta"] for node_id, report in self.reports.items()}
+        return Outcome(success, self.messages, outputs, meta)
+
+    def _report_unvisited(self) -> None:
+        """The history of a repeated job, too, tells what the kept nodes before its outputs had reported."""
+        for node_id in self.job.graph:
+            kept = self.cache.get(node_id)
+            if kept is not None and kept.ui is not None:
+                self.reports.setdefault(node_id, kept.ui)
+
+    def _send(self, event: str, data: Mapping[str, Any]) -> None:
+        """Tell the client that submitted the job; without one nobody hears of it."""
+        if self.job.client_id is not None:
+            self.executor.send(event, data, self.job.client_id)
+
+    def _record(self, event: str, **facts: Any) -> None:
+        """Send a message and keep it for the history. A cancelled job that has no client is told to everybody."""
+        data = {"prompt_id": self.job.prompt_id, **facts, "timestamp": int(time.time() * 1000)}
+        self.messages.append((event, data))
+        if event == "execution_interrupted":
+            self.executor.send(event, data, self.job.client_id)
+        else:
+            self._send(event, data)
+
+    def _node(self, node_id: str, schedule: Schedule) -> bool:
+        """Run one node, or have it wait for the lazy inputs that it asks for; False when it failed."""
+        kept = self.cache.get(node_id)
+        if kept is not None:
+            self._report(node_id, kept.ui)
+            self.states.finish(node_id)
+            schedule.done(node_id)
+            return True
+        inputs: Values = {}
+        try:
+            inputs = self._inputs(node_id)
+            self.states.start(node_id)
+            self._send("executing", self._about(node_id))
+            asked = self._lazy(node_id, inputs)
+            if asked:
+                for name in asked:
+                    schedule.ask(node_id, name)
+                return True
+            with reporting(lambda value, maximum: self._progress(node_id, value, maximum)):
+                self._execute(node_id, inputs)
+        except interrupt.Interrupted:
+            self._record("execution_interrupted", **self._failed(node_id))
+            return False
+        except Exception as error:
+            failed = self._failed(node_id)
+            # Of our own refusals the message says all.
+            trace = None if isinstance(error, RylaError) else error
+            log.error("Node %s (%s) failed: %s", node_id, failed["node_type"], text_of(error), exc_info=trace)
+            self._record("execution_error", **failed, **self._failure(error, inputs))
+            return False
+        self.states.finish(node_id)
+        self.executed.append(node_id)
+        schedule.done(node_id)
+        return True
+
+    def _about(self, node_id: str) -> dict[str, Any]:
+        return {"node": node_id, "display_node": node_id, "prompt_id": self.job.prompt_id}
+
+    def _progress(self, node_id: str, value: float, maximum: float) -> None:
+        self.states.update(node_id, value, maximum)
+        data = {"value": value, "max": maximum, "prompt_id": self.job.prompt_id, "node": node_id}
+        self._send("progress", data)
+
+    def _inputs(self, node_id: str) -> Values:
+        """The values of a node's inputs; a lazy one that has not been asked for is None."""
+        node = self.job.graph[node_id]
+        inputs: Values = {}
+        for name in self.registry.declared(node["class_type"]):
+            if name not in node["inputs"]:
+                continue
+            value = node["inputs"][name]
+            if is_link(value):
+                entry = self.cache.get(value[0])
+                inputs[name] = [None] if entry is None else entry.outputs[value[1]]
+            else:
+                inputs[name] = [value]
+        return inputs
+
+    def _lazy(self, node_id: str, inputs: Values) -> list[str]:
+        """The lazy inputs without a value that the node wants now."""
+        node = self.job.graph[node_id]
+        cls = self._prepared(node_id)
+        if getattr(cls, "check_lazy_status", None) is None:
+            return []
+        takes_lists = self.registry.schema(node["class_type"]).is_input_list
+        answers = call(cls.check_lazy_status, takes_lists, inputs, lambda blocker: blocker)
+        asked = {name for answer in answers if isinstance(answer, list) for name in answer}
+        return [
+            name
+            for name in sorted(asked)
+            if is_link(node["inputs"].get(name)) and self.cache.get(node["inputs"][name][0]) is None
+        ]
+
+    def _prepared(self, node_id: str) -> NodeClass:
+        """The node's class with the hidden values that its schema asks for."""
+        class_type = self.job.graph[node_id]["class_type"]
+        known = {
+            io.Hidden.unique_id: node_id,
+            io.Hidden.prompt: self.job.graph,
+            io.Hidden.extra_pnginfo: self.job.extra_data.get("extra_pnginfo"),
+        }
+        asked = self.registry.schema(class_type).hidden or ()
+        return self.registry[class_type].PREPARE_CLASS_CLONE({key: known.get(key) for key in asked})
+
+    def _execute(self, node_id: str, inputs: Values) -> None:
+        schema = self.registry.schema(self.job.graph[node_id]["class_type"])
+        execute = self._prepared(node_id).execute
+        results = call(execute, schema.is_input_list, inputs, lambda blocker: self._blocked(node_id, blocker))
+        outputs, ui = collect(results, schema)
+        report = None
+        if ui:
+            json.dumps(ui)  # what cannot be told to clients is the node's failure, not the history's
+            meta = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+            report = {"meta": meta, "output": ui}
+            self._report(node_id, report)
+        self.cache.put(node_id, Entry(outputs, report))
+
+    def _report(self, node_id: str, report: Mapping[str, Any] | None) -> None:
+        """Keep what a node reports for the history, and tell the client."""
+        if report is not None:
+            self.reports[node_id] = report
+        self._send("executed", {**self._about(node_id), "output": (report or {}).get("output")})
+
+    def _blocked(self, node_id: str, blocker: Blocker) -> Blocker:
+        """Tell the client why a node does not run, once: further nodes are blocked in silence."""
+        if blocker.message is not None:
+            facts = {
+                "exception_message": f"Execution Blocked: {blocker.message}",
+                "exception_type": "ExecutionBlocked",
+                "traceback": [],
+                "current_inputs": [],
+                "current_outputs": [],
+            }
+            data = {"prompt_id": self.job.prompt_id, **self._failed(node_id), **facts}
+            self._send("execution_error", data)
+        return Blocker(None)
+
+    def _failed(self, node_id: str) -> dict[str, Any]:
+        class_type = self.job.graph[node_id]["class_type"]
+        return {"node_id": node_id, "node_type": class_type, "executed": list(self.executed)}
+
+    def _failure(self, error: Exception, inputs: Values) -> dict[str, Any]:
+        """What clients are told of an exception; when memory ran out, everything that can be given back is."""
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"
+        if out_of_memory:
+            self.executor.free()
+        return {
+            "exception_message": f"{text_of(error)}\n{OUT_OF_MEMORY if out_of_memory else ''}",
+            "exception_type": full_type_name(type(error)),
+            "traceback": traceback.format_tb(error.__traceback__),
+            "current_inputs": {name: [_told(value) for value in values] for name, values in inputs.items()},
+            "current_outputs": [each for each in self.job.graph if self.cache.get(each)],
+        }
+
+
+def _told(value: Any) -> Any:
+    """A value as an error message shows it."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value)[:LONGEST_VALUE_TOLD]

@@ -1,0 +1,131 @@
+"""Flux's text encoders, CLIP-L and T5: loaded from ComfyUI's files, run with ComfyUI's prompt weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....models.folders import ModelFolders
+from . import tokenizers
+from .device import Placement
+from .network import Network, Patch, fill
+from .prompts import Chunk, PromptTokenizer
+from .text_networks import ClipShape, ClipText, T5Encoder, T5Shape
+from .weights import WeightFile
+
+CLIP_HEAD_WIDTH = 64
+Tokens = dict[str, list[Chunk]]
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """One encoder with its tokenizer."""
+
+    network: Network
+    tokenizer: PromptTokenizer
+    placement: Placement
+
+    def patched(self, patches: Iterable[Patch]) -> TextEncoder:
+        """A clone with further patches."""
+        return replace(self, network=self.network.patched(patches))
+
+    @torch.inference_mode()
+    def encode(self, chunks: list[Chunk]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the encoder on chunks of weighted tokens, all of one length.
+
+        A token's state is moved from the empty prompt's state at its place by its weight:
+        ``empty + weight * (state - empty)``.
+
+        Returns:
+            States [1, chunks * length, D] and the first chunk's pooled state [1, D] (None for T5), float32 on the CPU.
+        """
+        ids = [[token for token, _ in chunk] for chunk in chunks]
+        weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks])
+        weighted = bool((weights != 1.0).any())
+        if weighted:
+            ids.append(self.tokenizer.empty(len(ids[0])))
+        output = self.network.module(input_ids=torch.tensor(ids, device=self.placement.device))
+        states = output.last_hidden_state.float().cpu()
+        if weighted:
+            states, empty = states[:-1], states[-1:]
+            states = torch.where(weights[..., None] == 1.0, states, empty + weights[..., None] * (states - empty))
+        pooled = getattr(output, "pooler_output", None)
+        return states.flatten(0, 1)[None], None if pooled is None else pooled[:1].float().cpu()
+
+
+@dataclass(frozen=True)
+class FluxText:
+    """What the engine calls a CLIP: CLIP-L for the pooled vector, T5 for the context."""
+
+    clip_l: TextEncoder
+    t5xxl: TextEncoder
+
+    def tokenize(self, prompt: str) -> Tokens:
+        """The prompt's weighted tokens for each encoder."""
+        return {"l": self.clip_l.tokenizer.tokenize(prompt), "t5xxl": self.t5xxl.tokenizer.tokenize(prompt)}
+
+    def encode(self, tokens: Tokens, **values: Any) -> Conditioning:
+        """A conditioning: ``[[context [1, T, D], {"pooled_output": [1, D'], **values}]]``."""
+        context, _ = self.t5xxl.encode(tokens["t5xxl"])
+        _, pooled = self.clip_l.encode(tokens["l"])
+        return [[context, {"pooled_output": pooled, **values}]]
+
+    def patched(self, clip_l: Iterable[Patch], t5xxl: Iterable[Patch]) -> FluxText:
+        """A clone with patches on both encoders; each has its base's weights as long as it has none."""
+        return FluxText(self.clip_l.patched(clip_l), self.t5xxl.patched(t5xxl))
+
+
+def load_clip_l(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
+    """CLIP-L from a file with ``text_model.*`` keys; ``tokenizer_of`` is the file that the tokenizer lies beside.
+
+    Raises:
+        RylaError: ``incomplete_weights``, ``missing_tokenizer``.
+    """
+    vocabulary, width = file.shape("text_model.embeddings.token_embedding.weight")
+    tokenizer = tokenizers.clip_l(tokenizer_of, vocabulary, folders)
+    shape = ClipShape(
+        vocabulary=vocabulary,
+        positions=file.shape("text_model.embeddings.position_embedding.weight")[0],
+        width=width,
+        inner=file.shape("text_model.encoder.layers.0.mlp.fc1.weight")[0],
+        layers=file.count("text_model.encoder.layers.{}."),
+        heads=width // CLIP_HEAD_WIDTH,
+        end=tokenizer.end,
+    )
+    with torch.device("meta"):
+        module = ClipText(shape)
+    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
+
+
+def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
+    """T5 v1.1's encoder from a file with ``encoder.block.*`` keys; ``tokenizer_of`` as for CLIP-L.
+
+    Raises:
+        RylaError: ``incomplete_weights``, ``missing_tokenizer``.
+    """
+    vocabulary, width = file.shape("shared.weight")
+    tokenizer = tokenizers.t5xxl(tokenizer_of, vocabulary, folders)
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = file.shape(f"{attention}.relative_attention_bias.weight")
+    shape = T5Shape(
+        vocabulary=vocabulary,
+        width=width,
+        inner=file.shape("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
+        layers=file.count("encoder.block.{}."),
+        heads=heads,
+        head=file.shape(f"{attention}.q.weight")[0] // heads,
+        buckets=buckets,
+    )
+    with torch.device("meta"):
+        module = T5Encoder(shape)
+    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
+
+
+def _placed(file: WeightFile, placement: Placement) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in file.tensors():
+        yield name, tensor.to(placement.dtype).to(placement.device)

@@ -1,0 +1,182 @@
+"""Routes of jobs: /prompt, /queue, /history, /interrupt, /free, /api/jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from ..execution.jobs import Job, JobQueue
+from ..execution.registry import Registry
+from ..execution.validation import validate
+from .guard import bad_request, json_object
+from .job_views import job_view, list_jobs
+
+SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
+
+
+class JobRoutes:
+    """Submitting jobs, looking at them, cancelling them."""
+
+    def __init__(self, queue: JobQueue, registry: Registry) -> None:
+        self._queue = queue
+        self._registry = registry
+        self._number = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/prompt", self.get_prompt),
+            web.post("/prompt", self.post_prompt),
+            web.get("/queue", self.get_queue),
+            web.post("/queue", self.post_queue),
+            web.get("/history", self.get_history),
+            web.post("/history", self.post_history),
+            web.get("/history/{prompt_id}", self.get_history_entry),
+            web.post("/interrupt", self.post_interrupt),
+            web.post("/free", self.post_free),
+        ]
+
+    def api_routes(self) -> list[web.RouteDef]:
+        """The routes that exist under /api only."""
+        return [
+            web.get("/api/jobs", self.get_jobs),
+            web.get("/api/jobs/{job_id}", self.get_job),
+            web.post("/api/jobs/{job_id}/cancel", self.cancel_job),
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """The length of the queue, the running job included."""
+        return {"exec_info": {"queue_remaining": self._queue.remaining()}}
+
+    async def get_prompt(self, request: web.Request) -> web.Response:
+        return web.json_response(self.status())
+
+    async def post_prompt(self, request: web.Request) -> web.Response:
+        body = await json_object(request)
+        number = self._take_number(body)
+        if "prompt" not in body:
+            raise bad_request("no_prompt", "No prompt provided")
+        prompt_id = _prompt_id(body.get("prompt_id"))
+        extra_data = _extra_data(body)
+        targets = None if body.get("partial_execution_targets") is None else _ids(body, "partial_execution_targets")
+        verdict = await asyncio.to_thread(validate, body["prompt"], self._registry, targets)
+        if verdict.error is not None:
+            return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
+        self._queue.put(Job(number, prompt_id, body["prompt"], extra_data, tuple(verdict.outputs)))
+        return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+
+    def _take_number(self, body: dict[str, Any]) -> float:
+        """The job's place in the queue: the client's, or the next; with ``front`` before all others."""
+        if "number" in body:
+            try:
+                return float(body["number"])
+            except (TypeError, ValueError):
+                raise bad_request("invalid_prompt", f"number must be a number, not {body['number']!r}") from None
+        number = -self._number if body.get("front") else self._number
+        self._number += 1
+        return number
+
+    async def get_queue(self, request: web.Request) -> web.Response:
+        running, waiting = self._queue.snapshot()
+        return web.json_response(
+            {"queue_running": [job.as_list() for job in running], "queue_pending": [job.as_list() for job in waiting]}
+        )
+
+    async def post_queue(self, request: web.Request) -> web.Response:
+        body = await json_object(request)
+        if body.get("clear"):
+            self._queue.clear()
+        for prompt_id in _ids(body, "delete"):
+            self._queue.delete(prompt_id)
+        return web.Response()
+
+    async def get_history(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            self._queue.history(_whole_number(request, "max_items", None), _whole_number(request, "offset", -1) or 0)
+        )
+
+    async def get_history_entry(self, request: web.Request) -> web.Response:
+        prompt_id = request.match_info["prompt_id"]
+        entry = self._queue.entry(prompt_id)
+        return web.json_response({} if entry is None else {prompt_id: entry})
+
+    async def post_history(self, request: web.Request) -> web.Response:
+        body = await json_object(request)
+        if body.get("clear"):
+            self._queue.forget()
+        for prompt_id in _ids(body, "delete"):
+            self._queue.forget(prompt_id)
+        return web.Response()
+
+    async def post_interrupt(self, request: web.Request) -> web.Response:
+        body = await json_object(request, optional=True)
+        self._queue.interrupt(body.get("prompt_id") or None)
+        return web.Response()
+
+    async def post_free(self, request: web.Request) -> web.Response:
+        body = await json_object(request)
+        if body.get("unload_models") or body.get("free_memory"):
+            self._queue.ask_to_free()
+        return web.Response()
+
+    async def get_jobs(self, request: web.Request) -> web.Response:
+        return web.json_response(list_jobs(self._queue, request.query))
+
+    async def get_job(self, request: web.Request) -> web.Response:
+        view = job_view(self._queue, request.match_info["job_id"])
+        if view is None:
+            return web.json_response({"error": "Job not found"}, status=404)
+        return web.json_response(view)
+
+    async def cancel_job(self, request: web.Request) -> web.Response:
+        return web.json_response({"cancelled": self._queue.cancel(request.match_info["job_id"])})
+
+
+def _prompt_id(given: Any) -> str:
+    """The client's id, which must be a canonical UUID, or a new one."""
+    if given is None:
+        return str(uuid.uuid4())
+    try:
+        if isinstance(given, str) and str(uuid.UUID(given)) == given:
+            return given
+    except ValueError:
+        pass
+    raise bad_request(
+        "invalid_prompt_id",
+        "prompt_id must be a valid UUID",
+        "prompt_id must be a UUID string in canonical lowercase hyphenated form; "
+        "omit it to let the server generate one",
+    )
+
+
+def _extra_data(body: dict[str, Any]) -> dict[str, Any]:
+    extra_data = body.get("extra_data") or {}
+    if not isinstance(extra_data, dict):
+        raise bad_request("invalid_prompt", "extra_data must be an object.")
+    kept = {key: value for key, value in extra_data.items() if key not in SECRETS}
+    if body.get("client_id") is not None:
+        kept["client_id"] = body["client_id"]
+    if not isinstance(kept.get("client_id", ""), str):
+        raise bad_request("invalid_prompt", f"client_id must be a string, not {kept['client_id']!r}.")
+    return kept | {"create_time": int(time.time() * 1000)}
+
+
+def _ids(body: dict[str, Any], name: str) -> list[str]:
+    """The list of ids in a field of the body; empty when it has none."""
+    ids = body.get(name) or []
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise bad_request("invalid_json", f"{name} must be a list of strings.")
+    return ids
+
+
+def _whole_number(request: web.Request, name: str, default: int | None) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise bad_request("invalid_query", f"{name} must be a whole number, not {text!r}") from None

@@ -1,0 +1,165 @@
+"""The embedded engine: ComfyUI's HTTP and websocket API in two threads of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from .... import settings as environment
+from ....errors import RylaError
+from ....models.folders import standalone
+from ..core_nodes import core_classes
+from ..engine import EmbeddedEngine
+from ..execution import context
+from ..execution.executor import Executor
+from ..execution.jobs import MAXIMUM_HISTORY, JobQueue
+from ..execution.registry import NodeClass, Registry
+from ..execution.worker import Worker
+from ..files import EngineFiles
+from . import guard
+from .events import Hub
+from .routes_files import FileRoutes
+from .routes_info import InfoRoutes
+from .routes_jobs import JobRoutes
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 100 * 1024 * 1024
+STOP_SECONDS = 10.0
+
+
+class EngineServer:
+    """An engine at ``url``. Start and stop it, or use it as a context manager.
+
+    Args:
+        home: its folder; input, output and temp are made below it, and ``models`` may hold models.
+        nodes: the node classes that it knows beside ComfyUI's own.
+        port: where it listens; 0 picks a free port.
+        host: the address it listens on. Any but a loopback one needs ``token``, which requests must then bear.
+        token: what ``Authorization: Bearer`` must hold; None lets everybody in.
+        settings: the environment; read anew when None.
+        maximum_history: how many ended jobs are remembered.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        nodes: Iterable[NodeClass],
+        port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        token: str | None = None,
+        settings: environment.Settings | None = None,
+        maximum_history: int = MAXIMUM_HISTORY,
+    ) -> None:
+        if token is None and not guard.is_loopback(host):
+            raise RylaError(
+                "token_required",
+                f"The engine was to listen on {host}, where other machines reach it, without a token.",
+            )
+        self._address = (host, port)
+        self._token = token
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self.files = EngineFiles(home)
+        self.engine = EmbeddedEngine(home, standalone(settings or environment.load()))
+        self._enter: context.Enter = partial(context.using, self.files, self.engine)
+        with self._enter():
+            self.registry = Registry([*core_classes(), *nodes])
+        self.queue = JobQueue(lambda: self._hub.send_status(), maximum_history)
+        self._jobs = JobRoutes(self.queue, self.registry)
+        self._hub = Hub(self._jobs.status)
+        self._executor = Executor(self.registry, self._hub.send, self.engine.unload_models)
+        self._worker = Worker(self.queue, self._executor, self._enter)
+
+    @property
+    def url(self) -> str:
+        """Its base URL; the port is known once it has started."""
+        name, port = self._address
+        return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+    def start(self) -> EngineServer:
+        """Listen and return.
+
+        Raises:
+            RylaError: ``port_in_use``, or ``engine_cannot_listen`` for an address that is not this machine's.
+        """
+        self._socket = _listen(*self._address)
+        self._address = (self._address[0], self._socket.getsockname()[1])
+        self._worker.start()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), name="ryla-engine", daemon=True)
+        self._thread.start()
+        while not self._ready.wait(0.1):
+            if not self._thread.is_alive():
+                raise RylaError("engine_cannot_listen", f"The engine ended before it listened on {self.url}.")
+        return self
+
+    def stop(self) -> None:
+        """Cancel the running job, close every connection and end both threads; safe to call twice."""
+        if self._thread is None or self._loop is None or self._stop is None:
+            return
+        self.queue.close()
+        self._worker.join(STOP_SECONDS)
+        if self._worker.is_alive():
+            log.warning("The running job did not stop within %.0f s; it is left behind.", STOP_SECONDS)
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._thread = None
+
+    def __enter__(self) -> EngineServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._hub.attach(self._loop)
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        assert self._socket is not None
+        await web.SockSite(runner, self._socket).start()
+        self._ready.set()
+        await self._stop.wait()
+        self._hub.attach(None)
+        await self._hub.close()
+        await runner.cleanup()
+
+    def _app(self) -> web.Application:
+        middlewares = [guard.same_origin, guard.engine_context(self._enter)]
+        if self._token is not None and not guard.is_loopback(self._address[0]):
+            middlewares.insert(0, guard.bearer(self._token))
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
+        info = InfoRoutes(self.registry, self.engine.folders, MAX_BODY_BYTES)
+        both = [
+            *self._jobs.routes(),
+            *FileRoutes(self.files).routes(),
+            *info.routes(),
+            web.get("/ws", self._hub.handle),
+        ]
+        app.add_routes(both)
+        app.add_routes([web.route(route.method, f"/api{route.path}", route.handler) for route in both])
+        app.add_routes(self._jobs.api_routes())
+        return app
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family: Any = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RylaError("port_in_use", f"Port {port} on {host} is in use by another program.") from None
+        raise RylaError("engine_cannot_listen", f"Listening on {host}:{port} failed: {error}.") from None

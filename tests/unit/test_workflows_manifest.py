@@ -1,0 +1,165 @@
+"""A workflow's folder: what loads, what is refused, and that the shipped ones are in order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ryla_nodes import settings
+from ryla_nodes.errors import RylaError
+from ryla_nodes.models import catalogue
+from ryla_nodes.workflows.manifest import read, title_of
+from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.validate import problems
+from ryla_nodes.workflows.workflow import available, load, shipped_root
+
+ENVIRONMENT = settings.load({})
+SHIPPED = sorted(available(ENVIRONMENT))
+GRAPH = {
+    "1": {
+        "class_type": "EmptyLatentImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1},
+        "_meta": {"title": "Size"},
+    },
+    "2": {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": ["1", 0], "filename_prefix": "x"},
+        "_meta": {"title": "Result"},
+    },
+}
+HEAD = 'title = "T"\nsummary = "S"\n[[outputs]]\nnode = "Result"\nkind = "image"\n'
+WIDTH = '[parameters.width]\ntype = "int"\nnode = "Size"\ninput = "width"\nhelp = "Width."\n'
+
+
+def folder(tmp_path: Path, manifest: str, graph: Any = GRAPH) -> Path:
+    path = tmp_path / "mine"
+    path.mkdir()
+    (path / "api.json").write_text(graph if isinstance(graph, str) else json.dumps(graph))
+    (path / "workflow.toml").write_text(manifest)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(RylaError) as raised:
+        read(path)
+    assert raised.value.code == "invalid_workflow"
+    assert str(path) in raised.value.message
+    return raised.value.message
+
+
+def test_a_folder_loads(tmp_path: Path) -> None:
+    workflow = read(folder(tmp_path, HEAD + WIDTH + "default = 64\nmin = 8\nstep = 8\n"))
+    parameter = workflow.parameter("width")
+    assert parameter is not None
+    assert (parameter.default, parameter.bindings[0].node_id) == (64, "1")
+    assert (workflow.name, workflow.outputs[0].node_id) == ("mine", "2")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "why"),
+    [
+        (HEAD.replace("Result", "Resulf"), 'the graph has no node titled "Resulf"; did you mean "Result"?'),
+        (HEAD + WIDTH.replace('"Size"', '"Sampler"') + "default = 1", 'the graph has no node titled "Sampler"'),
+        (HEAD + WIDTH.replace('"width"', '"widht"') + "default = 1", 'has no input "widht"; did you mean "width"?'),
+        (HEAD + WIDTH, "say either required = true or a default"),
+        (HEAD + WIDTH + "default = 1\nrequired = true", "say either required = true or a default"),
+        (HEAD + WIDTH + "default = 4\nmin = 8", "its own default is refused: width 4 is below the smallest, 8."),
+        (HEAD + WIDTH + "default = 8\nstep = 8", "step is positive and counts from min"),
+        (HEAD + WIDTH + "default = 8\nchoices = ['a']", "choices belong to enum"),
+        (HEAD + WIDTH + "default = 8\nminimum = 8", 'has an unknown key "minimum"; did you mean "min"?'),
+        (HEAD + WIDTH.replace("int", "integer", 1), 'type "integer" is none of string, text, int'),
+        (HEAD + WIDTH.replace('help = "Width."', ""), "needs a non-empty help"),
+        (HEAD + WIDTH + "default = 8\naliases = ['w', 'w']", 'the name "w" is taken by width'),
+        (HEAD + WIDTH + "default = 8\nbind = [['Size', 'height']]", "say either node and input, or bind"),
+        (HEAD.replace("image", "video"), 'kind "video" is none of image'),
+        ('title = "T"\nsummary = "S"\n', "it declares no [[outputs]]"),
+        (HEAD.replace("title", "titel", 1), 'the top level has an unknown key "titel"; did you mean "title"?'),
+        ("title = ", "it is not TOML"),
+    ],
+)
+def test_a_manifest_that_is_wrong_says_where(tmp_path: Path, manifest: str, why: str) -> None:
+    assert why in refused(folder(tmp_path, manifest))
+
+
+def test_a_linked_input_cannot_be_a_parameter(tmp_path: Path) -> None:
+    text = WIDTH.replace('"Size"', '"Result"').replace('"width"\n', '"samples"\n') + "default = 1"
+    assert 'input "samples" of node "Result" is linked' in refused(folder(tmp_path, HEAD + text))
+
+
+def test_a_title_used_twice_cannot_be_bound(tmp_path: Path) -> None:
+    twin = {**GRAPH, "3": GRAPH["1"]}
+    assert 'titled "Size" (ids 1, 3)' in refused(folder(tmp_path, HEAD + WIDTH + "default = 1", twin))
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        ("{", "is not JSON"),
+        ({"nodes": [], "links": []}, "is in the editor's format"),
+        ({**GRAPH, "version": 0.4}, '"version" is not a node'),
+        ([], "is not an object of nodes"),
+    ],
+)
+def test_a_graph_that_is_not_api_format(tmp_path: Path, graph: Any, why: str) -> None:
+    assert why in refused(folder(tmp_path, HEAD, graph))
+
+
+def test_absent_files(tmp_path: Path) -> None:
+    path = folder(tmp_path, HEAD)
+    (path / "workflow.toml").unlink()
+    assert "cannot be read" in refused(path)
+    (path / "api.json").unlink()
+    assert "cannot be read" in refused(path)
+
+
+def test_own_workflows_come_before_the_shipped_ones(tmp_path: Path) -> None:
+    folder(tmp_path, HEAD).rename(tmp_path / "flux-dev")
+    own = settings.load({"RYLA_WORKFLOWS": str(tmp_path)})
+    assert load("flux-dev", own).title == "T"
+    assert load("flux-lora", own).title == load("flux-lora", ENVIRONMENT).title
+
+
+def test_an_unknown_workflow_offers_the_nearest() -> None:
+    with pytest.raises(RylaError, match=r'no workflow "flux_dve".*did you mean "flux-dev"') as raised:
+        load("flux_dve", ENVIRONMENT)
+    assert raised.value.code == "unknown_workflow"
+    for name in ("../flux-dev", "", "."):
+        with pytest.raises(RylaError):
+            load(name, ENVIRONMENT)
+
+
+def test_the_workflows_of_the_design_are_there() -> None:
+    assert {"flux-dev", "flux-instantid", "flux-lora", "sdxl-instantid"} <= set(SHIPPED)
+    assert [path.name for path in shipped_root().glob("*.json")] == [], "the editor would list it as a template"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_workflow_is_in_order(name: str) -> None:
+    workflow = load(name, ENVIRONMENT)
+    for version in versions():
+        assert problems(workflow.graph, object_info(version)) == []
+    assert [title for title, count in Counter(map(title_of, workflow.graph.values())).items() if count > 1] == []
+    for node in workflow.graph.values():
+        own = node["class_type"].startswith("RYLA_")
+        assert node["_meta"]["cnr_id"] == ("ryla-nodes" if own else "comfy-core")
+        assert node["_meta"]["ver"]
+    for model in workflow.models:
+        assert catalogue.load().get(model)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_graph_holds_the_defaults_of_its_manifest(name: str) -> None:
+    """So that the graph makes the same picture in the editor as through the runner."""
+    workflow = load(name, ENVIRONMENT)
+    for parameter in workflow.parameters:
+        for binding in parameter.bindings:
+            if parameter.default is not None:
+                assert workflow.graph[binding.node_id]["inputs"][binding.input] == parameter.default, parameter.name
+
+
+def test_one_graph_serves_with_and_without_a_lora() -> None:
+    plain, with_lora = (json.dumps(load(name, ENVIRONMENT).graph) for name in ("flux-dev", "flux-lora"))
+    assert plain.replace('"flux-dev"', '"flux-lora"') == with_lora
