@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import httpx
-from ryla_nodes.engines.embedded.core_nodes import image, image_files, primitive
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from websockets.sync.client import ClientConnection, connect
 
@@ -34,11 +33,10 @@ nodes = _load(PACK)
 
 
 class Engine(EngineServer):
-    """An embedded engine without the diffusion nodes, so that no model is made."""
+    """An embedded engine that knows the nodes of the parity tests, too."""
 
     def __init__(self, home: Path, *, more: Iterable[type] = (), **options: Any) -> None:
-        classes = [*image.NODES, *image_files.NODES, *primitive.NODES, *nodes.NODES, *more]
-        super().__init__(home, nodes=classes, **options)
+        super().__init__(home, [*nodes.NODES, *more], **options)
         self.http = httpx.Client(timeout=30, trust_env=False)
 
     def start(self) -> Engine:

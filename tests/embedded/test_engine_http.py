@@ -146,7 +146,7 @@ def test_malformed_bodies_are_refused(engine: Engine, path: str) -> None:
 def test_an_unknown_class_is_named_with_what_there_is(engine: Engine) -> None:
     error = engine.submit({"1": node("NoSuchNode")}).json()["error"]
     assert error["type"] == "missing_node_type"
-    assert "no class NoSuchNode" in error["message"] and "EmptyImage, ImageInvert" in error["message"]
+    assert "no class NoSuchNode" in error["message"] and "EmptyImage, EmptyLatentImage" in error["message"]
     assert error["extra_info"] == {"node_id": "1", "class_type": "NoSuchNode", "node_title": "NoSuchNode"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from ryla_nodes.cli import output
-from ryla_nodes.cli.models.command import command
+from ryla_nodes.cli.models import command
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue as catalogues
 from ryla_nodes.models.catalogue import Catalogue

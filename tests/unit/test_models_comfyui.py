@@ -11,12 +11,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from ryla_nodes.cli.comfyui.command import command
-from ryla_nodes.cli.comfyui.command import install as comfyui_install
+from ryla_nodes.cli.comfyui import command
+from ryla_nodes.cli.comfyui import install as comfyui_install
 from ryla_nodes.errors import RylaError
 from typer.testing import CliRunner
 
-PACK = Path(comfyui_install.__file__).resolve().parents[1]
+PACK = Path(comfyui_install.__file__).resolve().parents[2]
 
 
 @dataclass

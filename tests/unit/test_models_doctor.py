@@ -19,14 +19,14 @@ from unittest import mock
 
 import pytest
 import typer
-from ryla_nodes.cli.doctor.command import comfyui as doctor_comfyui
-from ryla_nodes.cli.doctor.command import command
+from ryla_nodes.cli.doctor import comfyui as doctor_comfyui
+from ryla_nodes.cli.doctor import command
 from ryla_nodes.errors import RylaError
 from typer.testing import CliRunner
 from unit import models_standins
 from unit.models_world import World, world
 
-PACK = Path(command.__file__).parents[1]
+PACK = Path(command.__file__).parents[2]
 FACES = {"cv2": "", "insightface": "", "onnxruntime": "def get_available_providers(): return ['CPUExecutionProvider']"}
 
 
