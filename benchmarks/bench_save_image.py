@@ -19,7 +19,7 @@ from pathlib import Path
 comfyui, package, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sys.path.insert(0, package)
 import torch
-from ryla_nodes.nodes import image_file
+from ryla_nodes.nodes import image as image_file
 
 # Smooth shapes with a little grain: about as compressible as a photo.
 torch.manual_seed(0)

@@ -93,7 +93,7 @@ def _renamed(shapes: Shapes, diffusers: dict[str, str]) -> Shapes:
 
 def _adapter(path: Path) -> None:
     import torch
-    from ryla_nodes.identity.layout import LAYERS, adapter_name
+    from ryla_nodes.identity.attention import LAYERS, adapter_name
 
     width, context, proj = 1280, 2048, {"latents": (1, 16, 1280)}
     for name, out, source in (("proj_in", width, 512), ("proj_out", context, width)):

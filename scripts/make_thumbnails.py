@@ -19,7 +19,7 @@ from ryla_nodes import settings
 from ryla_nodes.client import Client
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity import demo_faces
-from ryla_nodes.identity.keypoints import draw_keypoints
+from ryla_nodes.identity.geometry import draw_keypoints
 from ryla_nodes.nodes import node_classes
 
 TARGET = Path(__file__).resolve().parents[1] / "example_workflows"

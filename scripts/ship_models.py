@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ryla_nodes.errors import RylaError
+from ryla_nodes.files import copy, sha256
 from ryla_nodes.models import catalogue as catalogues
 from ryla_nodes.models import shipped
 from ryla_nodes.models.catalogue import FILE_KINDS, ModelEntry
-from ryla_nodes.models.contents import examine
-from ryla_nodes.models.hashing import copy, sha256
 from ryla_nodes.models.headers import read_header
+from ryla_nodes.models.identify import examine
 
 CATALOGUE = Path(catalogues.__file__).with_name("catalogue.toml")
 LIMIT = 40_000_000

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.faces import FaceAnalyzer
-from ryla_nodes.identity.packs import find_pack
+from ryla_nodes.models.identity_files import find_pack
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Files on the disk: written whole or not at all, known by their digest, told to be models by their suffix."""
+"""Files on the disk, whatever its file system can do: written whole or not at all, copied, known by their digest."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-MODEL_SUFFIXES = (
-    ".safetensors",
-    ".sft",
-    ".ckpt",
-    ".pt",
-    ".pt2",
-    ".pth",
-    ".bin",
-    ".pkl",
-    ".gguf",
-    ".onnx",
-)
+SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".pickle")
+MODEL_SUFFIXES = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES, ".gguf", ".onnx")
 """The suffixes of model files, in lower case."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a disk without room says."""
 
 Advance = Callable[[int], None]
 
 _BLOCK = 4 << 20
+_KERNEL_BLOCK = 64 << 20
 _LONGEST_STEM = 100
+_SETTLED_NS = 2_000_000_000  # A directory's mtime may be as coarse as 2 s: a younger one may still change unseen.
 # Network and user-space file systems that cannot flush a file say one of these.
-_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS)
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EROFS)
+_NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Give a new file beside ``path`` to write to; at the end of the block it takes the name ``path``.
 
     At every moment the file is absent, old or whole, whoever else writes it. A block that raises leaves nothing.
+
+    Args:
+        exclusive: raise ``FileExistsError`` at the end when ``path`` is there by then; in one step where the file
+            system has hard links.
 
     Raises:
         OSError: what the file system says.
@@ -45,10 +48,24 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         flush(part)
-        part.replace(path)
+        if exclusive:
+            _claim(part, path)
+        else:
+            part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _claim(part: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError as error:  # A file system without hard links.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        part.replace(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -65,6 +82,33 @@ def flush(path: Path) -> None:
         except OSError as error:
             if error.errno not in _NO_FSYNC:
                 raise
+
+
+def free_bytes(path: Path) -> int | None:
+    """Free bytes of the disk of ``path`` (or of its first parent that is there); None where the disk does not tell.
+
+    A disk that has 0 bytes in all does not tell: some mounts of cloud storage answer so.
+    """
+    try:
+        usage = shutil.disk_usage(existing(path))
+    except OSError:
+        return None
+    return usage.free if usage.total > 0 else None
+
+
+def existing(path: Path) -> Path:
+    """``path``, or its first parent that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def is_settled(mtime_ns: int) -> bool:
+    """Whether a later change of a directory is sure to show in its mtime."""
+    return time.time_ns() - mtime_ns > _SETTLED_NS
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file is one of those (``._NAME``) that macOS makes beside others on foreign disks."""
+    return name.startswith("._")
 
 
 def ignore(_: int) -> None:
@@ -85,3 +129,35 @@ def digest(algorithm: str, prefix: bytes, path: Path, advance: Advance = ignore)
             state.update(view[:count])
             advance(count)
     return state.hexdigest()
+
+
+def copy(source: Path, target: Path, advance: Advance = ignore) -> None:
+    """Copy a file's bytes, inside the kernel where it can (a file system that shares blocks then shares them)."""
+    with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
+        moved = _copy_in_kernel(reader.fileno(), writer.fileno(), advance)
+        reader.seek(moved)
+        writer.seek(moved)
+        view = memoryview(bytearray(_BLOCK))
+        while count := reader.readinto(view):
+            _write_all(writer.fileno(), view[:count])
+            advance(count)
+
+
+def _copy_in_kernel(reader: int, writer: int, advance: Advance) -> int:
+    """Copy as much as the kernel is willing to; the number of bytes copied."""
+    moved = 0
+    if not hasattr(os, "copy_file_range"):
+        return moved
+    try:
+        while count := os.copy_file_range(reader, writer, _KERNEL_BLOCK):
+            moved += count
+            advance(count)
+    except OSError as error:
+        if error.errno not in _NOT_IN_KERNEL:
+            raise
+    return moved
+
+
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while block:
+        block = block[os.write(descriptor, block) :]

@@ -15,6 +15,8 @@ VARIABLES: dict[str, str] = {
     "RYLA_VOLUME_REFRESH": "Command run once before a LoRA is said to be missing, such as a cloud volume's reload.",
     "RYLA_HOME": "Where the embedded engine keeps models of your own, inputs and outputs.",
     "RYLA_WORKFLOWS": "Folder of additional workflows, searched before the shipped ones.",
+    "RYLA_LORA_ROOTS": "Folders that links inside a LoRA folder may lead to, separated as in PATH.",
+    "RYLA_XET": "1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.",
     "RYLA_TOKEN": "Bearer token of the gateway.",
 }
 
@@ -31,6 +33,8 @@ class Settings:
     comfyui: Path | None = None
     catalogue: Path | None = None
     volume_refresh: str | None = None
+    lora_roots: tuple[Path, ...] = ()
+    xet: bool = False
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -40,7 +44,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         return environ.get(name, "").strip()
 
     def path(name: str) -> Path | None:
-        return Path(text(name)).expanduser().absolute() if text(name) else None
+        return _folder(text(name)) if text(name) else None
 
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Settings(
@@ -52,4 +56,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         comfyui=path("RYLA_COMFYUI"),
         catalogue=path("RYLA_CATALOGUE"),
         volume_refresh=text("RYLA_VOLUME_REFRESH") or None,
+        lora_roots=tuple(map(_folder, filter(None, text("RYLA_LORA_ROOTS").split(os.pathsep)))),
+        xet=text("RYLA_XET").lower() in ("1", "true", "yes", "on"),
     )
+
+
+def _folder(text: str) -> Path:
+    return Path(text.strip()).expanduser().absolute()

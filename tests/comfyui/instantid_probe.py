@@ -7,6 +7,7 @@ compare with. RYLA_TEST_SDXL_CHANNELS=320 is SDXL's own width: 22 GB of memory, 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import json
@@ -89,7 +90,7 @@ def control_net() -> comfy.controlnet.ControlNet:
 
 
 def adapter_weights() -> dict[str, dict[str, torch.Tensor]]:
-    from ryla_nodes.identity.layout import LAYERS, adapter_name
+    from ryla_nodes.identity.attention import LAYERS, adapter_name
 
     generator = torch.Generator().manual_seed(3)
 
@@ -215,8 +216,9 @@ def without_middle(model):
 
 
 def main() -> dict[str, object]:
-    from ryla_nodes.engines.comfyui.instantid import ComfyIdentity, IdentityPatch
-    from ryla_nodes.engines.instantid import IdentitySettings
+    from ryla_nodes.engines.comfyui import instantid
+    from ryla_nodes.engines.comfyui.instantid import IdentityPatch
+    from ryla_nodes.engines.protocol import InstantIDSettings
     from ryla_nodes.errors import RylaError
     from ryla_nodes.identity.adapter import Adapter
     from ryla_nodes.identity.face_file import FaceIdentity
@@ -230,13 +232,12 @@ def main() -> dict[str, object]:
     hint = torch.rand(1, SIZE, SIZE, 3, generator=generator)
     model, net, adapter = sdxl(), control_net(), Adapter(path)
     positive, negative = conditioning(8), conditioning(9)
-    backend, face = ComfyIdentity(), FaceIdentity(vector.numpy())
-    backend.check(model, net, adapter)
-    settings = IdentitySettings(hint, 0.8, 0.7)
+    face = FaceIdentity(vector.numpy())
+    settings = InstantIDSettings(hint, 0.8, 0.7)
 
-    def apply(noise: float, settings: IdentitySettings = settings):
-        identity = adapter.identity(face, noise, backend.dtype(model))
-        return backend.apply(model, positive, negative, net, identity, settings)
+    def apply(noise: float, settings: InstantIDSettings = settings, base=model):
+        told = dataclasses.replace(settings, noise=noise)
+        return instantid.apply(base, positive, negative, net, adapter, face, told)
 
     # Seventy of seventy.
     hits: set[tuple] = set()
@@ -282,15 +283,15 @@ def main() -> dict[str, object]:
 
     # Timing window, mask and weight.
     result["window_closed"] = difference(
-        sample(apply(0.0, IdentitySettings(hint, 0.8, 0.0, 0.0, 0.0))[0], positive, negative),
+        sample(apply(0.0, InstantIDSettings(hint, 0.8, 0.0, 0.0, 0.0))[0], positive, negative),
         sample(model, positive, negative),
     )
     mask = torch.zeros(1, SIZE, SIZE)
     result["mask_empty"] = difference(
-        sample(apply(0.0, IdentitySettings(hint, 0.8, 0.0, mask=mask))[0], positive, negative),
+        sample(apply(0.0, InstantIDSettings(hint, 0.8, 0.0, mask=mask))[0], positive, negative),
         sample(model, positive, negative),
     )
-    full = apply(0.0, IdentitySettings(hint, 0.8, 0.7, mask=torch.ones(1, SIZE, SIZE)))
+    full = apply(0.0, InstantIDSettings(hint, 0.8, 0.7, mask=torch.ones(1, SIZE, SIZE)))
     result["mask_full"] = difference(sample(*full), ours)
 
     # Half-precision attention with an adapter in single precision.
@@ -309,7 +310,7 @@ def main() -> dict[str, object]:
     other = model.clone()
     other.set_model_attn2_replace(lambda q, k, v, o: torch.zeros_like(q), "middle", 0)
     other.set_model_attn2_replace(lambda q, k, v, o: torch.zeros_like(q) + 1, "middle", 0, 3)
-    chained = backend.apply(other, positive, negative, net, adapter.identity(face, 0.0, torch.float32), settings)[0]
+    chained = apply(0.0, base=other)[0]
     attn2 = chained.model_options["transformer_options"]["patches_replace"]["attn2"]
     q = q.float()
     alone = patch(q, q, q, options) - patch._text(q, q, q, options)
@@ -321,7 +322,7 @@ def main() -> dict[str, object]:
     # Guards.
     def code(*arguments) -> str:
         try:
-            backend.check(*arguments)
+            instantid._require_together(*arguments)
         except RylaError as error:
             return f"{error.code}: {error}"
         return "accepted"

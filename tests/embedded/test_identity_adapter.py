@@ -11,11 +11,9 @@ import torch
 from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights
 from ryla_nodes.errors import RylaError
 from ryla_nodes.identity import adapter as adapters
-from ryla_nodes.identity.adapter import Adapter
-from ryla_nodes.identity.attention import IdentityTerm, Window, token_grid, token_mask
+from ryla_nodes.identity.adapter import Adapter, resample
+from ryla_nodes.identity.attention import LAYERS, IdentityTerm, Window, token_grid, token_mask
 from ryla_nodes.identity.face_file import FaceIdentity
-from ryla_nodes.identity.layout import LAYERS
-from ryla_nodes.identity.resampler import resample
 from safetensors.torch import save_file
 
 Weights = dict[str, torch.Tensor]

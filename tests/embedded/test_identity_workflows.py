@@ -27,11 +27,10 @@ from ryla_nodes.identity import faces as analysis
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.face_file import FaceIdentity
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints
+from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints, FaceSimilarity
 from ryla_nodes.nodes.face_crop import FaceComposite, FaceCrop
 from ryla_nodes.nodes.face_files import LoadFace, SaveFace
 from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
-from ryla_nodes.nodes.similarity import FaceSimilarity
 from ryla_nodes.workflows.bind import bind
 from ryla_nodes.workflows.workflow import load
 
@@ -216,6 +215,16 @@ def test_strength_out_of_range_is_refused_before_the_job(engine: EngineServer, p
 def analyzer(engine: EngineServer) -> Any:
     with running_in(engine.engine):
         return FaceAnalyzer.execute("CPU").args[0]
+
+
+def test_cuda_that_cannot_be_used_is_told_in_the_history_with_the_reason(inside: None) -> None:
+    pytest.importorskip("onnxruntime")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    assert "onnxruntime-gpu has CUDA" in FaceAnalyzer.execute("CUDA").ui["text"][0]
+    assert FaceAnalyzer.execute("CPU").ui is None
 
 
 def test_crop_and_composite_change_nothing_outside_the_mask(analyzer: Any) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ryla_nodes.engines.protocol import SaveTarget, running_in
 from ryla_nodes.engines.schema import io
 from ryla_nodes.errors import RylaError
-from ryla_nodes.nodes import image_file
+from ryla_nodes.nodes import image as image_file
 from ryla_nodes.nodes.image import SaveImage
 
 PROMPT = {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "Zoë am Fluß, 猫"}}}

@@ -17,8 +17,7 @@ from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.headers import read_header
-from ryla_nodes.nodes.lora import LoraLoader
-from ryla_nodes.nodes.prompt import Prompt
+from ryla_nodes.nodes.lora import LoraLoader, Prompt
 
 Loaded = tuple[Any, Any, Any]
 

@@ -17,8 +17,7 @@ from ryla_nodes.cli import output
 from ryla_nodes.cli.models import command
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue as catalogues
-from ryla_nodes.models.catalogue import Catalogue
-from ryla_nodes.models.sources import HubSource, parse
+from ryla_nodes.models.catalogue import Catalogue, HubSource, parse_source
 from typer.testing import CliRunner
 from unit import hub_server, models_standins
 
@@ -100,7 +99,7 @@ class World:
     def publish_archive(self, archive_id: str, data: bytes) -> None:
         """Put a zip on the hub where the catalogue's first ``hf://`` address of it points."""
         shipped = catalogues.load(Path(catalogues.__file__).with_name("catalogue.toml"))
-        source = parse(shipped.archives[archive_id].urls[0])
+        source = parse_source(shipped.archives[archive_id].urls[0])
         assert isinstance(source, HubSource)
         self.hub.add(source.repo, source.path, data)
         self.archives[archive_id] = data

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ryla_nodes.identity.color import lab_to_rgb, match_color, rgb_to_lab
-from ryla_nodes.identity.crop import composite, cut, ellipse_mask, plan_crop, resize
+from ryla_nodes.identity.crop import (
+    composite,
+    cut,
+    ellipse_mask,
+    lab_to_rgb,
+    match_color,
+    plan_crop,
+    resize,
+    rgb_to_lab,
+)
 from ryla_nodes.identity.geometry import Affine, Box
 
 RNG = np.random.default_rng(0)

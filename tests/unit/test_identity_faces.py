@@ -14,10 +14,11 @@ pytest.importorskip("insightface", reason="the extra `identity` is not installed
 
 import face_models
 from ryla_nodes.errors import RylaError
-from ryla_nodes.identity import packs, runtime
+from ryla_nodes.identity import runtime
 from ryla_nodes.identity.face_file import FaceIdentity, load_face, save_face
 from ryla_nodes.identity.faces import FaceAnalyzer, select_face
 from ryla_nodes.identity.similarity import cosine
+from ryla_nodes.models import identity_files
 
 NOBODY = np.full((400, 400, 3), 100, np.uint8)
 
@@ -109,24 +110,24 @@ def test_a_face_at_the_border_is_found() -> None:
 @pytest.mark.parametrize("layout", ["models/antelopev2", "antelopev2", "models/antelopev2/antelopev2"])
 def test_the_pack_is_found_flat_and_nested(tmp_path: Path, layout: str) -> None:
     shutil.copytree(face_models.insightface_folder() / "models/antelopev2", tmp_path / layout)
-    found = packs.find_pack([tmp_path / "elsewhere", tmp_path])
+    found = identity_files.find_pack([tmp_path / "elsewhere", tmp_path])
     assert found == tmp_path / layout
     assert FaceAnalyzer(found, "CPU").faces(face_models.photo())
 
 
 def test_a_missing_pack_names_the_folders_and_a_missing_file_the_file(tmp_path: Path) -> None:
     with pytest.raises(RylaError, match=str(tmp_path)) as caught:
-        packs.find_pack([tmp_path])
+        identity_files.find_pack([tmp_path])
     assert caught.value.code == "missing_model"
     shutil.copytree(face_models.insightface_folder() / "models", tmp_path / "models")
     (tmp_path / "models/antelopev2/glintr100.onnx").unlink()
     for unused in ("2d106det.onnx", "genderage.onnx"):
         (tmp_path / "models/antelopev2" / unused).touch()
     with pytest.raises(RylaError, match=r"antelopev2 lacks glintr100\.onnx \(1k3d68\.onnx too, but"):
-        packs.find_pack([tmp_path])
+        identity_files.find_pack([tmp_path])
     (tmp_path / "models/buffalo_l/w600k_r50.onnx").unlink()
     with pytest.raises(RylaError, match="w600k_r50"):
-        packs.find_scorer([tmp_path])
+        identity_files.find_scorer([tmp_path])
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -162,6 +163,10 @@ def test_a_broken_cuda_provider_falls_back_to_the_cpu_with_one_line(
         analyzer = FaceAnalyzer(folder, "CUDA")
     assert analyzer.faces(face_models.photo())
     assert len([record for record in caplog.records if "CUDA" in record.message]) == 1
+    # The reason is kept for the report, not only that it failed.
+    why = {"absent": "onnxruntime-gpu has CUDA", "raises": "CUDA driver version is insufficient", "silent": ".so"}
+    assert why[fault] in analyzer.remark and analyzer.remark in caplog.text
+    assert FaceAnalyzer(folder, "CPU").remark == ""
 
 
 def test_an_old_or_absent_insightface_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,39 @@ def test_all_hits_are_named_newest_first(tmp_path: Path) -> None:
     assert found.also == (tmp_path / files[1], tmp_path / files[0], tmp_path / files[2])
 
 
+def test_a_job_looks_an_id_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora_store = make(tmp_path, "v/7.safetensors", "c/character-8.safetensors")
+    for root in ("v", "c"):
+        os.utime(tmp_path / root, (1_600_000_000, 1_600_000_000))
+    looked: list[str] = []
+    real = store._file
+    monkeypatch.setattr(store, "_file", lambda root, name, search: looked.append(name) or real(root, name, search))
+    first = lora_store.find("7")
+    count = len(looked)
+    assert [lora_store.find("7") for _ in range(2)] == [first, first] and len(looked) == count > 0
+    # What is newer, gone, or rewritten in place is seen at once all the same.
+    newer = tmp_path / "v" / "flux-character-7.safetensors"
+    newer.write_bytes(b"new")
+    assert lora_store.find("7").path == newer
+    newer.unlink()
+    assert lora_store.find("7").path == first.path
+    first.path.write_bytes(b"longer than before")
+    assert lora_store.find("7").size == len(b"longer than before")
+
+
+def test_an_answer_is_not_kept_for_ever_where_folders_do_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora_store = make(tmp_path, "v/7.safetensors")
+    monkeypatch.setattr(store, "_mtimes", lambda folders: dict.fromkeys(folders, 1))
+    lora_store.find("7")
+    newer = tmp_path / "v" / "character-7.safetensors"
+    newer.write_bytes(b"new")
+    later = time.monotonic() + store._KEPT_S
+    monkeypatch.setattr(store.time, "monotonic", lambda: later)
+    assert lora_store.find("7").path == newer
+
+
 def test_unknown_id_names_folders_candidates_and_the_three_nearest(tmp_path: Path) -> None:
     lora_store = make(
         tmp_path,

@@ -11,7 +11,7 @@ import pytest
 from ryla_nodes import settings
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue as catalogues
-from ryla_nodes.models import selection, sources
+from ryla_nodes.models import selection
 from ryla_nodes.models.catalogue import ModelEntry, load
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.workflows import workflow
@@ -73,9 +73,9 @@ def test_every_entry_is_well_formed(entry: ModelEntry) -> None:
         assert all(part.filename.startswith(f"{entry.filename}/") for part in CATALOGUE.files(entry))
         assert not entry.repo and not entry.sha256
     elif entry.shipped:
-        assert not sources.of_entry(entry, CATALOGUE) and entry.size and entry.sha256
+        assert not catalogues.sources_of(entry, CATALOGUE) and entry.size and entry.sha256
     else:
-        assert sources.of_entry(entry, CATALOGUE)
+        assert catalogues.sources_of(entry, CATALOGUE)
         assert entry.kind in ("tokenizer",) or entry.sha256, "weights have a hash"
     if entry.archive:
         assert entry.size and entry.sha256, "what comes out of a zip is measured"
@@ -83,7 +83,7 @@ def test_every_entry_is_well_formed(entry: ModelEntry) -> None:
 
 def test_archives_have_mirrors_and_a_hash() -> None:
     for archive in CATALOGUE.archives.values():
-        assert archive.sha256 and len(sources.of_archive(archive)) >= 2
+        assert archive.sha256 and len(catalogues.sources_of_archive(archive)) >= 2
 
 
 def test_every_id_that_a_workflow_names_exists() -> None:
@@ -140,11 +140,11 @@ def test_a_missing_override_is_named(tmp_path: Path) -> None:
 
 
 def test_addresses_parse() -> None:
-    assert sources.parse("hf://a/b@main/c/d.bin") == sources.HubSource("a/b", "c/d.bin", "main")
-    assert sources.parse("https://x.org/y.zip") == sources.UrlSource("https://x.org/y.zip")
+    assert catalogues.parse_source("hf://a/b@main/c/d.bin") == catalogues.HubSource("a/b", "c/d.bin", "main")
+    assert catalogues.parse_source("https://x.org/y.zip") == catalogues.UrlSource("https://x.org/y.zip")
     for wrong in ("hf://a/b", "ftp://x/y", "nothing"):
         with pytest.raises(RylaError, match="neither"):
-            sources.parse(wrong)
+            catalogues.parse_source(wrong)
 
 
 def test_selection_by_precision() -> None:

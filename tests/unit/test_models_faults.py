@@ -348,7 +348,7 @@ def test_any_number_of_kills_leaves_a_state_that_the_same_command_finishes(machi
     assert interrupted, "no kill came while a file was fetched"
 
 
-_XET = {"HF_HUB_DISABLE_XET": "", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1"}
+_XET = {"HF_HUB_DISABLE_XET": "", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "RYLA_XET": "1"}
 
 
 def test_where_xet_does_not_work_the_plain_download_does(machine: World) -> None:
@@ -358,3 +358,18 @@ def test_where_xet_does_not_work_the_plain_download_does(machine: World) -> None
     assert result.states == {"clip_l": "downloaded"}, result.text
     assert machine.is_right("clip_l") and not machine.strays()
     assert any(request.name == "/xet-token" for request in machine.hub.requests), "Xet was tried"
+
+
+def test_unless_it_is_asked_for_xet_is_not_used_and_a_killed_download_goes_on(machine: World) -> None:
+    machine.hub.xet.add(CLIP)
+    machine.hub.block = 20_000
+    machine.hub.fail(CLIP, Fault(delay=0.1))
+    offered = {name: value for name, value in _XET.items() if name != "RYLA_XET"}
+    process = machine.start("install", "clip_l", "--yes", environment_extra=offered)
+    _wait_for(lambda: sum(path.stat().st_size for path in machine.volume.rglob("*.part")) > 60_000)
+    process.kill()
+    process.communicate()
+    again = machine.finish(machine.start("install", "clip_l", "--yes", environment_extra=offered))
+    assert again.states == {"clip_l": "downloaded"} and machine.is_right("clip_l")
+    assert machine.hub.requests[-1].range > "bytes=0-"
+    assert not any(request.name == "/xet-token" for request in machine.hub.requests)

@@ -17,7 +17,7 @@ from ryla_nodes.cli import app
 from ryla_nodes.errors import RylaError
 from ryla_nodes.files import ignore
 from ryla_nodes.models import catalogue, check, shipped
-from ryla_nodes.models.hashing import HashCache
+from ryla_nodes.models.check import HashCache
 from ryla_nodes.models.headers import read_header
 from safetensors.numpy import save_file
 from typer.testing import CliRunner

@@ -34,8 +34,7 @@ def compare(
 ) -> None:
     """Compare the largest face of each picture with the reference's. Exits 5 when one of them is another person."""
     from ..identity.images import read_photo
-    from ..identity.score import best, embedding, reference_embedding
-    from ..identity.similarity import Score
+    from ..identity.similarity import Score, best, embedding, reference_embedding
 
     analyzer = _analyzer(provider, demo)
     known = [reference_embedding(analyzer, read_photo(reference), str(reference))]
@@ -106,9 +105,10 @@ def demo(
 
 
 def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
-    from ..identity import packs, runtime
+    from ..identity import runtime
     from ..identity.faces import FaceAnalyzer
     from ..models import folders
+    from ..models.identity_files import find_pack
 
     if provider not in runtime.PROVIDERS:
         names = ", ".join(runtime.PROVIDERS)
@@ -120,7 +120,7 @@ def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
         roots: tuple[Path, ...] = (ensure_models(environment.home / "models" / "insightface"),)
     else:
         roots = folders.standalone(environment).get("insightface")
-    return FaceAnalyzer(packs.find_pack(roots), provider, roots)
+    return FaceAnalyzer(find_pack(roots), provider, roots)
 
 
 def _shown(similarity: float | None) -> str:

@@ -6,12 +6,12 @@ tokens, and their keys and values for all 70 layers (10.7 MB in half precision f
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,28 +19,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import RylaError
+from ..files import sha256
 from ..models import catalogue
+from .attention import LAYERS, LayerKV, adapter_name
 from .face_file import FaceIdentity
-from .layout import LAYERS, adapter_name
-from .resampler import resample
 
 CATALOGUE_ID = "instantid-adapter"
 _CACHED_FACES = 8
 _EMBEDDING_WIDTH = 512
-
-
-@dataclass(frozen=True)
-class LayerKV:
-    """Identity keys and values of one cross-attention layer, each (1, tokens, width)."""
-
-    cond_k: Tensor
-    cond_v: Tensor
-    uncond_k: Tensor
-    uncond_v: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> LayerKV:
-        parts = (self.cond_k, self.cond_v, self.uncond_k, self.uncond_v)
-        return LayerKV(*(part.to(device, dtype) for part in parts))
+_HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -109,6 +96,53 @@ def _unconditional(vectors: Tensor, noise: float) -> Tensor:
     return noise * torch.rand(vectors.shape, generator=generator)
 
 
+def resample(weights: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
+    """InstantID's Resampler: identity tokens (B, queries, output), float32, for raw embeddings ``vectors`` (B, n, 512).
+
+    A Perceiver resampler whose learned queries attend over (embeddings, queries). ``weights`` are the adapter's
+    ``image_proj`` under their published names; the published dimensions are dim 1280, depth 4, 20 heads of 64, 16
+    queries, input 512, output 2048.
+    """
+
+    def weight(name: str) -> Tensor:
+        return weights[name].float()
+
+    x = functional.linear(vectors.float(), weight("proj_in.weight"), weight("proj_in.bias"))
+    latents = weight("latents").expand(len(x), -1, -1)
+    for layer in range(depth(weights)):
+        latents = latents + _attend(weights, f"layers.{layer}.0", x, latents)
+        latents = latents + _feed_forward(weights, f"layers.{layer}.1", latents)
+    tokens = functional.linear(latents, weight("proj_out.weight"), weight("proj_out.bias"))
+    return _norm(weights, "norm_out", tokens)
+
+
+def depth(weights: Mapping[str, Tensor]) -> int:
+    """Number of layers."""
+    return sum(name.endswith(".0.to_q.weight") for name in weights)
+
+
+def _attend(weights: Mapping[str, Tensor], name: str, x: Tensor, latents: Tensor) -> Tensor:
+    """Queries from the latents; keys and values from the embeddings and the latents. Softmax in float32."""
+    latents = _norm(weights, f"{name}.norm2", latents)
+    source = torch.cat((_norm(weights, f"{name}.norm1", x), latents), dim=1)
+    q = functional.linear(latents, weights[f"{name}.to_q.weight"].float())
+    k, v = functional.linear(source, weights[f"{name}.to_kv.weight"].float()).chunk(2, dim=-1)
+    q, k, v = (part.reshape(*part.shape[:2], -1, _HEAD_DIM).transpose(1, 2) for part in (q, k, v))
+    # The reference scales q and k by dim ** -1/4 each, which is the usual dim ** -1/2 on their product.
+    out = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return functional.linear(out, weights[f"{name}.to_out.weight"].float())
+
+
+def _feed_forward(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    hidden = functional.linear(_norm(weights, f"{name}.0", x), weights[f"{name}.1.weight"].float())
+    return functional.linear(functional.gelu(hidden), weights[f"{name}.3.weight"].float())
+
+
+def _norm(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    scale = weights[f"{name}.weight"].float()
+    return functional.layer_norm(x, scale.shape, scale, weights[f"{name}.bias"].float())
+
+
 class _opened:
     """Context of (image_proj, ip_adapter); the weights are memory-mapped, and gone at the end."""
 
@@ -172,7 +206,9 @@ def _read_pickle(path: Path) -> dict[str, dict[str, Tensor]]:
     return weights if isinstance(weights, dict) else {}
 
 
-_verified: dict[tuple[str, int, int], str] = {}
+@lru_cache(maxsize=8)
+def _digest(path: Path, _mtime_ns: int, _size: int) -> str:
+    return sha256(path)
 
 
 def _verify(path: Path) -> None:
@@ -181,12 +217,5 @@ def _verify(path: Path) -> None:
     status = path.stat()
     if entry.sha256 is None or status.st_size != entry.size:
         return
-    key = (str(path), status.st_mtime_ns, status.st_size)
-    if key not in _verified:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        _verified[key] = digest.hexdigest()
-    if _verified[key] != entry.sha256:
+    if _digest(path, status.st_mtime_ns, status.st_size) != entry.sha256:
         raise RylaError("hash_mismatch", f"{path} has the size of InstantID's ip-adapter.bin, but another sha256.")

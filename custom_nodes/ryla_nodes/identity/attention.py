@@ -3,20 +3,62 @@
     out = attention(q, K_text, V_text) + weight x attention(q, K_identity, V_identity)
 
 before the layer's output projection (IP-Adapter, arXiv 2308.06721; InstantID, arXiv 2401.07519).
+
+The adapter's file counts input, then output, then middle blocks, and odd numbers only (the even ones would be
+self-attention); ComfyUI asks for the middle block as ``("middle", 0, i)``. Checked against diffusers'
+``attn_processors`` and ComfyUI's ``unet_to_diffusers``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import RylaError
-from .adapter import LayerKV
 
 COND = 0
+
+
+class LayerKey(NamedTuple):
+    """A transformer block as ComfyUI's ``patches_replace`` names it."""
+
+    block: str
+    number: int
+    depth: int
+
+
+_DEPTHS = (
+    *(("input", 4 + i, 2) for i in range(2)),
+    *(("input", 7 + i, 10) for i in range(2)),
+    *(("output", i, 10) for i in range(3)),
+    *(("output", 3 + i, 2) for i in range(3)),
+    ("middle", 0, 10),
+)
+LAYERS: tuple[LayerKey, ...] = tuple(LayerKey(block, i, n) for block, i, depth in _DEPTHS for n in range(depth))
+
+
+def adapter_name(position: int, part: str) -> str:
+    """Key of layer ``LAYERS[position]`` in the adapter's ``ip_adapter``; ``part`` is "k" or "v"."""
+    return f"{2 * position + 1}.to_{part}_ip.weight"
+
+
+@dataclass(frozen=True)
+class LayerKV:
+    """Identity keys and values of one cross-attention layer, each (1, tokens, width)."""
+
+    cond_k: Tensor
+    cond_v: Tensor
+    uncond_k: Tensor
+    uncond_v: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LayerKV:
+        parts = (self.cond_k, self.cond_v, self.uncond_k, self.uncond_v)
+        return LayerKV(*(part.to(device, dtype) for part in parts))
 
 
 class Window:

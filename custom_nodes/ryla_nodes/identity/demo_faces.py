@@ -7,7 +7,6 @@ plain picture; the recogniser is a fixed projection of the aligned face.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..files import write_whole
 from .geometry import Array
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def ensure_models(folder: Path) -> Path:
         path = folder / "models" / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            part.write_bytes(build().SerializeToString())
-            part.replace(path)
+            write_whole(path, build().SerializeToString())
     return folder
 
 

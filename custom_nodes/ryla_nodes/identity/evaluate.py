@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RylaError
 from .images import read_photo
-from .score import best, embedding, reference_embedding
-from .similarity import Score, Summary, summarize
+from .similarity import Score, Summary, best, embedding, reference_embedding, summarize
 
 if TYPE_CHECKING:
     from .faces import FaceAnalyzer

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RylaError
+from ..files import write_whole
 from .geometry import Array
 
-COMBINE = ("mean", "concat")
 _FORMAT = "ryla-face-1"
 
 
@@ -42,9 +42,7 @@ def save_face(face: FaceIdentity, path: Path) -> None:
     """Write ``face`` as safetensors, whole or not at all."""
     from safetensors.numpy import save
 
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({"embeddings": face.embeddings}, {"format": _FORMAT, "combine": face.combine}))
-    part.replace(path)
+    write_whole(path, save({"embeddings": face.embeddings}, {"format": _FORMAT, "combine": face.combine}))
 
 
 def load_face(path: Path) -> FaceIdentity:

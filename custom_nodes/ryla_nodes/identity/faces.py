@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RylaError
-from . import packs, runtime
+from ..models.identity_files import find_scorer
+from . import runtime
 from .geometry import Array, Box
 
 _log = logging.getLogger(__name__)
 
-ORDERS = ("size", "left-to-right")
 MIN_FACE = 64
 # A face that fills the picture is missed at 640: it is found when the picture is shown smaller to the detector.
 DETECTOR_SIZES = (640, 512, 448, 384, 320, 256, 192, 128)
@@ -49,6 +49,7 @@ class FaceAnalyzer:
     """antelopev2's detector and recogniser on one execution provider, and on demand the scoring recogniser.
 
     Pictures are uint8 RGB (H, W, 3). Results are cached by the picture's bytes; ``runs`` counts real analyses.
+    ``remark`` says why the CPU is used where CUDA was asked for.
     """
 
     def __init__(self, pack: Path, provider: str, insightface_folders: Sequence[Path] = ()) -> None:
@@ -56,7 +57,9 @@ class FaceAnalyzer:
         self.provider = provider
         self.runs = 0
         self._folders = tuple(insightface_folders)
-        self._app = runtime.open_pack(pack, provider)
+        opened = runtime.open_pack(pack, provider)
+        self._app = opened.model
+        self.remark = opened.remark
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, Any] = OrderedDict()
 
@@ -71,7 +74,7 @@ class FaceAnalyzer:
 
     def scoring_embedding(self, picture: Picture, face: DetectedFace) -> Array:
         """Embedding (512,) of ``face`` by a recogniser that InstantID never saw."""
-        model = runtime.open_recogniser(packs.find_scorer(self._folders), self.provider)
+        model = runtime.open_recogniser(find_scorer(self._folders), self.provider).model
         key = f"{_digest(picture)} {face.box}"
         with self._lock:
             if key not in self._cache:
@@ -108,7 +111,7 @@ class FaceAnalyzer:
 def select_face(
     faces: Sequence[DetectedFace], *, order: str, index: int, where: str, minimum: float = MIN_FACE
 ) -> DetectedFace:
-    """The face number ``index`` in ``order`` (one of ``ORDERS``; index 0 of "size" is the largest).
+    """The face number ``index`` in ``order`` ("size", the largest first, or "left-to-right").
 
     ``where`` names the picture in messages. Raises ``no_face``, ``face_index`` and, when the box's longer side is below
     ``minimum`` pixels, ``face_too_small``.

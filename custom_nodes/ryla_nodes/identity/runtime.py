@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,19 @@ PROVIDERS = ("auto", "CPU", "CUDA")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _MIN_VERSION = (2, 0)
 
-_open: dict[tuple[Path, str], Any] = {}
+_open: dict[tuple[Path, str], Opened] = {}
 _lock = threading.Lock()
 
 
-def open_pack(folder: Path, provider: str) -> Any:
+@dataclass(frozen=True)
+class Opened:
+    """A model that InsightFace opened; ``remark`` says why it runs on the CPU although CUDA was asked for, else ""."""
+
+    model: Any
+    remark: str = ""
+
+
+def open_pack(folder: Path, provider: str) -> Opened:
     """InsightFace's ``FaceAnalysis`` over ``folder``, detection and recognition only; cached.
 
     Raises ``insightface_missing``, ``unreadable_model``.
@@ -41,7 +51,7 @@ def open_pack(folder: Path, provider: str) -> Any:
     return _cached(folder, provider, build, lambda app: app.det_model.session)
 
 
-def open_recogniser(path: Path, provider: str) -> Any:
+def open_recogniser(path: Path, provider: str) -> Opened:
     """One ArcFace recogniser file; cached. Raises like ``open_pack``."""
 
     def build(providers: list[str]) -> Any:
@@ -55,7 +65,7 @@ def open_recogniser(path: Path, provider: str) -> Any:
     return _cached(path, provider, build, lambda model: model.session)
 
 
-def _cached(path: Path, provider: str, build: Callable[[list[str]], Any], session: Callable[[Any], Any]) -> Any:
+def _cached(path: Path, provider: str, build: Callable[[list[str]], Any], session: Callable[[Any], Any]) -> Opened:
     with _lock:
         if (path, provider) not in _open:
             _check_insightface()
@@ -63,22 +73,31 @@ def _cached(path: Path, provider: str, build: Callable[[list[str]], Any], sessio
         return _open[path, provider]
 
 
-def _build(path: Path, provider: str, build: Callable[[list[str]], Any], session: Callable[[Any], Any]) -> Any:
+def _build(path: Path, provider: str, build: Callable[[list[str]], Any], session: Callable[[Any], Any]) -> Opened:
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    want_cuda = provider == "CUDA" or (provider == "auto" and _CUDA in available)
-    if want_cuda and _CUDA in available:
-        model = _try(path, build, [_CUDA, _CPU], fall_back=True)
-        if model is not None and _CUDA in session(model).get_providers():
-            return model
-    if want_cuda:
-        _log.warning("onnxruntime cannot use CUDA here (it offers %s); faces are analysed on the CPU.", available)
-    return _try(path, build, [_CPU], fall_back=False)
+    if provider == "CPU" or (provider == "auto" and _CUDA not in available):
+        return Opened(_built(path, build, [_CPU]))
+    if _CUDA not in available:
+        why = f"this onnxruntime offers {', '.join(available)}; onnxruntime-gpu has CUDA"
+    else:
+        try:
+            model = _built(path, build, [_CUDA, _CPU])
+            if _CUDA in session(model).get_providers():
+                return Opened(model)
+            why = _why_not_loaded(Path(onnxruntime.__file__).parent / "capi")
+        except RylaError as error:
+            if "reason" not in error.details:
+                raise
+            why = error.details["reason"]
+    model = _built(path, build, [_CPU])
+    remark = f"CUDA cannot be used for faces: {why}. They are analysed on the CPU."
+    _log.warning("%s", remark)
+    return Opened(model, remark)
 
 
-def _try(path: Path, build: Callable[[list[str]], Any], providers: list[str], *, fall_back: bool) -> Any:
-    """Build with ``providers``; None when that fails and a fall-back is left."""
+def _built(path: Path, build: Callable[[list[str]], Any], providers: list[str]) -> Any:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (
@@ -89,16 +108,24 @@ def _try(path: Path, build: Callable[[list[str]], Any], providers: list[str], *,
         state.NoSuchFile,
         state.RuntimeException,
     )
-    failures = (RuntimeError, ValueError, AssertionError, *own)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return build(providers)
-    except failures as error:
-        if fall_back:
-            return None
+    except (RuntimeError, ValueError, AssertionError, *own) as error:
         reason = str(error).splitlines()[0] if str(error) else "it holds no face detector"
-        raise RylaError("unreadable_model", f"InsightFace cannot load {path}: {reason}.") from error
+        line = f"InsightFace cannot load {path}: {reason}."
+        raise RylaError("unreadable_model", line, reason=reason.rstrip(".")) from error
+
+
+def _why_not_loaded(libraries: Path) -> str:
+    """Why onnxruntime passed its CUDA provider over, which it only writes to the terminal: loading it again tells."""
+    name = "onnxruntime_providers_cuda.dll" if sys.platform == "win32" else "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(libraries / name))
+    except OSError as error:
+        return str(error)
+    return "onnxruntime did not take it; its message is in the terminal"
 
 
 def _check_insightface() -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import RylaError
+from ..files import PICKLE_SUFFIXES
 
 SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 FOLDER_WEIGHTS = f"pytorch_lora_weights{SUFFIX}"
 
 _PREFIXES = ("flux-character-", "character-")
@@ -42,6 +42,10 @@ class LoraId:
             return (every,)
         named = _spellings(f"{self.folder}{self.name}{SUFFIX}")
         return named, tuple(file for file in every if file not in named)
+
+    def files(self) -> tuple[str, ...]:
+        """All of these paths, in their order."""
+        return tuple(file for group in self.groups() for file in group)
 
 
 def parse(text: str) -> LoraId:

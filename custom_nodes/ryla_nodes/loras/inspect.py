@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RylaError
+from ..files import PICKLE_SUFFIXES
 from ..models.headers import Header, read_header
 from ..models.identify import FileKind, identify
 from . import families, ids, keys, metadata, sidecar
@@ -75,7 +76,7 @@ def inspect(path: Path) -> LoraInfo:
         RylaError: ``lora_pickle``, ``lora_vanished``, ``empty_file``, ``truncated_file``, ``not_safetensors``,
             ``unreadable_file``, ``not_a_lora`` (saying what it is), ``invalid_sidecar``.
     """
-    if path.name.casefold().endswith(ids.PICKLE_SUFFIXES):
+    if path.name.casefold().endswith(PICKLE_SUFFIXES):
         raise ids.pickle_refused(str(path))
     try:
         status = path.stat()

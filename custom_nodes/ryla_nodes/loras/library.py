@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import RylaError
 from ..models import shipped
 from ..models.folders import standalone
@@ -21,8 +19,6 @@ from ..settings import Settings
 from . import ids, sidecar, weights
 from .inspect import LoraInfo, inspect
 from .store import LoraFile, LoraStore
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def roots(settings: Settings) -> tuple[Path, ...]:
@@ -65,13 +61,10 @@ def add(source: Path, folder: Path, *, lora_id: str = "", trigger: str = "", for
         weights.load(source)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(target.parent).free < info.size:
+        free = files.free_bytes(target.parent)
+        if free is not None and free < info.size:
             raise _disk_full(target, info.size)
-        with _partial(target) as copy:
-            shutil.copyfile(source, copy)
-            read_header(copy)  # The source may have been cut or replaced meanwhile.
-            _write(sidecar.path_of(target), _sidecar_text(source, info, trigger))
-            _publish(copy, target, force)
+        _publish(source, target, _sidecar_text(source, info, trigger), force)
     return LoraStore([folder]).find(target.relative_to(folder).as_posix())
 
 
@@ -141,34 +134,14 @@ def _sidecar_text(source: Path, info: LoraInfo, trigger: str) -> str:
     return sidecar.to_json(fields | {name: value for name, value in known.items() if value} | {"source": source.name})
 
 
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A hidden name beside ``target``; gone at the end, whatever happens."""
-    path = target.with_name(f".{secrets.token_hex(8)}.part")
+def _publish(source: Path, target: Path, beside: str, force: bool) -> None:
     try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with _partial(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-
-
-def _publish(copy: Path, target: Path, force: bool) -> None:
-    with copy.open("rb+") as file:
-        os.fsync(file.fileno())
-    if not force:
-        try:
-            target.hardlink_to(copy)  # Fails, in one step, where another file is by now.
-        except FileExistsError as error:
-            raise _exists(target.stem, target) from error
-        except OSError:  # A file system without hard links.
-            copy.replace(target)
-    else:
-        copy.replace(target)
+        with files.replacing(target, exclusive=not force) as copy:
+            shutil.copyfile(source, copy)
+            read_header(copy)  # The source may have been cut or replaced meanwhile.
+            files.write_whole(sidecar.path_of(target), beside.encode())
+    except FileExistsError as error:
+        raise _exists(target.stem, target) from error
 
 
 @contextmanager
@@ -176,7 +149,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in files.FULL:
             raise _disk_full(path) from error
         message = f"{error.filename or path} cannot be written: {error.strerror or error}."
         raise RylaError("not_writable", message, path=path) from error

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import is_settled
+
 _MAX_DEPTH = 6
-_SETTLED_NS = 2_000_000_000  # A directory's mtime may be as coarse as 2 s: a younger one may still change unseen.
 
 
 @dataclass(frozen=True)
 class _Directory:
     mtime_ns: int
-    read_ns: int
+    settled: bool
     files: tuple[str, ...]
     folders: tuple[str, ...]
 
     def current(self, mtime_ns: int) -> bool:
-        return self.mtime_ns == mtime_ns and self.read_ns - self.mtime_ns > _SETTLED_NS
+        return self.settled and self.mtime_ns == mtime_ns
 
 
 class Listing:
@@ -56,7 +56,7 @@ class Listing:
                 yield from self._walk(directory / name, f"{prefix}{name}/", depth + 1, seen)
 
     def _read(self, directory: Path, mtime_ns: int) -> _Directory:
-        read_ns = time.time_ns()
+        settled = is_settled(mtime_ns)
         files: list[str] = []
         folders: list[str] = []
         with os.scandir(directory) as entries:
@@ -66,7 +66,7 @@ class Listing:
                     folders.append(entry.name)
                 elif kind == "file" and entry.name.endswith(self._suffix):
                     files.append(entry.name)
-        return _Directory(mtime_ns, read_ns, tuple(files), tuple(folders))
+        return _Directory(mtime_ns, settled, tuple(files), tuple(folders))
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
         """ "file", "folder", or "" for what is neither, hidden, or a link that must not be followed."""

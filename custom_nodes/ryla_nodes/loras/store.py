@@ -8,17 +8,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..errors import RylaError
+from ..files import PICKLE_SUFFIXES, is_settled
 from ..similar import similar
 from . import ids, refresh
 from .listing import Listing
 
 _NEAREST = 3
+_KEPT = 256
+_KEPT_S = 60.0  # Some mounts do not change a folder's mtime when a file comes.
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,21 @@ class LoraFile:
     def key(self) -> tuple[Path, int, int]:
         """What a cache of the loaded file depends on: path, mtime, size."""
         return self.path, self.mtime_ns, self.size
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An answer, the folders that could change it by their mtimes, and when it was found."""
+
+    file: LoraFile
+    folders: Mapping[Path, int]
+    at: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the same search would find the same file: a job asks for its id three times."""
+        recent = time.monotonic() - self.at < _KEPT_S
+        return recent and _mtimes(self.folders) == self.folders and _unchanged(self.file)
 
 
 @dataclass
@@ -61,6 +80,7 @@ class LoraStore:
         self._refresh = refresh
         self._listing = Listing(ids.SUFFIX, self._inside)
         self._listed: dict[tuple[Path, str], LoraFile] = {}
+        self._found: dict[str, _Found] = {}
 
     def find(self, lora_id: str) -> LoraFile:
         """The file of an id (see ``ids.parse`` for its forms).
@@ -70,6 +90,17 @@ class LoraStore:
                 ids), ``lora_outside_folders`` (a link that leads out), ``volume_refresh_failed``.
         """
         wanted = ids.parse(lora_id)
+        known = self._found.pop(wanted.text, None)
+        if known is None or not known.holds:
+            folders = _mtimes({(root / name).parent for root in self.roots for name in wanted.files()})
+            known = _Found(self._find(wanted), folders, time.monotonic())
+        if all(map(is_settled, known.folders.values())):
+            if len(self._found) >= _KEPT:
+                self._found.clear()
+            self._found[wanted.text] = known
+        return known.file
+
+    def _find(self, wanted: ids.LoraId) -> LoraFile:
         search = _Search([], [])
         found = self._search(wanted, search)
         if found is None and self._refresh is not None:
@@ -122,7 +153,7 @@ class LoraStore:
         pickle = self._pickle(wanted)
         if pickle is not None:
             return ids.pickle_refused(str(pickle))
-        names = [name for group in wanted.groups() for name in group]
+        names = wanted.files()
         close = _nearest(wanted.core, {ids.short_id(name) for root in self.roots for name in self._listing.files(root)})
         where = ", ".join(map(str, self.roots)) or "no folder (set RYLA_VOLUME)"
         unreadable = f" Not readable: {'; '.join(search.unreadable)}." if search.unreadable else ""
@@ -136,8 +167,8 @@ class LoraStore:
         )
 
     def _pickle(self, wanted: ids.LoraId) -> Path | None:
-        stems = (name[: -len(ids.SUFFIX)] for group in wanted.groups() for name in group)
-        paths = (root / f"{stem}{suffix}" for stem in stems for root in self.roots for suffix in ids.PICKLE_SUFFIXES)
+        stems = (name[: -len(ids.SUFFIX)] for name in wanted.files())
+        paths = (root / f"{stem}{suffix}" for stem in stems for root in self.roots for suffix in PICKLE_SUFFIXES)
         return next((path for path in paths if path.is_file()), None)
 
 
@@ -169,6 +200,18 @@ def _unchanged(file: LoraFile) -> bool:
     except OSError:
         return False
     return file.size == status.st_size and file.mtime_ns == status.st_mtime_ns and file.inode[1] == status.st_ino
+
+
+def _mtimes(folders: Iterable[Path]) -> dict[Path, int]:
+    """The mtimes of folders in ns, 0 for one that is not there."""
+    return {folder: _mtime(folder) for folder in folders}
+
+
+def _mtime(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _same_drive(first: str, second: str) -> bool:

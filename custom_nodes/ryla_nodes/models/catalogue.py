@@ -1,4 +1,4 @@
-"""The catalogue of model files: ``catalogue.toml``, typed."""
+"""The catalogue of model files (``catalogue.toml``, typed), and where their bytes can be had."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .. import settings
 from ..errors import RylaError
@@ -108,6 +109,31 @@ class Catalogue:
         return tuple(self.get(part) for part in entry.parts) if entry.is_bundle else (entry,)
 
 
+@dataclass(frozen=True)
+class HubSource:
+    """A file of a Hugging Face repository; ``revision`` None is its main branch."""
+
+    repo: str
+    path: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.path}"
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """A plain ``https://`` file."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Source = HubSource | UrlSource
+
+
 def load(override: Path | None = None) -> Catalogue:
     """The shipped catalogue, with the tables of ``override`` (default: ``RYLA_CATALOGUE``) merged over it by id.
 
@@ -188,3 +214,35 @@ def _check_references(catalogue: Catalogue, path: Path) -> None:
             raise RylaError("invalid_catalogue", f"{path}: {entry.id}: kind {entry.kind!r} is unknown or does not fit.")
         if lost:
             raise RylaError("invalid_catalogue", f"{path}: {entry.id} names {lost[0]!r}, which is not there.")
+
+
+def sources_of(entry: ModelEntry, catalogue: Catalogue) -> list[Source]:
+    """The entry's repository, its mirrors, then those of alternatives with the very same bytes."""
+    twins = [catalogue.get(name) for name in entry.alternatives]
+    same = [entry, *(twin for twin in twins if twin.sha256 is not None and twin.sha256 == entry.sha256)]
+    found: list[Source] = []
+    for item in same:
+        found += [HubSource(item.repo, item.path, item.revision)] if item.repo else []
+        found += [parse_source(mirror) for mirror in item.mirrors]
+    return list(dict.fromkeys(found))
+
+
+def sources_of_archive(archive: Archive) -> list[Source]:
+    """The places of an archive."""
+    return [parse_source(url) for url in archive.urls]
+
+
+def parse_source(text: str) -> Source:
+    """``hf://owner/repo[@revision]/path`` or a ``http(s)://`` URL.
+
+    Raises:
+        RylaError: ``invalid_catalogue``.
+    """
+    parts = urlsplit(text)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        return UrlSource(text)
+    names = text.removeprefix("hf://").split("/", 2)
+    if parts.scheme != "hf" or len(names) != 3:
+        raise RylaError("invalid_catalogue", f"{text!r} is neither hf://owner/repo/path nor a http(s) URL.")
+    name, _, revision = names[1].partition("@")
+    return HubSource(f"{names[0]}/{name}", names[2], revision or None)

@@ -1,20 +1,25 @@
-"""Prove that an installed file is the right one: size, hash, header, kind."""
+"""Prove that an installed file is the right one: size, hash (remembered until the file changes), header, kind."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import RylaError
-from ..files import Advance
+from ..files import Advance, ignore, sha256
 from . import resolve
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
-from .contents import examine
 from .folders import ModelFolders
-from .hashing import HashCache
-from .identify import FileKind
+from .identify import FileKind, examine
 
 OK, MISSING = "ok", "missing"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS hashes
+(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 TEXT)
+"""
+_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,54 @@ def verify(entry: ModelEntry, path: Path, hashes: HashCache, advance: Advance, *
 def _dangling_link(entry: ModelEntry, folders: ModelFolders) -> Path | None:
     links = (root / entry.filename for root in folders.get(entry.folder))
     return next((link for link in links if link.is_symlink() and not link.exists()), None)
+
+
+class HashCache:
+    """Digests of files that have not changed since (size, modification time, inode); kept in one SQLite file.
+
+    A cache that cannot be read or written costs time, never correctness.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._usable = True
+
+    def sha256(self, path: Path, advance: Advance = ignore, *, refresh: bool = False) -> str:
+        """The SHA-256 of ``path``, remembered or computed; ``refresh`` computes it anyway."""
+        known = None if refresh else self.known(path)
+        if known is not None:
+            advance(path.stat().st_size)
+            return known
+        before = _stamp(path)
+        digest = sha256(path, advance)
+        if _stamp(path) == before:
+            self.remember(path, digest)
+        return digest
+
+    def known(self, path: Path) -> str | None:
+        """The remembered digest, or None when there is none or the file has changed."""
+        query = "SELECT sha256 FROM hashes WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?"
+        rows = self._run(query, str(path.resolve()), *_stamp(path))
+        return str(rows[0][0]) if rows else None
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Keep a digest that was computed from the bytes of ``path`` as it is now."""
+        self._run("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", str(path.resolve()), *_stamp(path), digest)
+
+    def _run(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        if not self._usable:
+            return []
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._file, timeout=_WAIT_S)) as connection, connection:
+                connection.execute(_TABLE)
+                return connection.execute(query, values).fetchall()
+        except (OSError, sqlite3.Error):
+            # A home without locks keeps SQLite waiting each time: once is enough.
+            self._usable = False
+            return []
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,8 +1,9 @@
-"""Get the verified bytes of one catalogue file from the first of its sources that has them."""
+"""Get the verified bytes of one catalogue file from the first of its sources that has them, or out of a zip of them."""
 
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -10,23 +11,22 @@ from pathlib import Path, PurePosixPath
 from .. import files
 from ..errors import RylaError
 from ..files import Advance
-from . import archive as archives
-from . import hashing, hub, sources
-from .catalogue import FILE_KINDS, Archive, Catalogue, ModelEntry
-from .contents import examine
-from .identify import FileKind
+from . import catalogue as catalogues
+from . import hub
+from .catalogue import FILE_KINDS, Archive, Catalogue, HubSource, ModelEntry, Source
+from .identify import FileKind, examine
 from .plan import Target
-from .sources import HubSource, Source
 
 Phase = Callable[[ModelEntry, str, int | None], Advance]
 Lock = Callable[[ModelEntry, str], AbstractContextManager[None]]
 
+_BLOCK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_BLOB = re.compile(r"[0-9a-f]{40}")
 # What no other source can cure.
 _FINAL = frozenset({"disk_full", "not_writable", "cancelled"})
 # Of several failures the one that the user can do most about, or should know first.
-_TELLING = ("gated_model", "invalid_token", "unsafe_archive", "hash_mismatch", "source_changed", "download_failed")
+_MOST_USEFUL = ("gated_model", "invalid_token", "unsafe_archive", "hash_mismatch", "source_changed", "download_failed")
 
 
 class Downloader:
@@ -47,7 +47,7 @@ class Downloader:
                 at once ``disk_full``, ``not_writable``, ``cancelled``.
         """
         failures: list[RylaError] = []
-        for source in sources.of_entry(entry, self._catalogue):
+        for source in catalogues.sources_of(entry, self._catalogue):
             try:
                 return self._from_source(entry, source)
             except RylaError as error:
@@ -94,7 +94,7 @@ class Downloader:
         advance = self._phase(entry, "checking", part.stat().st_size)
         if _SHA256.fullmatch(expected):
             return files.sha256(part, advance)
-        return hashing.git_blob(part, advance) if _GIT_BLOB.fullmatch(expected) else expected
+        return _git_blob(part, advance) if _GIT_BLOB.fullmatch(expected) else expected
 
     def _require_kind(self, entry: ModelEntry, part: Path, source: Source) -> None:
         try:
@@ -121,7 +121,7 @@ class Downloader:
             path = self._archive(entry, archive)
             part = self._only_part(entry, entry.sha256 or "unknown")
             try:
-                archives.extract(path, entry, part, self._phase(entry, f"unpacking {archive.id}", entry.size))
+                extract(path, entry, part, self._phase(entry, f"unpacking {archive.id}", entry.size))
             except RylaError:
                 part.unlink(missing_ok=True)
                 raise
@@ -140,7 +140,7 @@ class Downloader:
             archive.id, archive.id, "config", "", archive.id, "", "", size=archive.size, sha256=archive.sha256
         )
         failures: list[RylaError] = []
-        for source in sources.of_archive(archive):
+        for source in catalogues.sources_of_archive(archive):
             try:
                 part, _ = self._from_source(stand_in, source)
                 return part.rename(path)
@@ -160,7 +160,8 @@ class Downloader:
 def _worst(entry: ModelEntry, failures: list[RylaError]) -> RylaError:
     if not failures:
         return RylaError("remote_missing", f"The catalogue has no source for {entry.id}.")
-    worst = min(failures, key=lambda error: _TELLING.index(error.code) if error.code in _TELLING else len(_TELLING))
+    rank = {code: number for number, code in enumerate(_MOST_USEFUL)}
+    worst = min(failures, key=lambda error: rank.get(error.code, len(rank)))
     worst.details["tried"] = [f"{error.code}: {error.message}" for error in failures]
     return worst
 
@@ -183,3 +184,58 @@ def _require_same(entry: ModelEntry, remote: hub.Remote) -> None:
             f"{remote.etag}, {entry.id} has {entry.size} bytes and hash {entry.sha256}.",
             source=str(remote.source),
         )
+
+
+def _git_blob(path: Path, advance: Advance) -> str:
+    """Git's object id of a file: what the hub gives as the ETag of a file that is not in LFS."""
+    return files.digest("sha1", b"blob %d\0" % path.stat().st_size, path, advance)
+
+
+def extract(archive: Path, entry: ModelEntry, target: Path, advance: Advance) -> None:
+    """Write the member with the entry's base name to ``target``: never to a path that the archive names.
+
+    Raises:
+        RylaError: ``unsafe_archive`` when a member would leave the folder or unpacks to more than the entry's size,
+            or when the archive is damaged or lacks the file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            _refuse_escapes(archive, opened)
+            _copy(opened, _member(archive, opened, entry), entry, target, advance)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RylaError("unsafe_archive", f"{archive.name} is damaged: {error}.", path=archive) from error
+
+
+def _refuse_escapes(path: Path, opened: zipfile.ZipFile) -> None:
+    for name in opened.namelist():
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in name:
+            raise RylaError(
+                "unsafe_archive", f"{path.name} is refused: its member {name!r} leaves the folder.", path=path
+            )
+
+
+def _member(path: Path, opened: zipfile.ZipFile, entry: ModelEntry) -> zipfile.ZipInfo:
+    wanted = PurePosixPath(entry.filename).name
+    members = [info for info in opened.infolist() if PurePosixPath(info.filename).name == wanted]
+    if not members:
+        raise RylaError("unsafe_archive", f"{path.name} has no {wanted}.", path=path)
+    if members[0].file_size != entry.size:
+        raise RylaError(
+            "unsafe_archive",
+            f"{path.name} is refused: {wanted} would unpack to {members[0].file_size:,} bytes, not {entry.size:,}.",
+            path=path,
+        )
+    return members[0]
+
+
+def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, entry: ModelEntry, target: Path, advance: Advance) -> None:
+    # The sizes in a zip's index are claims: count what really comes out.
+    left = entry.size or 0
+    with opened.open(member) as reader, target.open("wb") as writer:
+        while block := reader.read(_BLOCK):
+            left -= len(block)
+            if left < 0:
+                raise RylaError("unsafe_archive", f"{member.filename} unpacks to more than it claims.", path=target)
+            writer.write(block)
+            advance(len(block))

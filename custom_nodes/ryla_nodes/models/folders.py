@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from ..files import MODEL_SUFFIXES
 from ..settings import Settings
 from . import workspace
 
-EXTENSIONS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft", ".onnx"})
-
+_LISTED = frozenset(MODEL_SUFFIXES) - {".gguf", ".pickle"}  # As ComfyUI lists them.
 _LEGACY = {"unet": "diffusion_models", "clip": "text_encoders"}
 # ComfyUI's folders that are searched in more places than models/<name>, in its order.
 _SEVERAL = {
@@ -80,7 +80,7 @@ class ModelFolders:
             path.relative_to(root).as_posix()
             for root in self.get(folder)
             for path in _walk(root)
-            if path.suffix.lower() in EXTENSIONS
+            if path.suffix.lower() in _LISTED
         }
         return sorted(names)
 

@@ -1,7 +1,8 @@
 """Fetch one file by huggingface_hub into a part file, so that a killed download goes on where it stopped.
 
-huggingface_hub 2 itself no longer resumes in another process; its request code (redirects, retries, Xet) is used on
-part files of ours. Works with huggingface_hub 0.30 to 2.4.
+huggingface_hub 2 itself no longer resumes in another process; its request code (redirects, retries) is used on part
+files of ours. Xet, which does not resume either, is used when ``RYLA_XET`` asks for it. Works with huggingface_hub 0.30
+to 2.4.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
+from .. import files, settings
 from ..errors import RylaError
 from ..files import Advance
 from . import hub_errors
-from .sources import HubSource, Source, UrlSource
+from .catalogue import HubSource, Source, UrlSource
 
 T = TypeVar("T")
 
@@ -72,7 +74,7 @@ def fetch(remote: Remote, part: Path, size: int | None, advance: Advance) -> Non
     """
     _quiet()
     with hub_errors.explained(remote.source):
-        by_xet = remote.xet and not part.exists() and _xet_works()
+        by_xet = remote.xet and not part.exists() and _xet_wanted()
         if by_xet and isinstance(remote.source, HubSource) and _fetch_by_xet(remote.source, part, advance):
             return
         _patiently(lambda: _fetch_by_http(remote, part, size, advance), advance)
@@ -97,8 +99,7 @@ def _fetch_by_http(remote: Remote, part: Path, size: int | None, advance: Advanc
             if hub_errors.status_of(error) == hub_errors.RANGE_NOT_SATISFIABLE:
                 file.truncate(0)  # The server's file is no longer than what we have: start again.
             raise
-        file.flush()
-        os.fsync(file.fileno())
+    files.flush(part)
 
 
 class _Counted:
@@ -139,11 +140,12 @@ def _fetch_by_xet(source: HubSource, part: Path, advance: Advance) -> bool:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _xet_works() -> bool:
+def _xet_wanted() -> bool:
+    """Whether Xet was asked for (it does not resume) and is there."""
     from huggingface_hub import constants
 
     disabled = bool(getattr(constants, "HF_HUB_DISABLE_XET", False))
-    return not disabled and importlib.util.find_spec("hf_xet") is not None
+    return settings.load().xet and not disabled and importlib.util.find_spec("hf_xet") is not None
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import RylaError
-from .sources import HubSource, Source
+from ..files import FULL
+from .catalogue import HubSource, Source
 
 RANGE_NOT_SATISFIABLE = 416
 
 _PASSING_STATUS = frozenset({408, RANGE_NOT_SATISFIABLE, 425, 429, 500, 502, 503, 504})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _TOKENS = "https://huggingface.co/settings/tokens"
 
@@ -29,7 +29,7 @@ def may_pass(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in _PASSING_STATUS
-    return not (isinstance(error, OSError) and error.errno in _FULL | _NOT_WRITABLE) and not _is_offline(error)
+    return not (isinstance(error, OSError) and error.errno in FULL | _NOT_WRITABLE) and not _is_offline(error)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -58,7 +58,7 @@ def xet_may_fail() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, failure, *network_errors()) as error:
-        if isinstance(error, OSError) and error.errno in _FULL | _NOT_WRITABLE:
+        if isinstance(error, OSError) and error.errno in FULL | _NOT_WRITABLE:
             raise
 
 
@@ -70,7 +70,7 @@ def explain(error: Exception, source: Source) -> RylaError:
         return _of_status(error, status, source)
     if _is_offline(error):
         return RylaError("offline", f"HF_HUB_OFFLINE is set and {source} is not on this machine.", source=str(source))
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return RylaError("disk_full", f"The disk is full while {source} is fetched.", source=str(source))
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         return RylaError("not_writable", f"{error.filename} cannot be written: {error.strerror}.", path=error.filename)

@@ -1,11 +1,14 @@
-"""Say what a weight file is, from its keys and shapes only: names lie."""
+"""Say what a model file is, from its keys and shapes only: names lie."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
+from pathlib import Path
 
-from .headers import Header
+from ..files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
+from .contents import check_plain, read_pickle_header
+from .headers import Header, read_header
 
 
 class FileKind(str, Enum):
@@ -57,6 +60,23 @@ _LORA_KEY = re.compile(
 )
 _SDXL_ADM = 2816  # Pooled CLIP-G (1280) and six size numbers of 256 each.
 _FACE_EMBEDDING = 512  # ArcFace's width, InstantID's input.
+
+
+def examine(path: Path, suffix: str = "") -> FileKind:
+    """What ``path`` holds by its header; UNKNOWN for formats that carry no model family (ONNX, JSON, text).
+
+    ``suffix`` says the format of a file that does not have its own name yet.
+
+    Raises:
+        RylaError: ``empty_file``, ``truncated_file``, ``not_safetensors``, ``unsafe_pickle``, ``unreadable_file``.
+    """
+    suffix = (suffix or path.suffix).lower()
+    if suffix in SAFETENSORS_SUFFIXES:
+        return identify(read_header(path))
+    if suffix in PICKLE_SUFFIXES:
+        return identify(read_pickle_header(path))
+    check_plain(path, suffix)
+    return FileKind.UNKNOWN
 
 
 def identify(header: Header) -> FileKind:

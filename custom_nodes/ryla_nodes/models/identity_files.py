@@ -1,18 +1,21 @@
-"""Which files of SDXL and InstantID are meant: those of the catalogue, or the only one of its kind."""
+"""Which files of SDXL, InstantID and InsightFace are meant: those of the catalogue, or the only one of its kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from ..errors import RylaError
-from . import resolve
+from . import catalogue, resolve
+from .catalogue import ModelEntry
 from .folders import ModelFolders
 from .headers import read_header
 from .identify import FileKind, identify
 
 AUTO = "auto"
+PACK = "antelopev2"
+SCORER = "buffalo_l-w600k_r50"
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,56 @@ def _is(path: Path, kind: FileKind) -> bool:
         return identify(read_header(path)) is kind
     except RylaError:
         return False
+
+
+def find_pack(roots: Sequence[Path]) -> Path:
+    """The folder that holds antelopev2's detector and recogniser, below one of the ``insightface`` folders ``roots``.
+
+    The nested ``antelopev2/antelopev2`` that the zip makes will do. Raises ``missing_model``, naming which of the five
+    files is missing in which folder, or the searched folders.
+    """
+    known = catalogue.load()
+    entry = known.get(PACK)
+    incomplete: list[Path] = []
+    for folder, _ in resolve.bundle_folders(entry, roots):
+        if resolve.is_whole(folder, entry, known):
+            return folder
+        if any(folder.glob("*.onnx")):
+            incomplete.append(folder)
+    hint = f"ryla models install {PACK}"
+    if incomplete:
+        line = " ".join(_lacking(folder, resolve.missing_parts(folder, entry, known)) for folder in incomplete)
+        raise RylaError("missing_model", line, hint=hint)
+    needed = ", ".join(_name(part) for part in known.files(entry) if not part.optional)
+    raise RylaError("missing_model", f"No {PACK} ({needed}) in {_searched(roots, entry.filename)}.", hint=hint)
+
+
+def _lacking(folder: Path, parts: Sequence[ModelEntry]) -> str:
+    needed, unused = ([_name(part) for part in parts if part.optional is optional] for optional in (False, True))
+    aside = f" ({', '.join(unused)} too, but nothing here reads those)" if unused else ""
+    return f"{folder} lacks {' and '.join(needed)}{aside}."
+
+
+def find_scorer(roots: Sequence[Path]) -> Path:
+    """``w600k_r50.onnx``, the recogniser that similarity is scored with. Raises ``missing_model``."""
+    entry = catalogue.load().get(SCORER)
+    found = next((path for path in _scorers(entry, roots) if path.is_file()), None)
+    if found is not None:
+        return found
+    where = _searched(roots, str(PurePosixPath(entry.filename).parent))
+    line = f"No {_name(entry)}, the recogniser for scoring, in {where}."
+    raise RylaError("missing_model", line, hint=f"ryla models install {SCORER}")
+
+
+def _scorers(entry: ModelEntry, roots: Sequence[Path]) -> Iterator[Path]:
+    pack = replace(entry, filename=str(PurePosixPath(entry.filename).parent))
+    yield from (folder / _name(entry) for folder, _ in resolve.bundle_folders(pack, roots))
+    yield from (root / _name(entry) for root in roots)
+
+
+def _name(part: ModelEntry) -> str:
+    return PurePosixPath(part.filename).name
+
+
+def _searched(roots: Sequence[Path], filename: str) -> str:
+    return ", ".join(str(root / filename) for root in roots) or "any insightface folder (none is configured)"

@@ -5,24 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
+from .. import files
 from ..errors import RylaError
 from ..files import Advance
-from . import check, hashing, hub_errors
-from .catalogue import Catalogue, ModelEntry
+from . import check, hub_errors, locks
+from .catalogue import Catalogue, ModelEntry, UrlSource
+from .check import HashCache
 from .download import Downloader
 from .folders import ModelFolders
-from .hashing import HashCache
 from .plan import Plan, Step, Target, candidates
-from .sources import UrlSource
 
 FAILED, PRESENT, LINKED, COPIED, DOWNLOADED = "failed", "present", "linked", "copied", "downloaded"
 
@@ -34,7 +32,7 @@ class Reporter(Protocol):
         """``entry`` now does ``what`` over ``total`` bytes; the result takes the bytes done. May raise to stop."""
 
     def done(self, outcome: Outcome) -> None:
-        """One file is finished, well or not."""
+        """One file is finished: installed, or failed."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Installer:
             os.link(path.resolve(), part)
             state = LINKED
         except OSError:  # Another disk, or a file system without hard links.
-            hashing.copy(path, part, self._phase(entry, "copying", entry.size))
+            files.copy(path, part, self._phase(entry, "copying", entry.size))
             state = COPIED
         _move(part, place)
         if entry.sha256 is not None:
@@ -158,19 +156,16 @@ class Installer:
     def _lock(self, entry: ModelEntry, name: str) -> Iterator[None]:
         """Hold the lock of a place on the target against other installers, on this machine or another."""
         self._target.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._target.work / f"{name}.lock")
-        waiting: Callable[[int], None] | None = None
-        while True:
-            try:
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                waiting = waiting or self._phase(entry, "waiting for another installer", None)
-                waiting(0)
-        try:
+        advances: list[Advance] = []
+
+        def waiting(host: str) -> None:
+            if not advances:
+                where = f" on {host}" if host else ""
+                advances.append(self._phase(entry, f"waiting for another installer{where}", None))
+            advances[0](0)
+
+        with locks.locked(self._target.work / f"{name}.lock", waiting):
             yield
-        finally:
-            lock.release()
 
 
 def _move(part: Path, place: Path) -> None:
@@ -181,7 +176,6 @@ def _move(part: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = place.with_name(f"{place.name}.part")
-        hashing.copy(part, beside)
-        beside.replace(place)
+        with files.replacing(place) as beside:
+            files.copy(part, beside)
         part.unlink()

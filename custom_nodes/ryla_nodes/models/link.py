@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RylaError
+from ..files import write_whole
 from . import workspace
 from .folders import at_root
 
@@ -104,9 +105,7 @@ def write_yaml(volume: Path, comfyui: Path) -> tuple[Path, bool]:
     before = file.read_text(encoding="utf-8") if file.is_file() else ""
     after = _without_block(before) + _block(volume)
     if after != before:
-        part = file.with_name(f"{file.name}.part")
-        part.write_text(after, encoding="utf-8")
-        part.replace(file)
+        write_whole(file, after.encode())
     return file, after != before
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from .. import files
 from ..errors import RylaError
-from . import hub, sources
+from . import catalogue as catalogues
+from . import hub
 from .catalogue import Catalogue, ModelEntry
 from .folders import ModelFolders, at_root, of_comfyui
 from .resolve import find_entry
@@ -95,16 +96,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of an installation; ``needed`` and ``free`` are bytes on the target's disk."""
+    """The steps of an installation; ``needed`` and ``free`` are bytes on the target's disk.
+
+    ``free`` is None where the disk does not tell it: that it is full then shows when it is written to.
+    """
 
     target: Target
     steps: tuple[Step, ...]
     needed: int
-    free: int
+    free: int | None
 
     def require_space(self) -> None:
         """Raise ``disk_full`` when the target's disk is too small for the plan."""
-        if self.needed > self.free:
+        if self.free is not None and self.needed > self.free:
             raise RylaError(
                 "disk_full",
                 f"{self.target.root} has {self.free / 1e9:.1f} GB free, {self.needed / 1e9:.1f} GB are needed.",
@@ -114,7 +118,7 @@ class Plan:
 
 
 def make(
-    files: Iterable[ModelEntry],
+    wanted: Iterable[ModelEntry],
     target: Target,
     catalogue: Catalogue,
     elsewhere: ModelFolders = ModelFolders(),
@@ -126,9 +130,9 @@ def make(
         elsewhere: folders whose files are used instead of a download.
         damaged: paths of files to replace, by entry id.
     """
-    steps = tuple(_step(entry, target, catalogue, elsewhere, damaged.get(entry.id)) for entry in files)
+    steps = tuple(_step(entry, target, catalogue, elsewhere, damaged.get(entry.id)) for entry in wanted)
     needed = sum(step.bytes for step in steps)
-    return Plan(target, steps, needed, shutil.disk_usage(_existing(target.root)).free)
+    return Plan(target, steps, needed, files.free_bytes(target.root))
 
 
 def _step(
@@ -140,9 +144,9 @@ def _step(
         return Step(entry, PRESENT, there)
     found = next((path for path in candidates(entry, catalogue, elsewhere) if path != damaged), None)
     if found is not None:
-        shared = found.stat().st_dev == _existing(target.root).stat().st_dev
+        shared = found.stat().st_dev == files.existing(target.root).stat().st_dev
         return Step(entry, REUSE, place, str(found), 0 if shared else found.stat().st_size, damaged is not None)
-    origins = sources.of_entry(entry, catalogue)
+    origins = catalogues.sources_of(entry, catalogue)
     done = sum(part.stat().st_size for part in target.parts(entry))
     left = max((entry.size or 0) - done, 0)
     return Step(entry, DOWNLOAD, place, str(origins[0]) if origins else "", left, damaged is not None)
@@ -154,11 +158,7 @@ def candidates(entry: ModelEntry, catalogue: Catalogue, elsewhere: ModelFolders)
         return
     base = PurePosixPath(entry.filename).name
     found = [find_entry(entry, elsewhere, catalogue), elsewhere.find_name(entry.folder, base)]
-    found += [hub.cached(source, entry.sha256) for source in sources.of_entry(entry, catalogue)[:1]]
+    found += [hub.cached(source, entry.sha256) for source in catalogues.sources_of(entry, catalogue)[:1]]
     for path in dict.fromkeys(found):
         if path is not None and path.is_file() and path.stat().st_size == (entry.size or path.stat().st_size):
             yield path
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())

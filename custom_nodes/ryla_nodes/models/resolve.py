@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import RylaError
 from . import catalogue as catalogues
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
-from .contents import examine
 from .folders import ModelFolders
-from .identify import FileKind
+from .identify import FileKind, examine
 
 _MAX_SEEN = 8
 
@@ -57,9 +56,8 @@ def locate(model: ModelEntry | str, folders: ModelFolders, catalogue: Catalogue 
 def find_entry(entry: ModelEntry, folders: ModelFolders, catalogue: Catalogue) -> Path | None:
     """Where exactly this entry is (no alternative, no look inside), or None."""
     if entry.is_bundle:
-        needed = [PurePosixPath(part.filename).name for part in catalogue.files(entry) if not part.optional]
-        holds = (path for path in _directories(entry, folders) if all((path / name).is_file() for name in needed))
-        return next(holds, None)
+        places = bundle_folders(entry, folders.get(entry.folder))
+        return next((path for path, nested in places if not nested and is_whole(path, entry, catalogue)), None)
     exact = folders.find(entry.folder, entry.filename)
     if exact is not None and exact.is_file():
         return exact
@@ -68,12 +66,26 @@ def find_entry(entry: ModelEntry, folders: ModelFolders, catalogue: Catalogue) -
     return _same_size(entry, folders, catalogue)
 
 
-def _directories(entry: ModelEntry, folders: ModelFolders) -> Iterator[Path]:
-    """Where a bundle may be: InsightFace packs are found under ``models/NAME`` and ``NAME``."""
-    for root in folders.get(entry.folder):
-        yield root / entry.filename
-        if entry.filename.startswith("models/"):
-            yield root / entry.filename.removeprefix("models/")
+def bundle_folders(entry: ModelEntry, roots: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """Where a bundle (or the folder of a file) may be below ``roots``, and whether that is one level too deep.
+
+    InsightFace's packs are under ``models/NAME`` and ``NAME``; their zips make ``NAME/NAME``.
+    """
+    for root in roots:
+        for name in dict.fromkeys((entry.filename, entry.filename.removeprefix("models/"))):
+            yield root / name, False
+            yield root / name / PurePosixPath(name).name, True
+
+
+def is_whole(folder: Path, entry: ModelEntry, catalogue: Catalogue) -> bool:
+    """Whether ``folder`` holds every part of a bundle that is not optional."""
+    return not any(not part.optional for part in missing_parts(folder, entry, catalogue))
+
+
+def missing_parts(folder: Path, entry: ModelEntry, catalogue: Catalogue) -> list[ModelEntry]:
+    """The parts of a bundle that ``folder`` lacks."""
+    parts = catalogue.files(entry)
+    return [part for part in parts if not (folder / PurePosixPath(part.filename).name).is_file()]
 
 
 def _same_size(entry: ModelEntry, folders: ModelFolders, catalogue: Catalogue) -> Path | None:
@@ -109,13 +121,13 @@ def _verified_kind(entry: ModelEntry, path: Path, accepted: set[str]) -> FileKin
 def _missing(
     entry: ModelEntry, candidates: tuple[ModelEntry, ...], folders: ModelFolders, catalogue: Catalogue
 ) -> RylaError:
-    nested = [path for path in _directories(entry, folders) if entry.is_bundle and _is_nested(path, entry, catalogue)]
-    if nested:
+    nested = _nested(entry, folders, catalogue) if entry.is_bundle else None
+    if nested is not None:
         return RylaError(
             "nested_models",
-            f"{nested[0]} holds its files one level too deep, in {nested[0] / nested[0].name}.",
+            f"{nested.parent} holds its files one level too deep, in {nested}.",
             hint=_install(entry),
-            path=nested[0],
+            path=nested.parent,
         )
     searched = list(dict.fromkeys(str(path) for item in candidates for path in folders.get(item.folder)))
     names = list(dict.fromkeys(f"{item.folder}/{item.filename}" for item in candidates))
@@ -132,9 +144,11 @@ def _missing(
     )
 
 
-def _is_nested(path: Path, entry: ModelEntry, catalogue: Catalogue) -> bool:
-    inner = path / path.name
-    return any((inner / PurePosixPath(part.filename).name).is_file() for part in catalogue.files(entry))
+def _nested(entry: ModelEntry, folders: ModelFolders, catalogue: Catalogue) -> Path | None:
+    """A folder one level too deep that holds a part of the bundle."""
+    deep = (path for path, nested in bundle_folders(entry, folders.get(entry.folder)) if nested)
+    count = len(entry.parts)
+    return next((path for path in deep if len(missing_parts(path, entry, catalogue)) < count), None)
 
 
 def _install(entry: ModelEntry) -> str:

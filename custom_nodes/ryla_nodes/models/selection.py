@@ -10,8 +10,6 @@ from .catalogue import Catalogue, ModelEntry
 from .folders import ModelFolders
 from .resolve import find_entry
 
-PRECISIONS = ("fp16", "fp8")
-
 Workflows = Mapping[str, Sequence[str]]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import RylaError
 from . import catalogue as catalogues
 from .catalogue import ModelEntry
-from .contents import examine
 from .folders import ModelFolders, at_root
+from .identify import examine
 
 ROOT = Path(__file__).resolve().parents[1] / "engines" / "embedded" / "paint"
 FLUX = ("ryla-paint-flux", "ryla-paint-clip_l", "ryla-paint-t5xxl", "ryla-paint-ae")

@@ -10,15 +10,13 @@ if TYPE_CHECKING:
 
 def node_classes() -> list[type[io.ComfyNode]]:
     """Every node of the pack, as ComfyUI and the embedded engine register them."""
-    from .face import FaceAnalyzer, FaceEmbed, FaceKeypoints
+    from .face import FaceAnalyzer, FaceEmbed, FaceKeypoints, FaceSimilarity
     from .face_crop import FaceComposite, FaceCrop
     from .face_files import LoadFace, SaveFace
     from .flux import FluxLoader
     from .image import SaveImage
     from .instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
-    from .lora import LoraLoader
-    from .prompt import Prompt
-    from .similarity import FaceSimilarity
+    from .lora import LoraLoader, Prompt
 
     return [
         FluxLoader,

@@ -1,12 +1,13 @@
-"""Find faces, and make an identity or a pose of them."""
+"""Find faces, make an identity or a pose of them, and measure whether two pictures show one person."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ..engines.schema import io
-from . import sockets, tensors
-from .files import identity_search
+from ..models.identity_files import find_pack
+from . import sockets
+from .sockets import identity_search
 
 if TYPE_CHECKING:
     from ..identity.faces import FaceAnalyzer as Analyzer
@@ -36,11 +37,11 @@ class FaceAnalyzer(io.ComfyNode):
 
     @classmethod
     def execute(cls, provider: str) -> io.NodeOutput:
-        from ..identity import packs
         from ..identity.faces import FaceAnalyzer as Analyzer
 
         roots = identity_search().insightface()
-        return io.NodeOutput(Analyzer(packs.find_pack(roots), provider, roots))
+        analyzer = Analyzer(find_pack(roots), provider, roots)
+        return io.NodeOutput(analyzer, ui={"text": [analyzer.remark]} if analyzer.remark else None)
 
 
 class FaceEmbed(io.ComfyNode):
@@ -82,7 +83,7 @@ class FaceEmbed(io.ComfyNode):
         from ..identity.faces import select_face
 
         found = [also.embeddings] if also is not None else []
-        pictures = tensors.to_pictures(images)
+        pictures = sockets.to_pictures(images)
         for number, picture in enumerate(pictures, 1):
             where = "the reference photo" if len(pictures) == 1 else f"reference photo {number} of {len(pictures)}"
             found.append(select_face(analyzer.faces(picture), order=order, index=index, where=where).embedding[None])
@@ -139,11 +140,55 @@ class FaceKeypoints(io.ComfyNode):
         index: int,
     ) -> io.NodeOutput:
         from ..identity.faces import select_face
-        from ..identity.keypoints import draw_keypoints, place_keypoints
+        from ..identity.geometry import draw_keypoints, place_keypoints
 
         drawn = []
-        for picture in tensors.to_pictures(image):
+        for picture in sockets.to_pictures(image):
             face = select_face(analyzer.faces(picture), order=order, index=index, where="the pose picture")
             points = place_keypoints(face.keypoints, width, height, face_height=face_size, center=(center_x, center_y))
             drawn.append(draw_keypoints(points, width, height))
-        return io.NodeOutput(tensors.from_arrays(drawn))
+        return io.NodeOutput(sockets.from_arrays(drawn))
+
+
+class FaceSimilarity(io.ComfyNode):
+    """Output node, so that the score is in the job's result beside the picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RYLA_FaceSimilarity",
+            display_name="Face Similarity",
+            category=sockets.CATEGORY,
+            description="Compares the largest faces of two pictures with a recogniser that InstantID was not made "
+            "with (buffalo_l's w600k_r50). A picture without a face fails. Genuine photos of one person score about "
+            "0.46 to 0.75.",
+            inputs=[
+                sockets.analyzer(),
+                io.Image.Input("reference", tooltip="The reference photo, or a batch; the best match counts."),
+                io.Image.Input("image", tooltip="The picture to judge; of a batch the worst one counts."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.40,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Least cosine at which two faces count as the same person.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(display_name="similarity", tooltip="Cosine in [-1, 1]; 0 when no face was found."),
+                io.Boolean.Output(display_name="passed", tooltip="Whether it reaches the threshold."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, analyzer: Analyzer, reference: Any, image: Any, threshold: float) -> io.NodeOutput:
+        from ..identity.similarity import compare
+
+        scores = compare(analyzer, sockets.to_pictures(reference), sockets.to_pictures(image))
+        values = [0.0 if score is None else round(score, 4) for score in scores]
+        passed = [score is not None and score >= threshold for score in scores]
+        line = ", ".join("no face" if score is None else f"{score:.3f}" for score in scores)
+        shown = {"face_similarity": values, "face_passed": passed, "text": [f"face similarity {line}"]}
+        return io.NodeOutput(min(values), all(passed), ui=shown)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines.schema import io
 from ..errors import RylaError
-from . import sockets, tensors
-from .files import identity_search
+from . import sockets
+from .sockets import identity_search
 
 if TYPE_CHECKING:
     from ..identity.crop import FaceCrop as Crop
@@ -76,11 +76,11 @@ class FaceCrop(io.ComfyNode):
         import numpy as np
 
         from ..identity import crop as crops
-        from ..identity.keypoints import draw_keypoints
+        from ..identity.geometry import draw_keypoints
 
         size, remark = _rendered_at(size)
         cuts, hints, masks, placements = [], [], [], []
-        for picture, array in zip(tensors.to_pictures(image), tensors.to_arrays(image), strict=True):
+        for picture, array in zip(sockets.to_pictures(image), sockets.to_arrays(image), strict=True):
             height, width = picture.shape[:2]
             face = _face(analyzer, picture, order, index, on_no_face)
             box = _middle(width, height) if face is None else face.box
@@ -94,9 +94,9 @@ class FaceCrop(io.ComfyNode):
                 masks.append(crops.ellipse_mask(plan.affine.box(face.box), size, size))
             placements.append(None if face is None else plan)
         return io.NodeOutput(
-            tensors.from_arrays(cuts),
-            tensors.from_arrays(hints),
-            tensors.from_arrays(masks),
+            sockets.from_arrays(cuts),
+            sockets.from_arrays(hints),
+            sockets.from_arrays(masks),
             tuple(placements),
             ui={"text": [remark]} if remark else None,
         )
@@ -147,7 +147,7 @@ class FaceComposite(io.ComfyNode):
 
         if all(plan is None for plan in placement):
             return io.NodeOutput(image)
-        pictures, faces = tensors.to_arrays(image), tensors.to_arrays(refined)
+        pictures, faces = sockets.to_arrays(image), sockets.to_arrays(refined)
         if not len(pictures) == len(faces) == len(placement):
             counts = f"{len(pictures)} pictures, {len(faces)} faces and {len(placement)} placements"
             raise RylaError("invalid_parameter", f"RYLA Face Composite was given {counts}; they must be as many.")
@@ -155,7 +155,7 @@ class FaceComposite(io.ComfyNode):
             picture if plan is None else composite(picture, face, plan, color_match=color_match)
             for picture, face, plan in zip(pictures, faces, placement, strict=True)
         ]
-        return io.NodeOutput(tensors.from_arrays(results))
+        return io.NodeOutput(sockets.from_arrays(results))
 
 
 def _rendered_at(size: int) -> tuple[int, str]:

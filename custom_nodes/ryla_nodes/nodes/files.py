@@ -1,18 +1,9 @@
-"""The files that a node means in the engine it runs in, and what tells that they were replaced."""
+"""What tells that a node's files were replaced, so that it runs again."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-
-from ..engines.protocol import current_engine
-from ..models.identity_files import IdentitySearch
-
-
-def identity_search() -> IdentitySearch:
-    """The search for SDXL's, InstantID's and the face models in the engine's folders, then its own small ones."""
-    engine = current_engine()
-    return IdentitySearch(engine.folders(), engine.default_identity())
 
 
 def file_state(path: Path) -> tuple[str, int, int]:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..engines.protocol import current_engine
 from ..engines.schema import io
-from .image_file import FORMATS, encode, to_pillow, write
+from ..errors import RylaError
+from ..files import write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+FORMATS = {"jpeg": ".jpg", "webp": ".webp", "png": ".png"}
+
+_logger = logging.getLogger(__name__)
+_EXIF_MODEL = 0x0110  # Where ComfyUI's editor looks for the prompt; the workflow is one tag below, and so on down.
+_JPEG_SEGMENT = 65_533 - len(b"Exif\0\0")  # A JPEG segment holds no more.
+_PNG_COMPRESSION = 4  # As core's SaveImage.
+_FULL_COLOUR_QUALITY = 95
 
 
 class SaveImage(io.ComfyNode):
@@ -70,3 +87,62 @@ class SaveImage(io.ComfyNode):
 def _texts(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     """What goes into the file, by name; the prompt first."""
     return {**({} if prompt is None else {"prompt": prompt}), **(extra or {})}
+
+
+def to_pillow(image: Any) -> Image.Image:
+    """``image``: float tensor [H, W, C] in 0..1, C 1, 3 or 4; truncated to 8 bits exactly as core's SaveImage does."""
+    import torch
+    from PIL import Image
+
+    pixels = image.detach().to("cpu", torch.float32).mul(255.0).clamp_(0, 255).to(torch.uint8).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def encode(image: Image.Image, format_name: str, quality: int, texts: Mapping[str, Any]) -> bytes:
+    """The bytes of a ``jpeg``, ``webp`` or ``png`` file, with ``texts`` as JSON where the editor reads them."""
+    buffer = BytesIO()
+    if format_name == "png":
+        image.save(buffer, "PNG", compress_level=_PNG_COMPRESSION, pnginfo=_png_info(texts))
+    elif format_name == "webp":
+        image.save(buffer, "WEBP", quality=quality, exif=_exif(texts))
+    else:
+        picture = image if image.mode == "L" else image.convert("RGB")
+        subsampling = "4:4:4" if quality >= _FULL_COLOUR_QUALITY else "4:2:0"
+        picture.save(buffer, "JPEG", quality=quality, subsampling=subsampling, exif=_jpeg_exif(texts))
+    return buffer.getvalue()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put ``data`` into ``path`` in one step: a full disk leaves no half file behind."""
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise RylaError("output_not_written", f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _png_info(texts: Mapping[str, Any]) -> PngInfo | None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for name, value in texts.items():
+        info.add_text(name, json.dumps(value))
+    return info if texts else None
+
+
+def _exif(texts: Mapping[str, Any]) -> bytes:
+    """One EXIF text ``name:json`` each, downwards from the camera-model tag: ComfyUI's own scheme for WebP."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    for index, (name, value) in enumerate(texts.items()):
+        exif[_EXIF_MODEL - index] = f"{name}:{json.dumps(value)}"
+    return exif.tobytes() if texts else b""
+
+
+def _jpeg_exif(texts: Mapping[str, Any]) -> bytes:
+    """As many of ``texts``, from the first, as fit into a JPEG's one EXIF segment."""
+    kept = dict(texts)
+    while len(exif := _exif(kept)) > _JPEG_SEGMENT:
+        name, _ = kept.popitem()
+        _logger.warning("The JPEG cannot hold %r (EXIF ends at 64 KB): save as webp or png to keep it.", name)
+    return exif

@@ -8,7 +8,7 @@ from ..engines.protocol import InstantIDSettings, current_engine
 from ..engines.schema import io
 from ..models.identity_files import AUTO
 from . import sockets
-from .files import identity_search
+from .sockets import identity_search
 
 if TYPE_CHECKING:
     from ..identity.adapter import Adapter

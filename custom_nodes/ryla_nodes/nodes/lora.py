@@ -1,4 +1,4 @@
-"""Apply a character LoRA by its id, and prove that it did something."""
+"""Apply a character LoRA by its id and prove that it did something; put its trigger word into the prompt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
 from ..loras import check, inspect, store
+from ..loras.prompt import add_trigger
 from ..loras.store import LoraFile
 from .files import fingerprint
 
@@ -119,6 +120,41 @@ class LoraLoader(io.ComfyNode):
         check.require_matches(info, result, family)
         report = check.report(file, info, result, strength, trigger_word)
         return _applied(result.model, result.clip, trigger_word or info.trigger_word or "", report)
+
+
+class Prompt(io.ComfyNode):
+    """Text in, text with the trigger word out."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the prompt of a repeated job, too.
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RYLA_Prompt",
+            display_name="Prompt with Trigger Word",
+            category="RYLA/prompt",
+            description="Puts the trigger word once in front of the prompt, with a comma, unless it is already there.",
+            inputs=[
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip="The prompt. A trigger word that is in it already (whole word, any case) is not added.",
+                ),
+                io.String.Input(
+                    "trigger",
+                    optional=True,
+                    default="",
+                    tooltip="The trigger word, usually linked from Character LoRA. Empty: the prompt stays as it is.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt to encode.")],
+        )
+
+    @classmethod
+    def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
+        prompt = add_trigger(text, trigger)
+        return io.NodeOutput(prompt, ui={"text": [prompt]})
 
 
 def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:

@@ -1,8 +1,19 @@
-"""The socket types of the identity nodes, and inputs that several of them share."""
+"""What the face nodes share: socket types, inputs, the search for their files, and pictures as arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..engines.protocol import current_engine
 from ..engines.schema import io
+from ..models.identity_files import IdentitySearch
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..identity.faces import Picture
+    from ..identity.geometry import Array
 
 InstantID = io.Custom("RYLA_INSTANTID")
 FaceAnalyzer = io.Custom("RYLA_FACE_ANALYZER")
@@ -29,3 +40,31 @@ def which_face() -> list[io.Input]:
         ),
         io.Int.Input("index", default=0, min=0, max=MAX_FACES, tooltip="Number of the face in that order, from 0."),
     ]
+
+
+def identity_search() -> IdentitySearch:
+    """The search for SDXL's, InstantID's and the face models in the engine's folders, then its own small ones."""
+    engine = current_engine()
+    return IdentitySearch(engine.folders(), engine.default_identity())
+
+
+def to_pictures(images: torch.Tensor) -> list[Picture]:
+    """IMAGE (B, H, W, 3 or 4) in [0, 1] -> uint8 RGB pictures."""
+    import numpy as np
+
+    arrays = images[..., :3].detach().cpu().float().numpy()
+    return [np.asarray(np.round(np.clip(array, 0, 1) * 255), np.uint8) for array in arrays]
+
+
+def to_arrays(images: torch.Tensor) -> list[Array]:
+    """IMAGE -> float32 RGB arrays (H, W, 3), values as they are."""
+    return list(images[..., :3].detach().cpu().float().numpy())
+
+
+def from_arrays(arrays: Sequence[Any]) -> torch.Tensor:
+    """Arrays of one shape -> a float32 batch; uint8 becomes [0, 1]."""
+    import numpy as np
+    import torch
+
+    stacked = np.stack(arrays)
+    return torch.from_numpy(stacked.astype(np.float32) / (255 if stacked.dtype == np.uint8 else 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ...errors import RylaError
 from ...models import hub, resolve, selection
 from ...models.catalogue import Catalogue, ModelEntry
-from ...models.contents import examine
+from ...models.identify import examine
 from ..models.context import Context
 from ..models.view import size
 from .finding import Finding, ok, problem, warning

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ...errors import RylaError
-from ...models import hub, plan, selection, shipped, sources
+from ...models import catalogue as catalogues
+from ...models import hub, plan, selection, shipped
 from ...models import link as links
 from ...models.catalogue import ModelEntry
 from ...models.check import MISSING, Finding
@@ -67,7 +68,7 @@ def show(name: Annotated[str, typer.Argument(help="A model id.")], json: output.
     users = [workflow for workflow, ids in ctx.workflows.items() if name in ids]
     facts = {
         **_facts(entry),
-        "sources": [shipped.SOURCE] if entry.shipped else list(map(str, sources.of_entry(entry, ctx.catalogue))),
+        "sources": [shipped.SOURCE] if entry.shipped else list(map(str, catalogues.sources_of(entry, ctx.catalogue))),
         "workflows": users,
         "path": path,
         "searched": ctx.folders.get(entry.folder),

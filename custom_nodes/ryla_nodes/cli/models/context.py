@@ -11,8 +11,8 @@ from ...errors import RylaError
 from ...models import catalogue as catalogues
 from ...models import plan, shipped, workspace
 from ...models.catalogue import Catalogue
+from ...models.check import HashCache
 from ...models.folders import ModelFolders, standalone
-from ...models.hashing import HashCache
 from ...settings import Settings
 from ...workflows import workflow
 

@@ -12,7 +12,6 @@ from ...models.folders import ModelFolders
 from ...models.identity_files import IdentityFiles
 from ..protocol import InstantIDSettings, SaveTarget
 from . import folders as comfy_folders
-from . import instantid
 from . import lora as comfy_lora
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ class ComfyUIEngine:
 
     def load_control_net(self, path: Path) -> Any:
         """What ControlNetLoader gives for ``path``. Raises ``wrong_controlnet``."""
+        from . import instantid
+
         return instantid.load_control_net(path)
 
     def apply_instantid(
@@ -96,6 +97,8 @@ class ComfyUIEngine:
         settings: InstantIDSettings,
     ) -> tuple[Any, Any, Any]:
         """Patch a clone of ``model``, and give the conditionings the ControlNet; see ``instantid.apply``."""
+        from . import instantid
+
         return instantid.apply(model, positive, negative, control_net, adapter, face, settings)
 
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:

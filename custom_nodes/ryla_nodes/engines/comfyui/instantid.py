@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RylaError
-from ...identity.layout import LAYERS, LayerKey
+from ...identity.attention import LAYERS, IdentityTerm, LayerKey, Window
 from ..protocol import InstantIDSettings
 
 if TYPE_CHECKING:
     import torch
 
     from ...identity.adapter import Adapter, Identity
-    from ...identity.attention import IdentityTerm, Window
     from ...identity.face_file import FaceIdentity
 
 Patch = Callable[..., "torch.Tensor"]
@@ -109,8 +108,6 @@ class IdentityPatch:
 
 
 def _patched(model: Any, identity: Identity, settings: InstantIDSettings) -> Any:
-    from ...identity.attention import IdentityTerm, Window
-
     clone = model.clone()
     if settings.ip_weight == 0:
         return clone

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ....identity.layout import LAYERS
+from ....identity.attention import LAYERS
 
 if TYPE_CHECKING:
     from ....identity.attention import IdentityTerm

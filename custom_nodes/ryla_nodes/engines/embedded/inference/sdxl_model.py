@@ -73,7 +73,7 @@ class SdxlModel:
 
     Attributes:
         added: width of the vector input: pooled text and six sizes of 256 each (2816).
-        widths: of the 70 cross-attention layers, in the order of ``identity.layout.LAYERS``.
+        widths: of the 70 cross-attention layers, in the order of ``identity.attention.LAYERS``.
     """
 
     family: ClassVar[str] = "sdxl"

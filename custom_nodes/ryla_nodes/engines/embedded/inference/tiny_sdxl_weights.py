@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ....identity.layout import LAYERS, adapter_name
+from ....identity.attention import LAYERS, adapter_name
 from .tiny_weights import Shapes, TinyDesign, _conv, _linear, _norm, vae
 
 CHANNELS = 32

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from ryla_nodes.identity.keypoints import COLORS, draw_keypoints, place_keypoints
+from ryla_nodes.identity.geometry import COLORS, draw_keypoints, place_keypoints
 
 POINTS = np.array([[400.4, 380.2], [610.7, 372.9], [512.3, 500.1], [430.2, 610.8], [600.5, 602.6]], np.float32)
 
