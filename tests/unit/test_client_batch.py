@@ -27,10 +27,11 @@ __all__ = ["ryla"]
 
 RUNNER = """
 import functools
-from ryla_nodes.cli import app, run_engines
+from ryla_nodes.cli import app
+from ryla_nodes.cli.run import engines
 from ryla_nodes.client import Limits, pool
 pool._ASIDE = (0.4,)
-run_engines.Limits = functools.partial(Limits, gone_after=1.5, miss_span=0.2, resolve_span=0.5, patience=1)
+engines.Limits = functools.partial(Limits, gone_after=1.5, miss_span=0.2, resolve_span=0.5, patience=1)
 app.main()
 """
 

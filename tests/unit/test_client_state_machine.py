@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ryla_nodes.client import actions
 from ryla_nodes.client.actions import Action, Answer, CancelAnswer, Outcome, State
-from ryla_nodes.client.classify import Subject
+from ryla_nodes.client.failures import Subject
 from ryla_nodes.client.limits import Limits
 from ryla_nodes.client.protocol import Event, EventKind, QueueView, parse_history
 from ryla_nodes.client.state_machine import JobMachine

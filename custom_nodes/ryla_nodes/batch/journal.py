@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..client.attempt import Submission
-from ..client.result import Result
+from ..client.results import Result
 from ..errors import RylaError
 from .rows import Row
 

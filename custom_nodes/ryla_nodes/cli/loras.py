@@ -194,12 +194,12 @@ def _list_engines(servers: Iterable[str], json_: bool) -> None:
 async def _offered(server: str) -> list[str]:
     """The names in an engine's loras folders, "/"-separated, without the pickles, which no workflow here loads."""
     from ..client.address import Address
-    from ..client.engine import Engine
+    from ..client.api import EngineApi
     from ..client.limits import Limits
     from ..client.transport import CallFailed, Transport
 
     address, limits = Address.parse(server), Limits()
-    engine, transport = Engine(address, limits), Transport(address, limits)
+    engine, transport = EngineApi(address, limits), Transport(address, limits)
     try:
         await engine.info()
         names = await transport.read("/models/loras")

@@ -155,11 +155,11 @@ def _sources(
 async def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
     # Only this question needs an HTTP client.
     from ..client.address import Address
-    from ..client.engine import Engine
+    from ..client.api import EngineApi
     from ..client.limits import Limits
     from ..client.transport import CallFailed
 
-    engine = Engine(Address.parse(server), Limits())
+    engine = EngineApi(Address.parse(server), Limits())
     try:
         info = await engine.info()
         return f"{engine.server} (ComfyUI {info.version})", await engine.object_info(classes)

@@ -15,13 +15,13 @@ from ..settings import Settings
 from ..workflows.bind import BoundPrompt, bind
 from ..workflows.schema import Graph, Output, Workflow
 from ..workflows.workflow import load
+from .api import EngineInfo
 from .attempt import OnSubmit, Submission
-from .engine import EngineInfo
 from .job import Job, Options
 from .limits import Limits
 from .pool import Pool, wants_of
 from .progress import OnProgress
-from .result import Result
+from .results import Result
 from .transport import CallFailed
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ..errors import RylaError
 from ..workflows.bind import BoundPrompt
 from .actions import Outcome, Signal, State
-from .classify import Subject
-from .driver import Driver
+from .failures import Subject
 from .guard import Guard
 from .outputs import OutputGone, fetch
 from .pictures import Picture
+from .polling import Driver
 from .pool import Member
 from .progress import OnProgress, Phase, Tracker
 from .protocol import HistoryEntry

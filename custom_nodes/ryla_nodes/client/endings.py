@@ -7,8 +7,8 @@ from enum import Enum
 
 from ..errors import RylaError
 from .actions import Outcome, State
-from .classify import Subject, finished
 from .ending import Verdict
+from .failures import Subject, finished
 from .protocol import HistoryEntry
 
 

@@ -17,7 +17,7 @@ from .guard import Guard
 from .pictures import Picture
 from .pool import Member, Pool
 from .progress import OnProgress
-from .result import Result, Timings
+from .results import Result, Timings
 
 _STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
 _NOT_AGAIN = ("invalid_graph", "request_too_large", "zombie_worker")

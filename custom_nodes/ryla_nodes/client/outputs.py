@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RylaError
-from .classify import Subject
-from .engine import Engine
+from .api import EngineApi
+from .failures import Subject
 from .pictures import Picture, complete, identify
 from .protocol import HistoryEntry
 from .transport import CallFailed
@@ -27,7 +27,7 @@ class OutputGone(Exception):
         self.node_id, self.filename = node_id, filename
 
 
-async def fetch(engine: Engine, subject: Subject, entry: HistoryEntry) -> tuple[Picture, ...]:
+async def fetch(engine: EngineApi, subject: Subject, entry: HistoryEntry) -> tuple[Picture, ...]:
     """Download every picture of the declared outputs. Files of other nodes and previews (``temp``) are no results.
 
     Raises:
@@ -55,7 +55,7 @@ def _items(outputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
-async def _picture(engine: Engine, subject: Subject, node_id: str, item: Mapping[str, Any]) -> Picture:
+async def _picture(engine: EngineApi, subject: Subject, node_id: str, item: Mapping[str, Any]) -> Picture:
     name, subfolder = item["filename"], str(item.get("subfolder") or "")
     where = f"{name} of {subject.node(node_id)} on {subject.server}"
     facts = {"server": subject.server, "prompt_id": subject.prompt_id, "filename": name}
@@ -71,7 +71,7 @@ async def _picture(engine: Engine, subject: Subject, node_id: str, item: Mapping
     return Picture(data, kind, node_id, name, subfolder, _FOLDER)
 
 
-async def _download(engine: Engine, name: str, subfolder: str, where: str, facts: dict[str, str]) -> bytes | None:
+async def _download(engine: EngineApi, name: str, subfolder: str, where: str, facts: dict[str, str]) -> bytes | None:
     """The file; None when the engine has no such file. An engine that is down is given time to come back."""
     began, failures = time.monotonic(), 0
     while True:

@@ -12,7 +12,7 @@ from ..errors import RylaError
 from ..workflows.schema import Graph
 from ..workflows.validate import problems, require_valid
 from .address import Address
-from .engine import Engine, EngineInfo
+from .api import EngineApi, EngineInfo
 from .limits import Limits
 from .transport import CallFailed
 
@@ -35,7 +35,7 @@ class Member:
         trouble: why it was set aside, while it is.
     """
 
-    engine: Engine
+    engine: EngineApi
     info: EngineInfo | None = None
     in_flight: int = 0
     queued: int = 0
@@ -102,7 +102,7 @@ class Pool:
 
     def __init__(self, servers: Sequence[str], limits: Limits) -> None:
         addresses = dict.fromkeys(Address.parse(server) for server in servers)
-        self.members = [Member(Engine(address, limits)) for address in addresses]
+        self.members = [Member(EngineApi(address, limits)) for address in addresses]
         self._changed = asyncio.Condition()
         self._probed: dict[Member, asyncio.Future[None]] = {}
 

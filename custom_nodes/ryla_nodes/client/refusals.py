@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RylaError
 from ..workflows.wording import sentence
 from .actions import Rejected
-from .classify import Subject, each_error, first_line, of_our_node, reasons
+from .failures import Subject, each_error, first_line, of_our_node, reasons
 from .protocol import JsonObject
 
 _MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from enum import Enum
 
 from ..errors import RylaError
-from . import actions, classify, endings
+from . import actions, endings, failures
 from .actions import Action, Answer, Outcome, Signal, Sleep, State
-from .classify import Subject
 from .ending import Ending, Verdict
 from .endings import Why
+from .failures import Subject
 from .limits import Limits
 from .look import Look, Outage, QueueWatch, Where
 from .pace import Pace
@@ -173,10 +173,10 @@ class JobMachine:
 
     def _accepted(self, answer: actions.Accepted, now: float) -> None:
         self._wait(now)
-        self._warnings = classify.left_out(self._subject, answer.node_errors)
-        dropped = classify.dropped_outputs(self._subject, answer.node_errors)
+        self._warnings = failures.left_out(self._subject, answer.node_errors)
+        dropped = failures.dropped_outputs(self._subject, answer.node_errors)
         if dropped:
-            self._end(Why.PARTIAL, now, classify.partial_validation(self._subject, answer.node_errors, dropped))
+            self._end(Why.PARTIAL, now, failures.partial_validation(self._subject, answer.node_errors, dropped))
 
     def _wait(self, now: float) -> None:
         """The engine has the job: settle into polling."""

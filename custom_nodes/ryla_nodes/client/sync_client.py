@@ -19,7 +19,7 @@ from .attempt import OnSubmit, Submission
 from .job import Job
 from .limits import Limits
 from .progress import OnProgress
-from .result import Result
+from .results import Result
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from ...batch.batch import Change
+from ...batch.runner import Change
 from ...client.progress import OnProgress, Phase, Progress
 from .. import output
 

@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from ...client import Client
 from ...client.address import Address
+from ...client.api import EngineApi
 from ...client.async_client import DEFAULT_SERVER
 from ...client.comfyui_process import ComfyUIProcess
-from ...client.engine import Engine
 from ...client.limits import Limits
 from ...engines import embedded
 from ...errors import RylaError
@@ -94,7 +94,7 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
 
 async def _local() -> tuple[str, str]:
     """The version of the ComfyUI on this machine's usual port; else why there is none."""
-    engine = Engine(Address.parse(DEFAULT_SERVER), Limits(connect=0.5, answer=2.0))
+    engine = EngineApi(Address.parse(DEFAULT_SERVER), Limits(connect=0.5, answer=2.0))
     try:
         return (await engine.info()).version, ""
     except RylaError as error:

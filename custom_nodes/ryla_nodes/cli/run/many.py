@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ... import settings as environment
-from ...batch.batch import Batch, Change, Planned, Summary
 from ...batch.journal import Manifest
 from ...batch.naming import distinct
 from ...batch.rows import Row, expand, read
+from ...batch.runner import Batch, Change, Planned, Summary
 from ...client import Client
 from ...client.async_client import bound
 from ...client.saving import check_target

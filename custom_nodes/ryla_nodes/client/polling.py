@@ -9,8 +9,8 @@ from typing import Any
 
 from . import actions
 from .actions import Action, Answer, CancelAnswer, Outcome, Signal
-from .classify import Subject
-from .engine import Engine
+from .api import EngineApi
+from .failures import Subject
 from .progress import Tracker
 from .protocol import Event
 from .state_machine import JobMachine
@@ -25,7 +25,7 @@ class Driver:
     def __init__(
         self,
         machine: JobMachine,
-        engine: Engine,
+        engine: EngineApi,
         subject: Subject,
         *,
         deadline: float,

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..client.actions import State
 from ..client.async_client import AsyncClient
 from ..client.progress import OnProgress, Progress
-from ..client.result import Result
+from ..client.results import Result
 from ..client.saving import save
 from ..errors import RylaError
 from ..workflows.bind import BoundPrompt

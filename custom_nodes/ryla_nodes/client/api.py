@@ -14,7 +14,7 @@ from ..errors import RylaError
 from . import actions
 from .actions import CancelAnswer
 from .address import Address
-from .classify import Subject
+from .failures import Subject
 from .limits import Limits
 from .protocol import Malformed, QueueView, parse_history, parse_queue
 from .refusals import rejected
@@ -33,7 +33,7 @@ class EngineInfo:
     device: str
 
 
-class Engine:
+class EngineApi:
     """One engine at one address."""
 
     def __init__(self, address: Address, limits: Limits) -> None:
