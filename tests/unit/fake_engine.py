@@ -31,7 +31,7 @@ class FakeEngine(Worker):
         faults: what goes wrong; the names are those in the methods below.
         executions: the prompt ids that were run to their end, in order.
         posts: the prompt ids of every POST /prompt that arrived.
-        requests: "METHOD path" of every request; ``authorizations`` of those with a login.
+        requests: "METHOD path" of every request; ``authorizations`` of those with a login, ``logins`` what it was.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class FakeEngine(Worker):
         self.posts: list[str] = []
         self.requests: list[str] = []
         self.authorizations: set[str] = set()
+        self.logins: set[str] = set()
         self.uploads: dict[str, bytes] = {}
         self.freed = 0
         self.worker_dead = False
@@ -100,6 +101,7 @@ class FakeEngine(Worker):
             web.get("/history/{id}", self._get_history), web.post("/interrupt", self._interrupt),
             web.post("/free", self._free), web.get("/view", self._view),
             web.post("/upload/image", self._upload), web.get("/object_info/{name}", self._object_info),
+            web.get("/object_info", self._every_object_info), web.get("/models/{folder}", self._models),
             web.get("/internal/logs/raw", self._logs),
         ])  # fmt: skip
         if not self.legacy:
@@ -156,6 +158,7 @@ class FakeEngine(Worker):
         self.requests.append(f"{request.method} {request.path}")
         if "Authorization" in request.headers:
             self.authorizations.add(f"{request.method} {request.path}")
+            self.logins.add(request.headers["Authorization"])
         if "not comfyui" in self.faults:
             return web.Response(text="<html>It works!</html>", content_type="text/html")
         if "login" in self.faults:
@@ -338,6 +341,14 @@ class FakeEngine(Worker):
         if "no object_info" in self.faults or ("no SaveImage" in self.faults and name == "SaveImage"):
             return web.json_response({})
         return web.json_response({name: node_class(name)})
+
+    async def _every_object_info(self, request: web.Request) -> web.Response:
+        return web.json_response({name: node_class(name) for name in ("EmptyImage", "ImageInvert", "SaveImage")})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if request.match_info["folder"] != "loras":
+            return web.Response(status=404)
+        return web.json_response(["anna.safetensors", "people\\ben.safetensors"])
 
     async def _logs(self, request: web.Request) -> web.Response:
         lines = ["got prompt\n", "Prompt executed in 0.01 seconds\n", "got prompt\n"]

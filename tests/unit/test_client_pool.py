@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ryla_nodes import settings
 from ryla_nodes.client import AsyncClient, Client, Result, State, Submission, from_graph
+from ryla_nodes.client.pool import Member, Pool
 from ryla_nodes.errors import RylaError
+from ryla_nodes.workflows.bind import bind
+from ryla_nodes.workflows.workflow import load
 from unit.fake_engine import FakeEngine, engines, graph
 from unit.fake_engine_parts import add_workflow
 from unit.test_client_faults import FAST, _until
@@ -24,21 +28,42 @@ def _client(*fakes: FakeEngine) -> Client:
 def test_a_lora_stays_where_it_is_loaded() -> None:
     with engines(2, seconds=0.01) as fakes, _client(*fakes) as client:
         wants = {lora: frozenset({"workflow:flux-lora", f"lora:{lora}"}) for lora in "ab"}
-        first = [client.start(PROMPT, timeout=9, wants=wants[lora]) for lora in "ab"]
+        prompts = {lora: replace(PROMPT, wants=wants[lora]) for lora in "ab"}
+        first = [client.start(prompts[lora], timeout=9) for lora in "ab"]
         where = {lora: {client.wait(job).server} for lora, job in zip("ab", first, strict=True)}
         for lora in "baabbaba":
-            where[lora].add(client.wait(client.start(PROMPT, timeout=9, wants=wants[lora])).server)
+            where[lora].add(client.wait(client.start(prompts[lora], timeout=9)).server)
     assert len(where["a"]) == len(where["b"]) == 1 and where["a"] != where["b"]
+
+
+def test_a_bound_prompt_says_what_it_keeps_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also each row of a ``map``: a LoRA's jobs go where it is loaded."""
+    known = settings.load({})
+    workflow = load("flux-lora", known)
+    prompt = bind(workflow, {"prompt": "a fox", "lora_id": "anna"})
+    assert prompt.wants == {"workflow:flux-lora", "lora:anna", *(f"model:{model}" for model in workflow.models)}
+    assert "lora:" not in " ".join(bind(workflow, {"prompt": "a", "lora_id": "b"}).wants - {"lora:b"})
+    assert PROMPT.wants == {"workflow:graph"}
+    wanted: list[frozenset[str]] = []
+
+    async def lease(pool: Pool, wants: frozenset[str], **_: object) -> Member:
+        wanted.append(wants)
+        raise RylaError("engine_unreachable", "No.")
+
+    monkeypatch.setattr(Pool, "lease", lease)
+    with Client(settings=known) as client:
+        list(client.map("flux-lora", [{"prompt": "a fox", "lora_id": "anna"}]))
+    assert wanted == [prompt.wants]
 
 
 def test_affinity_gives_way_to_a_long_queue() -> None:
     with engines(2, seconds=0.01) as (first, second), _client(first, second) as client:
-        wants = frozenset({"lora:a"})
-        assert client.wait(client.start(PROMPT, timeout=9, wants=wants)).server == first.url
+        prompt = replace(PROMPT, wants=frozenset({"lora:a"}))
+        assert client.wait(client.start(prompt, timeout=9)).server == first.url
         for _ in range(4):
             first.add_other(5)
         time.sleep(2.1)  # what the pool knows of a queue is at most 2 s old
-        assert client.wait(client.start(PROMPT, timeout=9, wants=wants)).server == second.url
+        assert client.wait(client.start(prompt, timeout=9)).server == second.url
 
 
 @pytest.mark.parametrize(
@@ -94,7 +119,7 @@ def test_a_later_process_takes_a_job_up() -> None:
             client.submit(PROMPT, on_submit=journal.append)
         with _client(engine) as client:
             steps: list[int] = []
-            job = client.start(PROMPT, timeout=9, attach=journal[0], on_progress=lambda now: steps.append(now.step))
+            job = client.attach(PROMPT, journal[0], timeout=9, on_progress=lambda now: steps.append(now.step))
             result = client.wait(job)
             assert result.ok and result.prompt_id == journal[0].prompt_id and engine.posts == [result.prompt_id]
             assert 4 in steps  # it hears the events of the job, too

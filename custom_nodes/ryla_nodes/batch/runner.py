@@ -24,11 +24,10 @@ _NO_ENGINE = ("engine_unreachable", "engine_forbidden", "not_comfyui", "zombie_w
 
 @dataclass(frozen=True)
 class Planned:
-    """A row with its prompt, what that keeps loaded, and the path of its picture."""
+    """A row with its prompt and the path of its picture."""
 
     row: Row
     prompt: BoundPrompt
-    wants: frozenset[str]
     path: Path
 
 
@@ -136,7 +135,6 @@ class Batch:
         job = self._client.start(
             planned.prompt,
             timeout=self._timeout,
-            wants=planned.wants,
             depth=_DEPTH,
             wait=self._wait,
             reruns=_RERUNS,

@@ -193,10 +193,9 @@ def _list_engines(servers: Iterable[str], json_: bool) -> None:
 
 async def _offered(server: str) -> list[str]:
     """The names in an engine's loras folders, "/"-separated, without the pickles, which no workflow here loads."""
-    from ..client.address import Address
     from ..client.api import EngineApi
     from ..client.limits import Limits
-    from ..client.transport import CallFailed, Transport
+    from ..client.transport import Address, CallFailed, Transport
 
     address, limits = Address.parse(server), Limits()
     engine, transport = EngineApi(address, limits), Transport(address, limits)

@@ -154,10 +154,9 @@ def _sources(
 
 async def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
     # Only this question needs an HTTP client.
-    from ..client.address import Address
     from ..client.api import EngineApi
     from ..client.limits import Limits
-    from ..client.transport import CallFailed
+    from ..client.transport import Address, CallFailed
 
     engine = EngineApi(Address.parse(server), Limits())
     try:

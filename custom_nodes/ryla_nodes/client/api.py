@@ -1,4 +1,4 @@
-"""The engine's protocol, call by call, as answers that the job state machine understands."""
+"""What an engine can be asked, call by call; its answers are those that the job state machine understands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
+
 from ..errors import RylaError
 from . import actions
 from .actions import CancelAnswer
-from .address import Address
 from .failures import Subject
 from .limits import Limits
 from .protocol import Malformed, QueueView, parse_history, parse_queue
 from .refusals import rejected
-from .transport import CallFailed, Transport, decoded
+from .transport import Address, CallFailed, Transport, decoded
 from .worker_log import tells_of_death, text_of
 
 _UPLOADS = "ryla"
@@ -34,7 +35,7 @@ class EngineInfo:
 
 
 class EngineApi:
-    """One engine at one address."""
+    """One engine at one address. Belongs to the event loop that it is first used in."""
 
     def __init__(self, address: Address, limits: Limits) -> None:
         self.server = address.base
@@ -58,53 +59,55 @@ class EngineApi:
         except CallFailed as error:
             message = f"No engine answers at {self.server}: {error}."
             raise RylaError("engine_unreachable", message, server=self.server, reason=str(error)) from error
-        status = response.status_code
-        if status in (401, 403, 407):
-            message = f"{self.server} refuses us (HTTP {status}): it, or a proxy before it, wants a login."
-            raise RylaError("engine_forbidden", message, server=self.server, status=status)
-        if status >= 500:
-            message = f"{self.server} answers with HTTP {status} where a ComfyUI tells about itself."
-            raise RylaError("engine_error", message, server=self.server, status=status)
-        try:
-            body = decoded(response) if status == 200 else None
-        except CallFailed:
-            body = None  # said below
-        system = body.get("system") if isinstance(body, dict) else None
-        devices = body.get("devices") if isinstance(body, dict) else None
-        if not isinstance(system, dict) or not isinstance(devices, list):
-            target = response.headers.get("Location")
-            message = f"What answers at {self.server} is not a ComfyUI" + (
-                f": it redirects to {target}." if target else "."
-            )
-            raise RylaError("not_comfyui", message, server=self.server, status=status)
-        first = devices[0] if devices and isinstance(devices[0], dict) else {}
-        return EngineInfo(self.server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
+        return _info(self.server, response)
 
     async def queue_length(self) -> int:
         """How many jobs run or wait.
 
         Raises:
-            CallFailed: no such answer.
+            RylaError: ``engine_error``.
         """
-        body = await self._transport.read("/prompt")
+        body = await self._told("queue", "/prompt")
         try:
             return int(body["exec_info"]["queue_remaining"])
         except (KeyError, TypeError, ValueError) as error:
-            raise CallFailed("the queue's length is not a number", sent=True) from error
+            message = f"{self.server} does not tell its queue: its length is not a number."
+            raise RylaError("engine_error", message, server=self.server) from error
 
-    async def object_info(self, classes: Iterable[str]) -> dict[str, Any]:
-        """``/object_info`` of these node classes; those that the engine lacks are left out.
+    async def object_info(self, classes: Iterable[str] | None = None) -> dict[str, Any]:
+        """``/object_info`` of these node classes, or of all; those that the engine lacks are left out.
 
         Raises:
-            CallFailed: no such answer.
+            RylaError: ``engine_error``.
         """
-        paths = [f"/object_info/{quote(name, safe='')}" for name in sorted(set(classes))]
+        names = [""] if classes is None else [f"/{quote(name, safe='')}" for name in sorted(set(classes))]
         limit = max(self.limits.answer, self.limits.submit)
-        found: dict[str, Any] = {}
-        for body in await asyncio.gather(*(self._transport.read(path, limit=limit) for path in paths)):
-            if isinstance(body, dict):
-                found.update(body)
-        return found
+        bodies = await asyncio.gather(*(self._told("nodes", f"/object_info{name}", limit) for name in names))
+        return {name: info for body in bodies if isinstance(body, dict) for name, info in body.items()}
+
+    async def models(self, folder: str) -> list[str]:
+        """The names of the files in a model folder such as ``loras``, separated by "/".
+
+        Raises:
+            RylaError: ``engine_error``.
+        """
+        names = await self._told(folder, f"/models/{quote(folder, safe='')}")
+        return [str(name).replace("\\", "/") for name in names] if isinstance(names, list) else []
+
+    async def read(self, path: str) -> Any:
+        """The JSON of any GET.
+
+        Raises:
+            CallFailed: no answer, a status other than 200, or a body that is not JSON.
+        """
+        return await self._transport.read(path)
+
+    async def _told(self, what: str, path: str, limit: float | None = None) -> Any:
+        try:
+            return await self._transport.read(path, limit=limit)
+        except CallFailed as error:
+            message = f"{self.server} does not tell its {what}: {error}."
+            raise RylaError("engine_error", message, server=self.server) from error
 
     # --- the job ------------------------------------------------------------------------------------------------------
 
@@ -240,6 +243,68 @@ class EngineApi:
         if response.status_code != 200:
             raise CallFailed(f"HTTP {response.status_code}", sent=True)
         return response.content
+
+
+class EngineProbe:
+    """A few questions to one engine from a program without asyncio; use it as a context manager.
+
+        with EngineProbe("http://127.0.0.1:8188") as engine:
+            print(engine.info().version, engine.models("loras"))
+
+    The methods and their errors are those of ``EngineApi``. ``server`` is the address without its login.
+    """
+
+    def __init__(self, server: str, limits: Limits = Limits()) -> None:
+        """Take a base URL.
+
+        Raises:
+            RylaError: ``invalid_server``.
+        """
+        self._engine = EngineApi(Address.parse(server), limits)
+        self.server = self._engine.server
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> EngineProbe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._engine.aclose())
+        self._loop.close()
+
+    def info(self) -> EngineInfo:
+        return self._loop.run_until_complete(self._engine.info())
+
+    def object_info(self, classes: Iterable[str] | None = None) -> dict[str, Any]:
+        return self._loop.run_until_complete(self._engine.object_info(classes))
+
+    def models(self, folder: str) -> list[str]:
+        return self._loop.run_until_complete(self._engine.models(folder))
+
+    def read(self, path: str) -> Any:
+        return self._loop.run_until_complete(self._engine.read(path))
+
+
+def _info(server: str, response: httpx.Response) -> EngineInfo:
+    status = response.status_code
+    if status in (401, 403, 407):
+        message = f"{server} refuses us (HTTP {status}): it, or a proxy before it, wants a login."
+        raise RylaError("engine_forbidden", message, server=server, status=status)
+    if status >= 500:
+        message = f"{server} answers with HTTP {status} where a ComfyUI tells about itself."
+        raise RylaError("engine_error", message, server=server, status=status)
+    try:
+        body = decoded(response) if status == 200 else None
+    except CallFailed:
+        body = None  # said below
+    system = body.get("system") if isinstance(body, dict) else None
+    devices = body.get("devices") if isinstance(body, dict) else None
+    if not isinstance(system, dict) or not isinstance(devices, list):
+        target = response.headers.get("Location")
+        elsewhere = f": it redirects to {target}." if target else "."
+        message = f"What answers at {server} is not a ComfyUI{elsewhere}"
+        raise RylaError("not_comfyui", message, server=server, status=status)
+    first = devices[0] if devices and isinstance(devices[0], dict) else {}
+    return EngineInfo(server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
 
 
 def _look_failed(error: Exception) -> actions.LookFailed:

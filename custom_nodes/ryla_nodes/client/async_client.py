@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 from .. import settings as environment
 from ..errors import RylaError
@@ -19,10 +18,9 @@ from .api import EngineInfo
 from .attempt import OnSubmit, Submission
 from .job import Job, Options
 from .limits import Limits
-from .pool import Pool, wants_of
+from .pool import Pool
 from .progress import OnProgress
 from .results import Result
-from .transport import CallFailed
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 DEFAULT_TIMEOUT = 1800.0
@@ -45,23 +43,19 @@ class EngineStatus:
 def from_graph(graph: Graph, outputs: Sequence[str], *, name: str = "graph") -> BoundPrompt:
     """A prompt of any graph in API format; ``outputs`` are the ids of the nodes whose pictures are wanted."""
     declared = tuple(Output(str(graph[key].get("_meta", {}).get("title", key)), key, "image") for key in outputs)
-    return BoundPrompt(name, graph, {}, None, (), declared)
+    return BoundPrompt(name, graph, {}, None, (), declared, frozenset({f"workflow:{name}"}))
 
 
-def bound(
-    workflow: Runnable, parameters: Mapping[str, object] | None, settings: Settings
-) -> tuple[BoundPrompt, frozenset[str]]:
-    """The prompt of a workflow with these parameters, and what it keeps loaded on its engine.
+def bound(workflow: Runnable, parameters: Mapping[str, object] | None, settings: Settings) -> BoundPrompt:
+    """The prompt of a workflow with these parameters; a bound prompt itself.
 
     Raises:
         RylaError: ``unknown_workflow``, ``unknown_parameter``, ``missing_parameter``, ``invalid_parameter``.
     """
     if isinstance(workflow, BoundPrompt):
-        return workflow, wants_of(workflow.workflow, (), {}, ())
+        return workflow
     loaded = load(workflow, settings) if isinstance(workflow, str) else workflow
-    prompt = bind(loaded, parameters or {})
-    loras = [parameter.name for parameter in loaded.parameters if parameter.type == "lora"]
-    return prompt, wants_of(loaded.name, loaded.models, prompt.parameters, loras)
+    return bind(loaded, parameters or {})
 
 
 class AsyncClient:
@@ -154,23 +148,53 @@ class AsyncClient:
             (await job.result()).required()
         return job
 
-    def start(self, workflow: Runnable, parameters: Mapping[str, object] | None = None, **options: Any) -> Job:
-        """As ``submit``, but return at once; ``options`` are those of ``job.Options``. Raises what binding raises."""
-        prompt, wants = self.bind(workflow, parameters)
-        job = Job(self._pool, prompt, Options(**{"wants": wants, **options}))
+    def start(
+        self,
+        workflow: Runnable,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+        on_submit: OnSubmit | None = None,
+        prompt_id: str = "",
+        depth: int | None = None,
+        wait: float = 0.0,
+        reruns: int = 0,
+    ) -> Job:
+        """As ``submit``, but return at once.
+
+        Args:
+            depth: the most jobs of this client that an engine may have; the job waits for a place.
+            wait: how many seconds to wait while no engine can be used. A job that waits also comes back to an engine
+                that recovered.
+            reruns: how often a job that its engine lost is run again.
+
+        Raises:
+            RylaError: what binding raises.
+        """
+        options = Options(timeout, on_progress, on_submit, prompt_id, depth, wait, reruns)
+        return self._started(self.bind(workflow, parameters), options)
+
+    def attach(
+        self,
+        prompt: BoundPrompt,
+        submission: Submission,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
+        """Take up a job that an earlier process submitted.
+
+        It ends as LOST when the engine knows nothing of it, and as FAILED with ``invalid_server`` when that engine is
+        none of this client's.
+        """
+        return self._started(prompt, Options(timeout, on_progress, attach=submission))
+
+    def _started(self, prompt: BoundPrompt, options: Options) -> Job:
+        job = Job(self._pool, prompt, options)
         self.jobs.add(job)
         job.when_done(lambda: self.jobs.discard(job))
         return job
-
-    def attach(
-        self, prompt: BoundPrompt, submission: Submission, *, timeout: float = DEFAULT_TIMEOUT, **options: Any
-    ) -> Job:
-        """Take up a job that an earlier process submitted. Its state is LOST when the engine knows nothing of it.
-
-        Raises:
-            RylaError: ``invalid_server`` when the submission's engine is none of this client's.
-        """
-        return self.start(prompt, attach=submission, timeout=timeout, **options)
 
     async def wait(self, job: Job) -> Result:
         """The end of a job, whatever it is. Cancelling this coroutine leaves the job alone."""
@@ -186,9 +210,7 @@ class AsyncClient:
         for job in tuple(self.jobs):
             job.cancel()
 
-    def bind(
-        self, workflow: Runnable, parameters: Mapping[str, object] | None = None
-    ) -> tuple[BoundPrompt, frozenset[str]]:
+    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
         """See ``bound``."""
         return bound(workflow, parameters, self._settings)
 
@@ -215,7 +237,7 @@ class AsyncClient:
             RylaError: what binding a row raises, before the first one runs.
         """
         loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
-        waiting = deque([self.bind(loaded, row)[0] for row in rows])
+        waiting = deque([self.bind(loaded, row) for row in rows])
         running: deque[Job] = deque()
         window = len(self._pool.members) * _DEPTH * _AHEAD
         try:
@@ -242,6 +264,3 @@ class AsyncClient:
             return EngineStatus(engine.server, info, await engine.queue_length(), None)
         except RylaError as error:
             return EngineStatus(engine.server, None, None, error)
-        except CallFailed as error:
-            message = f"{engine.server} does not tell its queue: {error}."
-            return EngineStatus(engine.server, None, None, RylaError("engine_error", message, server=engine.server))

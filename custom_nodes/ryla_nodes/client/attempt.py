@@ -43,7 +43,6 @@ class Attempt:
         prompt_id: str,
         guard: Guard,
         *,
-        wants: frozenset[str],
         on_progress: OnProgress | None,
         on_submit: OnSubmit | None,
         on_accepted: Callable[[], None],
@@ -51,7 +50,7 @@ class Attempt:
         self.pictures: tuple[Picture, ...] = ()
         self.queued = 0.0
         self._member, self._prompt, self._prompt_id, self._guard = member, prompt, prompt_id, guard
-        self._wants, self._on_submit, self._on_accepted = wants, on_submit, on_accepted
+        self._on_submit, self._on_accepted = on_submit, on_accepted
         self._tracker = Tracker(prompt.graph, member.engine.server, prompt_id, on_progress or _silent)
         self._driver: Driver | None = None
 
@@ -135,7 +134,7 @@ class Attempt:
 
     async def _download(self, outcome: Outcome, entry: HistoryEntry) -> Outcome:
         member, subject = self._member, self._subject()
-        member.ran(self._prompt.workflow, self._wants, entry.execution_seconds)
+        member.ran(self._prompt.workflow, self._prompt.wants, entry.execution_seconds)
         self._tracker.phase(Phase.FETCHING)
         try:
             # The job has succeeded: a cancellation comes too late.

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
-
 from ..errors import RylaError
 from ..models.workspace import is_comfyui
+from .api import EngineProbe
+from .limits import Limits
 
 _TAIL = 15
 _STOP_SECONDS = 10.0
@@ -132,14 +132,14 @@ class ComfyUIProcess:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         end = time.monotonic() + self._ready_within
-        with httpx.Client(trust_env=False, timeout=5.0) as http:
+        with EngineProbe(self.url, Limits(answer=5.0)) as engine:
             while time.monotonic() < end:
                 if self._process.poll() is not None:
                     how = _ended(self._process.returncode)
                     self._fail(f"The ComfyUI in {self._folder} {how} while it started")
-                with contextlib.suppress(httpx.HTTPError):
-                    if http.get(f"{self.url}/system_stats").status_code == 200:
-                        return
+                with contextlib.suppress(RylaError):
+                    engine.info()
+                    return
                 time.sleep(0.1)
         self._fail(f"The ComfyUI in {self._folder} was not ready within {self._ready_within:.0f} s")
 

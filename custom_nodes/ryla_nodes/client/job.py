@@ -30,24 +30,22 @@ class Options:
 
     Attributes:
         timeout: the hard deadline, in seconds from the moment that the job has an engine.
-        wants: what it keeps loaded (``pool.wants_of``).
         on_progress: called with each change, in the client's event loop: be quick.
         on_submit: called right before each POST that may start the job.
+        prompt_id: the id of the first attempt; random when empty.
         depth, wait: see ``Pool.lease``. With a ``wait`` a job also comes back to an engine that recovered.
         reruns: how often a job that its engine lost is run again.
         attach: a submission of an earlier process to take up; nothing is posted.
-        prompt_id: the id of the first attempt; random when empty.
     """
 
     timeout: float
-    wants: frozenset[str] = frozenset()
     on_progress: OnProgress | None = None
     on_submit: OnSubmit | None = None
+    prompt_id: str = ""
     depth: int | None = None
     wait: float = 0.0
     reruns: int = 0
     attach: Submission | None = None
-    prompt_id: str = ""
 
 
 class Job:
@@ -136,7 +134,7 @@ class Job:
         options = self._options
         if self._attach is not None:
             return self._pool.take(self._attach.server)
-        lease = self._pool.lease(options.wants, exclude=unfit, depth=options.depth, wait=options.wait)
+        lease = self._pool.lease(self.prompt.wants, exclude=unfit, depth=options.depth, wait=options.wait)
         return await self._guard.run(lease)
 
     async def _another(self, unfit: list[Member], error: RylaError) -> Member | None:
@@ -162,7 +160,6 @@ class Job:
             self._to_run,
             self.prompt_id,
             self._guard,
-            wants=options.wants,
             on_progress=options.on_progress,
             on_submit=options.on_submit,
             on_accepted=self._accepted.set,

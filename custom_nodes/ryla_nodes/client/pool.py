@@ -11,10 +11,9 @@ from typing import Any
 from ..errors import RylaError
 from ..workflows.schema import Graph
 from ..workflows.validate import problems, require_valid
-from .address import Address
 from .api import EngineApi, EngineInfo
 from .limits import Limits
-from .transport import CallFailed
+from .transport import Address
 
 _ASIDE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _FRESH = 2.0
@@ -60,11 +59,7 @@ class Member:
             if classes <= self._classes.keys() and not _errors(graph, self._classes):
                 return
             # Asked again when there is a problem: a LoRA or a pack may have come since.
-            try:
-                self._classes.update(await self.engine.object_info(classes))
-            except CallFailed as error:
-                message = f"{self.engine.server} does not tell its nodes: {error}."
-                raise RylaError("engine_error", message, server=self.engine.server) from error
+            self._classes.update(await self.engine.object_info(classes))
         require_valid(graph, self._classes, where=self.engine.server)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -213,9 +208,6 @@ class Pool:
                 member.queued_at = now
         except RylaError as error:
             self.set_aside(member, error)
-        except CallFailed as error:
-            message = f"{member.engine.server} does not tell its queue: {error}."
-            self.set_aside(member, RylaError("engine_error", message, server=member.engine.server))
         else:
             member.trouble = None
 
@@ -225,11 +217,3 @@ class Pool:
             return troubles[0]
         told = "; ".join(error.message.rstrip(".") for error in troubles)
         return RylaError("engine_unreachable", f"No engine can be used: {told or 'none is left'}.")
-
-
-def wants_of(
-    workflow: str, models: Sequence[str], parameters: Mapping[str, Any], loras: Iterable[str]
-) -> frozenset[str]:
-    """What a job keeps loaded on the engine that runs it."""
-    used = {f"lora:{parameters[name]}" for name in loras if parameters.get(name)}
-    return frozenset({f"workflow:{workflow}", *(f"model:{model}" for model in models), *used})

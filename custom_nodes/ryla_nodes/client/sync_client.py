@@ -97,17 +97,50 @@ class Client:
         )
         return self.call(submit)
 
-    def start(self, workflow: Runnable, parameters: Mapping[str, object] | None = None, **options: Any) -> Job:
+    def start(
+        self,
+        workflow: Runnable,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+        on_submit: OnSubmit | None = None,
+        prompt_id: str = "",
+        depth: int | None = None,
+        wait: float = 0.0,
+        reruns: int = 0,
+    ) -> Job:
         """See ``AsyncClient.start``."""
 
         async def start() -> Job:
-            return self.asynchronous.start(workflow, parameters, **options)
+            return self.asynchronous.start(
+                workflow,
+                parameters,
+                timeout=timeout,
+                on_progress=on_progress,
+                on_submit=on_submit,
+                prompt_id=prompt_id,
+                depth=depth,
+                wait=wait,
+                reruns=reruns,
+            )
 
         return self.call(start())
 
-    def attach(self, prompt: BoundPrompt, submission: Submission, *, timeout: float = DEFAULT_TIMEOUT) -> Job:
+    def attach(
+        self,
+        prompt: BoundPrompt,
+        submission: Submission,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
         """See ``AsyncClient.attach``."""
-        return self.start(prompt, attach=submission, timeout=timeout)
+
+        async def attach() -> Job:
+            return self.asynchronous.attach(prompt, submission, timeout=timeout, on_progress=on_progress)
+
+        return self.call(attach())
 
     def wait(self, job: Job) -> Result:
         """See ``AsyncClient.wait``; Ctrl-C cancels the job."""
@@ -141,9 +174,7 @@ class Client:
         """See ``AsyncClient.engines``."""
         return self.call(self.asynchronous.engines())
 
-    def bind(
-        self, workflow: Runnable, parameters: Mapping[str, object] | None = None
-    ) -> tuple[BoundPrompt, frozenset[str]]:
+    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
         """See ``AsyncClient.bind``."""
         return self.asynchronous.bind(workflow, parameters)
 

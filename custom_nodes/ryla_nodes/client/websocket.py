@@ -11,8 +11,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from .actions import Connection, Signal
-from .address import Address
 from .protocol import parse_event
+from .transport import Address
 
 _LARGEST_FRAME = 64 * 2**20
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)

@@ -29,7 +29,8 @@ class Upload(NamedTuple):
 class BoundPrompt:
     """A graph of its own with every parameter set.
 
-    ``parameters`` holds every effective value, the seed included; ``outputs`` those declared outputs that are pictures.
+    ``parameters`` holds every effective value, the seed included; ``outputs`` those declared outputs that are pictures;
+    ``wants`` what the job keeps loaded on its engine: workflow, models, LoRAs.
     """
 
     workflow: str
@@ -38,6 +39,7 @@ class BoundPrompt:
     seed: int | None
     uploads: tuple[Upload, ...]
     outputs: tuple[Output, ...]
+    wants: frozenset[str] = frozenset()
 
     def with_image(self, node_id: str, input_name: str, uploaded_name: str) -> BoundPrompt:
         """The same prompt with one upload done: the engine knows the picture as ``uploaded_name``."""
@@ -135,7 +137,13 @@ def _bound(workflow: Workflow, effective: dict[str, Value]) -> BoundPrompt:
             else:
                 graph[binding.node_id]["inputs"][binding.input] = value
     pictures = tuple(output for output in workflow.outputs if output.kind == "image")
-    return BoundPrompt(workflow.name, graph, effective, seed, tuple(uploads), pictures)
+    return BoundPrompt(workflow.name, graph, effective, seed, tuple(uploads), pictures, _wants(workflow, effective))
+
+
+def _wants(workflow: Workflow, effective: Mapping[str, Value]) -> frozenset[str]:
+    names = [parameter.name for parameter in workflow.parameters if parameter.type == "lora"]
+    loras = (f"lora:{effective[name]}" for name in names if effective[name])
+    return frozenset({f"workflow:{workflow.name}", *(f"model:{model}" for model in workflow.models), *loras})
 
 
 def _refuse(workflow: Workflow, issues: list[_Issue]) -> NoReturn:

@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.markup import escape
 
 from ...client import Client
-from ...client.address import Address
 from ...client.api import EngineApi
 from ...client.async_client import DEFAULT_SERVER
 from ...client.comfyui_process import ComfyUIProcess
 from ...client.limits import Limits
+from ...client.transport import Address
 from ...engines import embedded
 from ...errors import RylaError
 from ...settings import Settings

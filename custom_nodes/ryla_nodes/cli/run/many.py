@@ -81,16 +81,16 @@ def _plan(
         if seed is not None:
             values.setdefault("seed", seed)
         try:
-            prompt, wants = bound(workflow, values, settings)
+            prompt = bound(workflow, values, settings)
         except RylaError as error:
             raise _at(row, error) from error
-        bare.append(Planned(row, prompt, wants, path_of(template, prompt, index=row.index, row=row.source)))
+        bare.append(Planned(row, prompt, path_of(template, prompt, index=row.index, row=row.source)))
     made = [file for row in rows if (file := manifest.finished(row)) is not None]
     open_rows = [planned for planned in bare if manifest.finished(planned.row) is None]
     paths = dict(
         zip((planned.row.key for planned in open_rows), distinct((p.path for p in open_rows), made), strict=True)
     )
-    return [Planned(p.row, p.prompt, p.wants, paths.get(p.row.key) or manifest.finished(p.row) or p.path) for p in bare]
+    return [Planned(p.row, p.prompt, paths.get(p.row.key) or manifest.finished(p.row) or p.path) for p in bare]
 
 
 def _at(row: Row, error: RylaError) -> RylaError:

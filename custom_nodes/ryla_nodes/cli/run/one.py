@@ -36,7 +36,7 @@ def run_one(request: Request, choice: Choice) -> None:
     workflow = load(request.workflow, settings)
     refuse_misspelt(workflow, request.given)
     template = template_of_one(request.output, workflow)
-    prompt, wants = bound(workflow, with_format(workflow, request.given, template), settings)
+    prompt = bound(workflow, with_format(workflow, request.given, template), settings)
     path = path_of(template, prompt)
     if request.dry_run:
         sys.stdout.write(json.dumps(prompt.graph, indent=2, ensure_ascii=False) + "\n")
@@ -44,7 +44,7 @@ def run_one(request: Request, choice: Choice) -> None:
     check_target(path)
     with client_of(choice, settings) as client:
         with run_display.one(output.json_mode()) as show:
-            job = client.start(prompt, timeout=request.timeout, wants=wants, on_progress=show)
+            job = client.start(prompt, timeout=request.timeout, on_progress=show)
             result = client.wait(job).required()
         files = _save(result, path)
     _tell(result, files, prompt.graph)
