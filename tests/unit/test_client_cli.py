@@ -151,7 +151,7 @@ def test_a_picture_that_cannot_be_written_is_not_lost(ryla: Any, engine: FakeEng
 def test_a_full_disk_and_a_read_only_folder_leave_no_half_file(how: str, code: str, tmp_path: Path) -> None:
     """In a child: a file size limit stands for a full disk, another user for a folder that may not be written."""
     script = (
-        "import resource, signal, sys, os, pathlib; from ryla_nodes.client.saving import write;"
+        "import resource, signal, sys, os, pathlib; from ryla_nodes.client.results import write;"
         "from ryla_nodes.errors import RylaError; folder = pathlib.Path(sys.argv[1]);\n"
         "if sys.argv[2] == 'full':\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"

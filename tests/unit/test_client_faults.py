@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ryla_nodes.client import Client, Limits, Result, State, from_graph
-from ryla_nodes.client.worker_log import tells_of_death
+from ryla_nodes.client.failures import worker_died
 from unit.fake_engine import FakeEngine, graph
 
 FAST = Limits(
@@ -295,4 +295,4 @@ _TRACE = '  File "/x/execution.py", line 277, in process_inputs\n    result = f(
     ],
 )
 def test_a_dead_worker_is_told_from_a_failed_node_by_the_log(log: str, dead: bool) -> None:
-    assert tells_of_death(log) is dead
+    assert worker_died({"entries": [{"t": "now", "m": piece} for piece in log.splitlines(keepends=True)]}) is dead

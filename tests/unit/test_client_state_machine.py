@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,28 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from ryla_nodes.client import actions
-from ryla_nodes.client.actions import Action, Answer, CancelAnswer, Outcome, State
 from ryla_nodes.client.failures import Subject
-from ryla_nodes.client.limits import Limits
-from ryla_nodes.client.protocol import Event, EventKind, QueueView, parse_history
+from ryla_nodes.client.limits import Lifetime, Limits
+from ryla_nodes.client.protocol import (
+    Accepted,
+    Answer,
+    Ask,
+    CancelAnswer,
+    Connection,
+    Event,
+    HistoryAnswer,
+    LogAnswer,
+    LookFailed,
+    NotSent,
+    Outcome,
+    QueueView,
+    Signal,
+    Sleep,
+    State,
+    Unclear,
+    parse_event,
+    parse_history,
+)
 from ryla_nodes.client.state_machine import JobMachine
 from ryla_nodes.workflows.schema import Output
 
@@ -83,9 +101,9 @@ class Engine:
             return QueueView((), ())
         return QueueView((PROMPT_ID,), ()) if self.started(now) else QueueView(("other",), (PROMPT_ID,))
 
-    def history(self, now: float) -> actions.HistoryAnswer:
+    def history(self, now: float) -> HistoryAnswer:
         ended = self.ended_as(now)
-        return actions.HistoryAnswer(parse_history(history(ended) if ended else {}, PROMPT_ID))
+        return HistoryAnswer(parse_history(history(ended) if ended else {}, PROMPT_ID))
 
     def dequeue(self, now: float) -> None:
         if self.active(now) and not self.started(now):
@@ -95,22 +113,22 @@ class Engine:
         if self.active(now) and self.started(now) and self.interruptible and self.interrupted_at is None:
             self.interrupted_at = now + 0.05
 
-    def carry_out(self, action: Action, now: float) -> Answer:
-        if isinstance(action, actions.Submit):
+    def carry_out(self, action: Ask, now: float) -> Answer:
+        if action is Ask.SUBMIT:
             self.accepted_at.append(now)
-            return actions.Accepted({})
-        if isinstance(action, actions.LookQueue):
+            return Accepted({})
+        if action is Ask.QUEUE:
             return self.queue(now)
-        if isinstance(action, actions.LookHistory):
+        if action is Ask.HISTORY:
             return self.history(now)
-        if isinstance(action, actions.ReadLog):
-            return actions.LogAnswer(False)
-        if isinstance(action, actions.AskCancel):
+        if action is Ask.LOG:
+            return LogAnswer(False)
+        if action is Ask.CANCEL:
             if self.legacy:
                 return CancelAnswer.UNSUPPORTED
             self.dequeue(now)
             self.interrupt(now)
-        elif isinstance(action, actions.Dequeue):
+        elif action is Ask.DEQUEUE:
             self.dequeue(now)
         else:
             self.interrupt(now)
@@ -120,17 +138,17 @@ class Engine:
 FAULTS = ("ok", "ok", "ok", "refused", "lost request", "lost answer")
 
 
-def faulty(engine: Engine, action: Action, fault: str, now: float) -> Answer:
+def faulty(engine: Engine, action: Ask, fault: str, now: float) -> Answer:
     """Carry ``action`` out over a network that fails so."""
     if fault in ("ok", "lost answer"):
         answer = engine.carry_out(action, now)
         if fault == "ok":
             return answer
-    if isinstance(action, actions.Submit):
-        return actions.NotSent("refused") if fault == "refused" else actions.Unclear("no answer")
-    if isinstance(action, actions.LookQueue | actions.LookHistory):
-        return actions.LookFailed("no answer", refused=fault == "refused")
-    return actions.LogAnswer(False) if isinstance(action, actions.ReadLog) else CancelAnswer.FAILED
+    if action is Ask.SUBMIT:
+        return NotSent("refused") if fault == "refused" else Unclear("no answer")
+    if action in (Ask.QUEUE, Ask.HISTORY):
+        return LookFailed("no answer", refused=fault == "refused")
+    return LogAnswer(False) if action is Ask.LOG else CancelAnswer.FAILED
 
 
 @st.composite
@@ -145,13 +163,26 @@ def engines(draw: st.DrawFn) -> Engine:
     )
 
 
-def noise(engine: Engine, now: float) -> list[Event | actions.Connection]:
+KINDS = (
+    "status", "execution_start", "execution_cached", "executing", "progress", "progress_state", "executed",
+    "execution_success", "execution_error", "execution_interrupted",
+)  # fmt: skip
+
+
+def event(kind: str, **data: Any) -> Event:
+    """What a websocket message says."""
+    parsed = parse_event(json.dumps({"type": kind, "data": data}))
+    assert parsed is not None
+    return parsed
+
+
+def noise(engine: Engine, now: float) -> list[Signal]:
     """Signals at any time: out of order, late, twice, of somebody else's job; of ours once the engine has it."""
-    mine = [Event(kind, PROMPT_ID, {"prompt_id": PROMPT_ID, "node": "1", "value": 1, "max": 4}) for kind in EventKind]
-    other = [Event(kind, "other", {"prompt_id": "other", "node": None}) for kind in EventKind]
-    mine.append(Event(EventKind.NODE, PROMPT_ID, {"node": None, "prompt_id": PROMPT_ID}))
-    told = [event for event in mine if event.kind is not EventKind.STATUS] if engine.accepted_at else []
-    return [*told, *other, actions.Connection(True), actions.Connection(False)]
+    mine = [event(kind, prompt_id=PROMPT_ID, node="1", value=1, max=4) for kind in KINDS if kind != "status"]
+    other = [event(kind, prompt_id="other", node=None) for kind in KINDS]
+    mine.append(event("executing", node=None, prompt_id=PROMPT_ID))
+    told = mine if engine.accepted_at else []
+    return [*told, *other, Connection(True), Connection(False)]
 
 
 @dataclass
@@ -161,25 +192,26 @@ class Run:
     submits: int
 
 
-def simulate(machine: JobMachine, engine: Engine, data: st.DataObject, *, faults: int, cancel_at: float | None) -> Run:
-    """Drive the machine to its end: ``faults`` calls go wrong, then the network is well."""
-    now, submits = 0.0, 0
+def simulate(engine: Engine, data: st.DataObject, *, faults: int, cancel_at: float | None, attach: bool = False) -> Run:
+    """Drive a machine to its end: ``faults`` calls go wrong, then the network is well."""
+    lifetime, now, submits = Lifetime(DEADLINE, DEADLINE), 0.0, 0
+    machine = JobMachine(SUBJECT, lifetime, now=now, limits=LIMITS, attach=attach)
     for _ in range(20_000):
         if cancel_at is not None and now >= cancel_at:
-            machine.cancel(now)
+            lifetime.cancelled = True
         action = machine.next(now)
-        if isinstance(action, actions.Finished):
+        if isinstance(action, Outcome):
             assert machine.next(now + 1000) == action
-            return Run(action.outcome, now, submits)
+            return Run(action, now, submits)
         if faults > 0 and data.draw(st.booleans()):
             signals = noise(engine, now)
             machine.feed(signals[data.draw(st.integers(0, len(signals) - 1))], now)
-        if isinstance(action, actions.Sleep):
+        if isinstance(action, Sleep):
             assert action.until >= now
             wake = data.draw(st.floats(0, 1)) if faults > 0 else 1.0
             now += max(0.001, (action.until - now) * wake)
             continue
-        submits += isinstance(action, actions.Submit)
+        submits += action is Ask.SUBMIT
         fault = data.draw(st.sampled_from(FAULTS)) if faults > 0 else "ok"
         faults -= 1
         took = data.draw(st.sampled_from([0.003, 0.2, LONGEST_CALL])) if faults > 0 else 0.003
@@ -189,8 +221,8 @@ def simulate(machine: JobMachine, engine: Engine, data: st.DataObject, *, faults
     raise AssertionError("the machine never ends")
 
 
-def machine_for(attach: bool = False) -> JobMachine:
-    return JobMachine(SUBJECT, now=0.0, deadline=DEADLINE, limits=LIMITS, attach=attach)
+def machine_for(expected: float | None = None) -> JobMachine:
+    return JobMachine(SUBJECT, Lifetime(DEADLINE, DEADLINE), now=0.0, limits=LIMITS, expected=expected)
 
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -201,7 +233,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=list(Hea
 def test_whatever_happens_the_outcome_is_true_and_in_time(
     engine: Engine, data: st.DataObject, faults: int, cancel_at: float | None
 ) -> None:
-    run = simulate(machine_for(), engine, data, faults=faults, cancel_at=cancel_at)
+    run = simulate(engine, data, faults=faults, cancel_at=cancel_at)
     outcome, now = run.outcome, run.ended_at
     assert now <= DEADLINE + LIMITS.cancel_grace + LONGEST_CALL
     assert (outcome.error is None) == (outcome.state is State.SUCCEEDED)
@@ -230,7 +262,7 @@ def test_a_job_that_ends_in_time_is_reported_as_it_ended(
     engine.starts_after, engine.runs_for = min(engine.starts_after, 5.0), min(engine.runs_for, 8.0)
     if attach:
         engine.accepted_at.append(0.0)
-    run = simulate(machine_for(attach), engine, data, faults=faults, cancel_at=None)
+    run = simulate(engine, data, faults=faults, cancel_at=None, attach=attach)
     if run.outcome.error is not None and run.outcome.error.code in ("engine_unreachable", "server_gone", "timed_out"):
         assert faults > 0  # the network was bad for longer than the limits
         return
@@ -245,9 +277,9 @@ def test_nonsense_in_any_order_gives_one_outcome_and_no_blind_submit(data: st.Da
     """Answers that fit no question, in any order: the prompt is posted again only after two spaced misses."""
     machine, now, misses, unclear = machine_for(), 0.0, [], False
     answers: list[Any] = [
-        actions.Unclear("x"), actions.NotSent("x"), QueueView((), ()), QueueView((PROMPT_ID,), ()),
-        QueueView(("other",), (PROMPT_ID,)), actions.HistoryAnswer(None), actions.LookFailed("x"),
-        actions.LookFailed("x", refused=True), actions.LogAnswer(False), *CancelAnswer,
+        Unclear("x"), NotSent("x"), QueueView((), ()), QueueView((PROMPT_ID,), ()),
+        QueueView(("other",), (PROMPT_ID,)), HistoryAnswer(None), LookFailed("x"),
+        LookFailed("x", refused=True), LogAnswer(False), *CancelAnswer,
         *noise(Engine(0, 0, "", False, None, False), 0.0),
     ]  # fmt: skip
     first: Outcome | None = None
@@ -255,23 +287,23 @@ def test_nonsense_in_any_order_gives_one_outcome_and_no_blind_submit(data: st.Da
     for _ in range(data.draw(st.integers(1, 120))):
         action = machine.next(now)
         if first is not None:
-            assert isinstance(action, actions.Finished) and action.outcome is first
-        elif isinstance(action, actions.Finished):
-            first = action.outcome
-        if isinstance(action, actions.Submit):
+            assert isinstance(action, Outcome) and action is first
+        elif isinstance(action, Outcome):
+            first = action
+        if action is Ask.SUBMIT:
             assert not unclear or (len(misses) >= 2 and misses[-1] - misses[0] >= LIMITS.resolve_span)
             unclear, misses = True, []
         now += data.draw(st.sampled_from([0.0, 0.01, 0.6, 3.0]))
         answer = data.draw(st.sampled_from(answers))
-        if isinstance(answer, actions.NotSent):
+        if isinstance(answer, NotSent):
             unclear = False
         if isinstance(answer, QueueView):
             absent = answer.count(PROMPT_ID) == 0
             misses = misses if absent else []
-        elif isinstance(answer, actions.HistoryAnswer):
+        elif isinstance(answer, HistoryAnswer):
             misses = [*misses, now] if absent else misses
             absent = False
-        elif isinstance(answer, actions.LookFailed):
+        elif isinstance(answer, LookFailed):
             absent = False
         machine.feed(answer, now)
 
@@ -287,27 +319,27 @@ def test_a_submit_that_arrives_after_the_retry_is_taken_out_of_the_queue(data: A
     first = True
     while True:
         action = machine.next(now)
-        if isinstance(action, actions.Finished):
+        if isinstance(action, Outcome):
             break
         pending = [at for at in copies if at <= now][removed:]
-        if isinstance(action, actions.Sleep):
+        if isinstance(action, Sleep):
             now = action.until
             continue
         now += 0.01
-        if isinstance(action, actions.Submit):
+        if action is Ask.SUBMIT:
             copies.append(now + late if first else now)
             copies.sort()
-            answer: Answer = actions.Unclear("timed out") if first else actions.Accepted({})
+            answer: Answer = Unclear("timed out") if first else Accepted({})
             first = False
-        elif isinstance(action, actions.LookQueue):
+        elif action is Ask.QUEUE:
             answer = QueueView(("other",), (PROMPT_ID,) * len(pending))
-        elif isinstance(action, actions.Dequeue):
+        elif action is Ask.DEQUEUE:
             removed += 1
             answer = CancelAnswer.DONE
-        elif isinstance(action, actions.LookHistory):
-            answer = actions.HistoryAnswer(None)
+        elif action is Ask.HISTORY:
+            answer = HistoryAnswer(None)
         else:
-            answer = actions.LogAnswer(False)
+            answer = LogAnswer(False)
         machine.feed(answer, now)
         if now > 100:
             break
@@ -318,9 +350,9 @@ def run_steps(machine: JobMachine, engine: Engine, until: float, now: float = 0.
     """Drive the machine on a well network until the clock says ``until``."""
     while now < until:
         action = machine.next(now)
-        if isinstance(action, actions.Finished):
+        if isinstance(action, Outcome):
             return now
-        if isinstance(action, actions.Sleep):
+        if isinstance(action, Sleep):
             now = min(until, action.until)
             continue
         now += 0.003
@@ -339,18 +371,18 @@ def test_a_dead_websocket_costs_at_most_a_second() -> None:
 
 def test_an_expected_end_makes_the_pace_fast_near_it() -> None:
     engine = Engine(0.0, 20.0, "success", True, None, False)
-    machine = JobMachine(SUBJECT, now=0.0, deadline=DEADLINE, expected=19.8)
+    machine = machine_for(expected=19.8)
     assert run_steps(machine, engine, DEADLINE) - engine.end() <= 0.15
 
 
 def test_polling_a_long_job_is_frugal() -> None:
     engine = Engine(0.0, 200.0, "success", True, None, False)
     machine, now, calls = machine_for(), 0.0, 0
-    machine.feed(actions.Connection(True), 0.0)
-    while not isinstance(action := machine.next(now), actions.Finished):
-        if isinstance(action, actions.Sleep):
+    machine.feed(Connection(True), 0.0)
+    while not isinstance(action := machine.next(now), Outcome):
+        if isinstance(action, Sleep):
             now = action.until
-            machine.feed(Event(EventKind.STATUS, None, {}), now)
+            machine.feed(event("status"), now)
             continue
         calls += 1
         machine.feed(engine.carry_out(action, now), now)
@@ -361,25 +393,25 @@ def test_polling_a_long_job_is_frugal() -> None:
 def test_a_dead_worker_is_told_from_a_long_job(worker: str) -> None:
     machine, now = machine_for(), 0.0
     cancelled = False
-    while not isinstance(action := machine.next(now), actions.Finished):
-        if isinstance(action, actions.Sleep):
+    while not isinstance(action := machine.next(now), Outcome):
+        if isinstance(action, Sleep):
             now = action.until
             continue
         now += 0.003
         answer: Answer
-        if isinstance(action, actions.Submit):
-            answer = actions.Accepted({})
-        elif isinstance(action, actions.LookQueue):
+        if action is Ask.SUBMIT:
+            answer = Accepted({})
+        elif action is Ask.QUEUE:
             running = () if worker == "idle queue" else ("dead",)
             answer = QueueView(running, () if cancelled else (PROMPT_ID,))
-        elif isinstance(action, actions.LookHistory):
-            answer = actions.HistoryAnswer(None)
-        elif isinstance(action, actions.ReadLog):
-            answer = actions.LogAnswer(worker == "log")
+        elif action is Ask.HISTORY:
+            answer = HistoryAnswer(None)
+        elif action is Ask.LOG:
+            answer = LogAnswer(worker == "log")
         else:
             cancelled, answer = True, CancelAnswer.DONE
         machine.feed(answer, now)
-    outcome = action.outcome
+    outcome = action
     assert outcome.error is not None and outcome.error.code == "zombie_worker"
     assert outcome.never_started and outcome.verified and now < 40
 

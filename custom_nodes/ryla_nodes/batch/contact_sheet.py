@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from ..client.saving import write
+from ..client.results import write
 
 _CELL = 256
 _LABEL = 22

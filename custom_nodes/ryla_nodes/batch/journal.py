@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..client.attempt import Submission
+from ..client.job import Submission
 from ..client.results import Result
 from ..errors import RylaError
 from .rows import Row

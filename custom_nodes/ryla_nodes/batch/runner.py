@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..client.actions import State
 from ..client.async_client import AsyncClient
-from ..client.progress import OnProgress, Progress
-from ..client.results import Result
-from ..client.saving import save
+from ..client.polling import OnProgress, Progress
+from ..client.protocol import State
+from ..client.results import Result, save
 from ..errors import RylaError
 from ..workflows.bind import BoundPrompt
 from .journal import Manifest

@@ -1,14 +1,12 @@
 """Run workflows on ComfyUI or on the embedded engine: the right answer under every fault. See docs/runner.md."""
 
-from .actions import State
 from .api import EngineInfo
 from .async_client import AsyncClient, EngineStatus, from_graph
-from .attempt import Submission
-from .job import Job
+from .job import Job, Submission
 from .limits import Limits
-from .pictures import Format, Picture
-from .progress import Phase, Progress
-from .results import Result, Timings
+from .polling import Phase, Progress
+from .protocol import State
+from .results import Format, Picture, Result, Timings
 from .sync_client import Client
 
 __all__ = [

@@ -13,14 +13,25 @@ from urllib.parse import quote
 import httpx
 
 from ..errors import RylaError
-from . import actions
-from .actions import CancelAnswer
+from . import failures
 from .failures import Subject
 from .limits import Limits
-from .protocol import Malformed, QueueView, parse_history, parse_queue
-from .refusals import rejected
+from .protocol import (
+    Accepted,
+    CancelAnswer,
+    HistoryAnswer,
+    LogAnswer,
+    LookFailed,
+    Malformed,
+    NotSent,
+    QueueView,
+    Rejected,
+    SubmitAnswer,
+    Unclear,
+    parse_history,
+    parse_queue,
+)
 from .transport import Address, CallFailed, Transport, decoded
-from .worker_log import tells_of_death, text_of
 
 _UPLOADS = "ryla"
 
@@ -57,8 +68,7 @@ class EngineApi:
         try:
             response = await self._transport.call("GET", "/system_stats")
         except CallFailed as error:
-            message = f"No engine answers at {self.server}: {error}."
-            raise RylaError("engine_unreachable", message, server=self.server, reason=str(error)) from error
+            raise failures.unreachable(self.server, str(error)) from error
         return _info(self.server, response)
 
     async def queue_length(self) -> int:
@@ -111,52 +121,52 @@ class EngineApi:
 
     # --- the job ------------------------------------------------------------------------------------------------------
 
-    async def submit(self, subject: Subject) -> actions.Accepted | actions.Rejected | actions.NotSent | actions.Unclear:
+    async def submit(self, subject: Subject) -> SubmitAnswer:
         """POST the prompt under its own id, once."""
         body = {"prompt": subject.graph, "prompt_id": subject.prompt_id, "client_id": subject.prompt_id}
         try:
             response = await self._transport.post("/prompt", body, limit=self.limits.submit)
         except CallFailed as error:
-            return actions.Unclear(str(error)) if error.sent else actions.NotSent(str(error))
+            return Unclear(str(error)) if error.sent else NotSent(str(error))
         status = response.status_code
         if status in (408, 502, 503, 504):
             # A proxy's word, while the engine may have taken the prompt.
-            return actions.Unclear(f"HTTP {status}")
+            return Unclear(f"HTTP {status}")
         try:
             answer = decoded(response)
         except CallFailed as error:
             answer = response.text
             if status == 200:
-                return actions.Unclear(str(error))
+                return Unclear(str(error))
         if status != 200:
-            refusal = rejected(subject, status, answer, response.headers.get("Retry-After", ""))
+            refusal = failures.refusal(subject, status, answer, response.headers.get("Retry-After", ""))
             # An engine that broke down may have done so after it had taken the prompt.
-            return actions.Unclear(f"HTTP {status}", refusal.error) if status >= 500 else refusal
+            return Unclear(f"HTTP {status}", refusal) if status >= 500 else Rejected(refusal, failures.movable(refusal))
         if not isinstance(answer, dict) or "prompt_id" not in answer:
-            return actions.Unclear("the answer names no prompt")
+            return Unclear("the answer names no prompt")
         if answer["prompt_id"] != subject.prompt_id:
             await self._call_off(str(answer["prompt_id"]))
             message = f"{self.server} gives jobs ids of its own: it is older than ComfyUI 0.3.64."
-            return actions.Rejected(RylaError("engine_error", message, server=self.server), movable=True)
+            return Rejected(RylaError("engine_error", message, server=self.server), movable=True)
         errors = answer.get("node_errors")
-        return actions.Accepted(errors if isinstance(errors, dict) else {})
+        return Accepted(errors if isinstance(errors, dict) else {})
 
     async def _call_off(self, prompt_id: str) -> None:
         await self.dequeue(prompt_id)
         await self.interrupt(prompt_id)
 
-    async def queue(self) -> QueueView | actions.LookFailed:
+    async def queue(self) -> QueueView | LookFailed:
         """GET /queue."""
         try:
             return parse_queue(await self._transport.read("/queue"))
         except (CallFailed, Malformed) as error:
             return _look_failed(error)
 
-    async def history(self, prompt_id: str) -> actions.HistoryAnswer | actions.LookFailed:
+    async def history(self, prompt_id: str) -> HistoryAnswer | LookFailed:
         """GET /history/{prompt_id}."""
         try:
             body = await self._transport.read(f"/history/{prompt_id}")
-            return actions.HistoryAnswer(parse_history(body, prompt_id))
+            return HistoryAnswer(parse_history(body, prompt_id))
         except (CallFailed, Malformed) as error:
             return _look_failed(error)
 
@@ -181,13 +191,13 @@ class EngineApi:
             return CancelAnswer.UNSUPPORTED
         return CancelAnswer.DONE if status < 300 else CancelAnswer.FAILED
 
-    async def worker_died(self) -> actions.LogAnswer:
+    async def worker_died(self) -> LogAnswer:
         """Whether the engine's own log tells of its worker thread's death. Engines without a log say nothing."""
         try:
             body = await self._transport.read("/internal/logs/raw")
         except CallFailed:
-            return actions.LogAnswer(False)
-        return actions.LogAnswer(tells_of_death(text_of(body)))
+            return LogAnswer(False)
+        return LogAnswer(failures.worker_died(body))
 
     async def free_memory(self) -> None:
         """Ask the engine to unload its models; it does so when it has the time."""
@@ -307,5 +317,5 @@ def _info(server: str, response: httpx.Response) -> EngineInfo:
     return EngineInfo(server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
 
 
-def _look_failed(error: Exception) -> actions.LookFailed:
-    return actions.LookFailed(str(error), refused=isinstance(error, CallFailed) and error.refused)
+def _look_failed(error: Exception) -> LookFailed:
+    return LookFailed(str(error), refused=isinstance(error, CallFailed) and error.refused)

@@ -15,11 +15,10 @@ from ..workflows.bind import BoundPrompt, bind
 from ..workflows.schema import Graph, Output, Workflow
 from ..workflows.workflow import load
 from .api import EngineInfo
-from .attempt import OnSubmit, Submission
-from .job import Job, Options
+from .job import Job, OnSubmit, Options, Submission
 from .limits import Limits
+from .polling import OnProgress
 from .pool import Pool
-from .progress import OnProgress
 from .results import Result
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"

@@ -11,17 +11,28 @@ from dataclasses import dataclass, replace
 
 from ..errors import RylaError
 from ..workflows.bind import BoundPrompt
-from .actions import Outcome, State
-from .attempt import Attempt, OnSubmit, Submission
-from .guard import Guard
-from .pictures import Picture
+from .failures import Subject
+from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool
-from .progress import OnProgress
-from .results import Result, Timings
+from .protocol import HistoryEntry, Outcome, State
+from .results import Picture, Result, Timings, fetch
+from .state_machine import JobMachine
+from .websocket import Wakeups
 
 _STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
 _NOT_AGAIN = ("invalid_graph", "request_too_large", "zombie_worker")
 _MOST_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where and as what a prompt is about to be posted: enough to find the job again after a crash."""
+
+    server: str
+    prompt_id: str
+
+
+OnSubmit = Callable[[Submission], None]
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,10 @@ class Job:
         self.prompt_id = options.attach.prompt_id if options.attach else options.prompt_id
         self._pool, self._options, self._attach = pool, options, options.attach
         self._to_run = prompt
-        self._guard = Guard()
+        self._began = time.monotonic()
+        self._guard = Guard(options.timeout)
         self._attempts = 0
-        self._attempt: Attempt | None = None
+        self._attempt: _Attempt | None = None
         self._accepted = asyncio.Event()
         self._task = asyncio.ensure_future(self._run())
 
@@ -74,9 +86,7 @@ class Job:
 
     def cancel(self) -> None:
         """Stop it, on the engine too; ``result`` tells what came of it."""
-        self._guard.stop.set()
-        if self._attempt is not None:
-            self._attempt.cancel()
+        self._guard.cancel()
 
     def when_done(self, call: Callable[[], None]) -> None:
         """Call ``call`` in the event loop when the job has ended."""
@@ -102,12 +112,12 @@ class Job:
         retries, reruns = {"gpu_oom", "output_gone"}, self._options.reruns
         unfit: list[Member] = []
         member = await self._lease(unfit)
-        self._guard.deadline = time.monotonic() + self._options.timeout
+        self._guard.lifetime.begin(time.monotonic())
         try:
             while True:
                 outcome = await self._once(member)
                 error = outcome.error
-                if error is None or self._guard.stop.is_set():
+                if error is None or self._guard.lifetime.cancelled:
                     return self._result(outcome)
                 if error.code in retries and await self._retry(error, member):
                     retries.remove(error.code)
@@ -154,16 +164,8 @@ class Job:
         self.server = member.engine.server
         if attach is None and not (self._attempts == 1 and self._options.prompt_id):
             self.prompt_id = str(uuid.uuid4())
-        options = self._options
-        self._attempt = Attempt(
-            member,
-            self._to_run,
-            self.prompt_id,
-            self._guard,
-            on_progress=options.on_progress,
-            on_submit=options.on_submit,
-            on_accepted=self._accepted.set,
-        )
+        accepted = self._accepted.set
+        self._attempt = _Attempt(member, self._to_run, self.prompt_id, self._guard, self._options, accepted)
         return await self._attempt.run(attach=attach is not None)
 
     async def _retry(self, error: RylaError, member: Member) -> bool:
@@ -202,9 +204,115 @@ class Job:
             timings=Timings(
                 queued=attempt.queued if attempt is not None else 0.0,
                 execution=entry.execution_seconds if entry is not None else None,
-                total=time.monotonic() - self._guard.began,
+                total=time.monotonic() - self._began,
             ),
             cached=any(output.node_id in cached for output in self.prompt.outputs),
             attempts=self._attempts,
             warnings=outcome.warnings,
         )
+
+
+class _Attempt:
+    """One engine, one prompt id: upload, check, run, download.
+
+    Attributes:
+        pictures, queued: what it made, and its seconds in the engine's queue, after ``run``.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        prompt: BoundPrompt,
+        prompt_id: str,
+        guard: Guard,
+        options: Options,
+        on_accepted: Callable[[], None],
+    ) -> None:
+        self.pictures: tuple[Picture, ...] = ()
+        self.queued = 0.0
+        self._member, self._prompt, self._guard = member, prompt, guard
+        self._submission = Submission(member.engine.server, prompt_id)
+        self._on_submit, self._on_accepted = options.on_submit, on_accepted
+        self._tracker = Tracker(prompt.graph, member.engine.server, prompt_id, options.on_progress)
+
+    async def run(self, *, attach: bool) -> Outcome:
+        """Run to the outcome; with ``attach`` the prompt was posted by an earlier process.
+
+        Raises:
+            RylaError: ``cancelled`` or ``timed_out`` before or after the engine had the job; ``unreadable_file``.
+        """
+        # The client id is the prompt's, so that a later process that takes the job up hears its events.
+        engine = self._member.engine
+        wakeups = Wakeups(engine.address, self._submission.prompt_id, engine.limits)
+        try:
+            if not attach:
+                ready = wakeups.tried(engine.limits.socket)
+                _, refusal = await asyncio.gather(ready, self._guard.run(self._prepare()))
+                if refusal is not None:
+                    return Outcome(State.FAILED, refusal, never_started=True)
+            outcome = await self._drive(wakeups, attach)
+        finally:
+            wakeups.stop()
+        if outcome.state is State.SUCCEEDED and outcome.entry is not None:
+            return await self._download(outcome, outcome.entry)
+        return outcome
+
+    async def _prepare(self) -> RylaError | None:
+        """Upload the pictures and check the graph against the engine: its refusal, or None."""
+        member = self._member
+        try:
+            for upload in self._prompt.uploads:
+                name = await member.engine.upload(upload.path)
+                self._prompt = self._prompt.with_image(upload.node_id, upload.input, name)
+            await member.check(self._prompt.graph)
+        except RylaError as error:
+            if error.code == "unreadable_file":
+                raise
+            return error
+        return None
+
+    def _subject(self) -> Subject:
+        where = self._submission
+        return Subject(where.prompt_id, where.server, self._prompt.graph, self._prompt.outputs)
+
+    async def _drive(self, wakeups: Wakeups, attach: bool) -> Outcome:
+        engine, subject = self._member.engine, self._subject()
+        machine = JobMachine(
+            subject,
+            self._guard.lifetime,
+            now=time.monotonic(),
+            limits=engine.limits,
+            expected=self._member.seconds.get(self._prompt.workflow),
+            attach=attach,
+        )
+        driver = Driver(
+            machine,
+            engine,
+            subject,
+            self._guard,
+            self._tracker,
+            on_submit=self._submitting,
+            on_accepted=self._on_accepted,
+        )
+        wakeups.deliver_to(driver.signal)
+        outcome = await driver.run()
+        self.queued = driver.queued
+        return outcome
+
+    def _submitting(self) -> None:
+        if self._on_submit is not None:
+            self._on_submit(self._submission)
+
+    async def _download(self, outcome: Outcome, entry: HistoryEntry) -> Outcome:
+        member = self._member
+        member.ran(self._prompt.workflow, self._prompt.wants, entry.execution_seconds)
+        self._tracker.phase(Phase.FETCHING)
+        try:
+            # The job has succeeded: a cancellation comes too late.
+            self.pictures = await self._guard.run(fetch(member.engine, self._subject(), entry), stoppable=False)
+        except RylaError as error:
+            if error.code == "timed_out":
+                raise
+            state = State.LOST if error.code == "server_gone" else State.FAILED
+            return Outcome(state, error, entry)
+        return outcome

@@ -1,4 +1,7 @@
-"""What an engine says, parsed: websocket frames, ``/queue`` and ``/history/{id}``.
+"""What the runner asks of an engine, and what an engine says, parsed: the words that all of the client shares.
+
+The job state machine does no I/O. It hands out one ``Action`` at a time; an ``Ask`` is carried out and its ``Answer``
+fed back, and ``Signal``s of the websocket may be fed at any time in between.
 
 Engines differ between versions and proxies mangle bodies, so nothing here trusts a shape: what cannot be read raises
 ``Malformed`` and counts as an answer that did not come.
@@ -8,95 +11,113 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
+
+from ..errors import RylaError
 
 JsonObject = Mapping[str, Any]
+
+_ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
+_KINDS = ("status", "execution_start", "execution_cached", "executing", "executed", "progress", "progress_state")
 
 
 class Malformed(ValueError):
     """An answer that is not what the protocol says."""
 
 
-class EventKind(Enum):
-    """The websocket messages that matter; every other type is ignored."""
-
-    STATUS = "status"
-    START = "execution_start"
-    CACHED = "execution_cached"
-    NODE = "executing"
-    PROGRESS = "progress"
-    PROGRESS_STATE = "progress_state"
-    EXECUTED = "executed"
-    SUCCESS = "execution_success"
-    ERROR = "execution_error"
-    INTERRUPTED = "execution_interrupted"
+# --- The websocket ----------------------------------------------------------------------------------------------------
 
 
-_KINDS = {kind.value: kind for kind in EventKind}
-_TERMINAL = (EventKind.SUCCESS, EventKind.ERROR, EventKind.INTERRUPTED)
+class Step(NamedTuple):
+    """How far a node is that counts its steps."""
+
+    node: str
+    done: float
+    total: float
 
 
 @dataclass(frozen=True)
 class Event:
-    """One websocket message. ``prompt_id`` is None for broadcasts."""
+    """What one websocket message tells.
 
-    kind: EventKind
+    Attributes:
+        prompt_id: whose it is; None for broadcasts.
+        terminal: whether it says that the job ended.
+        cached: the nodes whose results come from the engine's cache.
+        node: the node that begins.
+        step: how far the running node is, when it counts.
+    """
+
     prompt_id: str | None
-    data: JsonObject
+    terminal: bool = False
+    cached: tuple[str, ...] = ()
+    node: str | None = None
+    step: Step | None = None
 
-    @property
-    def terminal(self) -> bool:
-        """Whether it says that a job ended. ``executing`` with no node is ComfyUI's last word on a job."""
-        return self.kind in _TERMINAL or (self.kind is EventKind.NODE and self.data.get("node") is None)
 
-    @property
-    def step(self) -> tuple[str, float, float] | None:
-        """(node id, steps done, steps in all) of the node that counts its steps; None when it tells of none."""
-        data: Any = self.data
-        if self.kind is EventKind.PROGRESS_STATE:
-            # Newer engines tell of every node at once.
-            nodes = data.get("nodes")
-            listed = nodes.values() if isinstance(nodes, dict) else ()
-            running = [node for node in listed if isinstance(node, dict) and node.get("state") == "running"]
-            data = {**running[-1], "node": running[-1].get("node_id")} if running else {}
-        elif self.kind is not EventKind.PROGRESS:
-            return None
-        value, total = data.get("value"), data.get("max")
-        if not isinstance(value, int | float) or not isinstance(total, int | float) or total <= 1:
-            return None
-        return str(data.get("node")), value, total
+@dataclass(frozen=True)
+class Connection:
+    """The websocket opened or closed."""
+
+    open: bool
+
+
+Signal = Event | Connection
 
 
 def parse_event(frame: str | bytes) -> Event | None:
-    """Read one frame; None for previews, for types that do not matter and for frames that cannot be read."""
-    if isinstance(frame, bytes):
-        return None
+    """Read one text frame; None for types that do not matter and for frames that cannot be read."""
     try:
         message = json.loads(frame)
-    except ValueError:
+        kind, data = message["type"], message["data"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(message, dict):
+    if kind not in (*_KINDS, *_ENDINGS) or not isinstance(data, dict):
         return None
-    kind = _KINDS.get(str(message.get("type")))
-    data = message.get("data")
-    if kind is None or not isinstance(data, dict):
+    prompt_id, node = data.get("prompt_id"), data.get("node")
+    begins = kind == "executing" and node is not None
+    return Event(
+        prompt_id if isinstance(prompt_id, str) else None,
+        # "executing" without a node is ComfyUI's last word on a job.
+        terminal=kind in _ENDINGS or (kind == "executing" and node is None),
+        cached=_names(data.get("nodes")) if kind == "execution_cached" else (),
+        node=str(node) if begins else None,
+        step=_step(kind, data),
+    )
+
+
+def _step(kind: str, data: JsonObject) -> Step | None:
+    node = data.get("node")
+    if kind == "progress_state":
+        # Newer engines tell of every node at once.
+        nodes = data.get("nodes")
+        listed = nodes.values() if isinstance(nodes, dict) else ()
+        running = [node for node in listed if isinstance(node, dict) and node.get("state") == "running"]
+        data = running[-1] if running else {}
+        node = data.get("node_id")
+    elif kind != "progress":
         return None
-    prompt_id = data.get("prompt_id")
-    return Event(kind, prompt_id if isinstance(prompt_id, str) else None, data)
+    done, total = data.get("value"), data.get("max")
+    if not isinstance(done, int | float) or not isinstance(total, int | float) or total <= 1:
+        return None
+    return Step(str(node), done, total)
+
+
+def _names(nodes: Any) -> tuple[str, ...]:
+    return tuple(str(node) for node in nodes) if isinstance(nodes, list) else ()
+
+
+# --- The queue and the history ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class QueueView:
-    """``/queue``: prompt ids that run, and those that wait in the order in which they will run.
-
-    ``executes`` maps each id to the output nodes that passed the engine's validation.
-    """
+    """``/queue``: prompt ids that run, and those that wait in the order in which they will run."""
 
     running: tuple[str, ...]
     pending: tuple[str, ...]
-    executes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def count(self, prompt_id: str) -> int:
         """How many times the engine holds this id: 2 after a submit that arrived twice."""
@@ -113,8 +134,7 @@ def parse_queue(body: Any) -> QueueView:
         raise Malformed("the queue is not an object")
     running = _items(body, "queue_running")
     pending = sorted(_items(body, "queue_pending"), key=lambda item: item[0])
-    executes = {item[1]: _outputs_to_execute(item) for item in (*running, *pending)}
-    return QueueView(tuple(item[1] for item in running), tuple(item[1] for item in pending), executes)
+    return QueueView(tuple(item[1] for item in running), tuple(item[1] for item in pending))
 
 
 def _items(body: JsonObject, key: str) -> list[list[Any]]:
@@ -126,11 +146,6 @@ def _items(body: JsonObject, key: str) -> list[list[Any]]:
         if not shaped or not isinstance(item[0], int | float) or not isinstance(item[1], str):
             raise Malformed(f"an entry of {key} has no number and id")
     return items
-
-
-def _outputs_to_execute(item: list[Any]) -> frozenset[str]:
-    nodes = item[4] if len(item) > 4 and isinstance(item[4], list) else []
-    return frozenset(node for node in nodes if isinstance(node, str))
 
 
 @dataclass(frozen=True)
@@ -156,15 +171,13 @@ class HistoryEntry:
     @property
     def cached_nodes(self) -> tuple[str, ...]:
         """The nodes whose result came from the engine's cache."""
-        nodes = (self.message("execution_cached") or {}).get("nodes")
-        return tuple(str(node) for node in nodes) if isinstance(nodes, list) else ()
+        return _names((self.message("execution_cached") or {}).get("nodes"))
 
     @property
     def execution_seconds(self) -> float | None:
         """The engine's own time from start to end, by its own clock; None when it does not say."""
         start = _timestamp(self.message("execution_start"))
-        ends = ("execution_success", "execution_error", "execution_interrupted")
-        end = next((stamp for stamp in (_timestamp(self.message(name)) for name in ends) if stamp is not None), None)
+        end = next((stamp for name in _ENDINGS if (stamp := _timestamp(self.message(name))) is not None), None)
         return None if start is None or end is None else max(0.0, (end - start) / 1000)
 
 
@@ -208,4 +221,127 @@ def _executes(entry: JsonObject) -> frozenset[str] | None:
     prompt = entry.get("prompt")
     if not isinstance(prompt, list) or len(prompt) < 5 or not isinstance(prompt[4], list):
         return None
-    return _outputs_to_execute(prompt)
+    return frozenset(node for node in prompt[4] if isinstance(node, str))
+
+
+# --- What is asked, and the answers -----------------------------------------------------------------------------------
+
+
+class Ask(Enum):
+    """What the state machine can ask of the engine."""
+
+    SUBMIT = "POST the prompt: Accepted, Rejected, NotSent or Unclear"
+    QUEUE = "GET /queue: QueueView or LookFailed"
+    HISTORY = "GET /history/{id}: HistoryAnswer or LookFailed"
+    CANCEL = "POST /api/jobs/{id}/cancel: CancelAnswer"
+    DEQUEUE = "POST /queue with delete: CancelAnswer"
+    INTERRUPT = "POST /interrupt for this id: CancelAnswer"
+    LOG = "whether the engine's log tells that its worker thread died: LogAnswer"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The engine queued the prompt. ``node_errors``: nodes that failed its validation although it said 200."""
+
+    node_errors: JsonObject
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The engine refused the prompt: nothing was queued. ``movable``: another engine might take it."""
+
+    error: RylaError
+    movable: bool = False
+
+
+@dataclass(frozen=True)
+class NotSent:
+    """No connection: the prompt provably never reached the engine."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Unclear:
+    """The prompt was sent and no answer came back, or one that does not tell: it may be queued or not.
+
+    ``error`` is what to report when it turns out not to be; None: then post it again.
+    """
+
+    why: str
+    error: RylaError | None = None
+
+
+@dataclass(frozen=True)
+class HistoryAnswer:
+    """The engine's record of the job; None while it has none."""
+
+    entry: HistoryEntry | None
+
+
+@dataclass(frozen=True)
+class LookFailed:
+    """A look brought nothing. ``refused``: nobody listens there (anything else may be an engine that is busy)."""
+
+    why: str
+    refused: bool = False
+
+
+class CancelAnswer(Enum):
+    """How the engine answered a cancel, dequeue or interrupt."""
+
+    DONE = "done"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class LogAnswer:
+    """Whether the log says that the engine's worker thread died; False also when there is no log to read."""
+
+    worker_died: bool
+
+
+SubmitAnswer = Accepted | Rejected | NotSent | Unclear
+Answer = SubmitAnswer | QueueView | HistoryAnswer | LookFailed | CancelAnswer | LogAnswer
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Nothing to do before ``until`` (the driver's clock), unless a signal comes."""
+
+    until: float
+
+
+class State(str, Enum):
+    """How a job ends. Exactly one of them, once."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one attempt to run a job.
+
+    Attributes:
+        state: how it ended.
+        error: why, for every state but ``succeeded``.
+        entry: the engine's own record of it, when it has one.
+        never_started: the job provably never ran on this engine, so that it may run on another.
+        verified: the engine confirmed that nothing of the job goes on; False: it may still be running there.
+        warnings: what the user should know of a success.
+    """
+
+    state: State
+    error: RylaError | None = None
+    entry: HistoryEntry | None = None
+    never_started: bool = False
+    verified: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+Action = Ask | Sleep | Outcome

@@ -1,16 +1,66 @@
-"""What a job gives."""
+"""What a job gives: the pictures that its workflow declares, fetched, checked, and saved whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+import errno
+import io
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from .. import files
 from ..errors import RylaError
-from .actions import State
-from .pictures import Picture
-from .saving import save
+from .api import EngineApi
+from .failures import Subject
+from .protocol import HistoryEntry, State
+from .transport import CallFailed
+
+_FOLDER = "output"
+_TRIES = 3
+_PAUSE = 0.4
+_QUALITY = 95
+_PNG_END = b"IEND\xaeB`\x82"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+class Format(str, Enum):
+    """A picture format; the value is the usual suffix without its dot."""
+
+    JPEG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
+
+
+SUFFIXES = {
+    ".jpg": Format.JPEG,
+    ".jpeg": Format.JPEG,
+    ".png": Format.PNG,
+    ".webp": Format.WEBP,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a declared output, as the engine's node wrote it.
+
+    Attributes:
+        node_id: the output node.
+        filename, subfolder, folder: where the engine keeps it; ``folder`` is ``output``, ``temp`` or ``input``.
+    """
+
+    data: bytes = field(repr=False)
+    format: Format
+    node_id: str
+    filename: str
+    subfolder: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -77,3 +127,175 @@ class Result:
             RylaError: ``invalid_output_path``, ``output_folder_missing``, ``output_not_writable``, ``disk_full``.
         """
         return save(self.required().pictures, Path(path))
+
+
+# --- from the engine --------------------------------------------------------------------------------------------------
+
+
+async def fetch(engine: EngineApi, subject: Subject, entry: HistoryEntry) -> tuple[Picture, ...]:
+    """Download every picture of the declared outputs. Files of other nodes and previews (``temp``) are no results.
+
+    Raises:
+        RylaError: ``missing_output``, ``bad_output``, ``transfer_failed``, ``server_gone``; ``output_gone`` when the
+            engine has no such file: the result of an earlier, cached run was deleted.
+    """
+    wanted = [(output.node_id, item) for output in subject.outputs for item in _listed(entry, output.node_id)]
+    for output in subject.outputs:
+        if not any(node_id == output.node_id for node_id, _ in wanted):
+            message = f"{subject.node(output.node_id)} saved no picture on {subject.server}."
+            raise RylaError("missing_output", message, **subject.facts)
+    return tuple(await asyncio.gather(*(_picture(engine, subject, entry, node_id, item) for node_id, item in wanted)))
+
+
+def _listed(entry: HistoryEntry, node_id: str) -> list[Mapping[str, Any]]:
+    """Whatever list a node puts its files in, an entry with a file name and the right folder is one."""
+    return [
+        item
+        for listed in entry.outputs.get(node_id, {}).values()
+        if isinstance(listed, list)
+        for item in listed
+        if isinstance(item, dict) and isinstance(item.get("filename"), str) and item.get("type", _FOLDER) == _FOLDER
+    ]
+
+
+async def _picture(
+    engine: EngineApi, subject: Subject, entry: HistoryEntry, node_id: str, item: Mapping[str, Any]
+) -> Picture:
+    name, subfolder = item["filename"], str(item.get("subfolder") or "")
+    where = f"{name} of {subject.node(node_id)} on {subject.server}"
+    facts = {**subject.facts, "filename": name}
+    data = await _download(engine, name, subfolder, where, facts)
+    if data is None:
+        message = f"{subject.server} no longer has {name}, its output of {subject.node(node_id)}."
+        raise RylaError("output_gone", message, cached=node_id in entry.cached_nodes, **facts)
+    kind = identify(data)
+    if kind is None:
+        head = data[:4].hex(" ") or "nothing"
+        raise RylaError("bad_output", f"{where} is no picture: it begins with {head}.", **facts)
+    if not complete(data, kind):
+        raise RylaError("bad_output", f"{where} is cut off after {len(data)} bytes.", **facts)
+    return Picture(data, kind, node_id, name, subfolder, _FOLDER)
+
+
+async def _download(engine: EngineApi, name: str, subfolder: str, where: str, facts: dict[str, str]) -> bytes | None:
+    """The file; None when the engine has no such file. An engine that is down is given time to come back."""
+    began, failures = time.monotonic(), 0
+    while True:
+        try:
+            return await engine.view(name, subfolder, _FOLDER)
+        except CallFailed as error:
+            failures += not error.refused
+            if failures == _TRIES:
+                message = f"{where} could not be downloaded: {error}."
+                raise RylaError("transfer_failed", message, **facts) from error
+            if error.refused and time.monotonic() - began >= engine.limits.gone_after:
+                message = f"{engine.server} went away after it had made {name}, and has not come back."
+                raise RylaError("server_gone", message, **facts) from error
+        await asyncio.sleep(_PAUSE)
+
+
+def identify(data: bytes) -> Format | None:
+    """The format by the magic bytes at the start; None when it is none of ours."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return Format.JPEG
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return Format.PNG
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return Format.WEBP
+    return Format.GIF if data.startswith((b"GIF87a", b"GIF89a")) else None
+
+
+def complete(data: bytes, kind: Format) -> bool:
+    """Whether the file's end is there: a half-written file has the right start and no end."""
+    if kind is Format.PNG:
+        return _PNG_END in data[-64:]
+    if kind is Format.JPEG:
+        return b"\xff\xd9" in data[-64:]
+    if kind is Format.WEBP:
+        return len(data) >= int.from_bytes(data[4:8], "little") + 8
+    return data.rstrip(b"\0").endswith(b";")
+
+
+# --- to files ---------------------------------------------------------------------------------------------------------
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that cannot be written, before anything is run for it. Nothing is left behind.
+
+    Raises:
+        RylaError: ``invalid_output_path``, ``output_folder_missing``, ``output_not_writable``, ``disk_full``.
+    """
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise RylaError("invalid_output_path", f"{path} has a suffix that is none of {known}.", path=str(path))
+    if path.is_dir():
+        raise RylaError("invalid_output_path", f"{path} is a folder; name a file in it.", path=str(path))
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        _refuse(path, error)
+
+
+def save(pictures: Sequence[Picture], path: Path) -> list[Path]:
+    """Write the first picture to ``path`` and others beside it as ``name-2.jpg``, ``name-3.jpg`` ...
+
+    A path without a suffix gets the picture's own. One with another format's suffix gets a converted picture (JPEG and
+    WebP at quality 95; PNG loses nothing): a picture that was made is never thrown away for its name.
+
+    Raises:
+        RylaError: as ``check_target``; no half-written file is left.
+    """
+    targets = [
+        path if index == 0 else path.with_name(f"{path.stem}-{index + 1}{path.suffix}")
+        for index in range(len(pictures))
+    ]
+    return [_save(picture, target) for picture, target in zip(pictures, targets, strict=True)]
+
+
+def converted(picture: Picture, path: Path) -> bool:
+    """Whether ``save`` has to change the picture's format for this path."""
+    return bool(path.suffix) and SUFFIXES.get(path.suffix.lower()) is not picture.format
+
+
+def _save(picture: Picture, path: Path) -> Path:
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.{picture.format.value}")
+    write(path, _encode(picture.data, SUFFIXES[path.suffix.lower()]) if converted(picture, path) else picture.data)
+    return path
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file so that at every moment it is absent, old or whole.
+
+    Raises:
+        RylaError: ``invalid_output_path``, ``output_folder_missing``, ``output_not_writable``, ``disk_full``.
+    """
+    try:
+        files.write_whole(path, data)
+    except OSError as error:
+        _refuse(path, error)
+
+
+def _encode(data: bytes, kind: Format) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        plain = image if kind is not Format.JPEG or image.mode in ("RGB", "L") else image.convert("RGB")
+        out = io.BytesIO()
+        plain.save(out, kind.name, quality=_QUALITY)
+        return out.getvalue()
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    facts = {"path": str(path), "reason": error.strerror or str(error)}
+    folder = path.parent
+    if error.errno in _FULL:
+        raise RylaError("disk_full", f"{path} does not fit on its disk ({facts['reason']}).", **facts) from error
+    if error.errno in _ABSENT and not folder.is_dir():
+        hint = f"mkdir -p {folder}"
+        raise RylaError("output_folder_missing", f"The folder {folder} does not exist.", hint=hint, **facts) from error
+    if error.errno in (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL):
+        raise RylaError("invalid_output_path", f"{path} cannot be a file: {facts['reason']}.", **facts) from error
+    raise RylaError("output_not_writable", f"{path} cannot be written: {facts['reason']}.", **facts) from error

@@ -15,10 +15,9 @@ from ..settings import Settings
 from ..workflows.bind import BoundPrompt
 from ..workflows.schema import Workflow
 from .async_client import DEFAULT_TIMEOUT, AsyncClient, EngineStatus, Runnable
-from .attempt import OnSubmit, Submission
-from .job import Job
+from .job import Job, OnSubmit, Submission
 from .limits import Limits
-from .progress import OnProgress
+from .polling import OnProgress
 from .results import Result
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from typing import Literal
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from .actions import Connection, Signal
-from .protocol import parse_event
+from .limits import Limits
+from .protocol import Connection, Signal, parse_event
 from .transport import Address
 
 _LARGEST_FRAME = 64 * 2**20
@@ -21,23 +21,25 @@ _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)
 class Wakeups:
     """Keeps a websocket open under one ``client_id`` until it is stopped, and reconnects with the same."""
 
-    def __init__(self, address: Address, client_id: str, deliver: Callable[[Signal], None]) -> None:
+    def __init__(self, address: Address, client_id: str, limits: Limits) -> None:
         self._url, self._headers = address.websocket(client_id), address.headers
         # The default reads the environment's proxies: never right for this machine.
         self._proxy: Literal[True] | None = None if address.loopback else True
-        self._deliver = deliver
+        self._deliver: Callable[[Signal], object] = lambda _: None
         self._tried = asyncio.Event()
         self._task = asyncio.ensure_future(self._run())
+
+    def deliver_to(self, deliver: Callable[[Signal], object]) -> None:
+        self._deliver = deliver
 
     async def tried(self, limit: float) -> None:
         """Return when the first attempt to open it has ended, well or not, or after ``limit`` seconds."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._tried.wait(), limit)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Close it. An engine that serves a socket which nobody reads blocks all others: so do it soon."""
         self._task.cancel()
-        await asyncio.wait({self._task})
 
     async def _run(self) -> None:
         failures = 0

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...batch.runner import Change
-from ...client.progress import OnProgress, Phase, Progress
+from ...client.polling import OnProgress, Phase, Progress
 from .. import output
 
 _SHOWN = 12

@@ -14,7 +14,7 @@ from ...batch.rows import Row, expand, read
 from ...batch.runner import Batch, Change, Planned, Summary
 from ...client import Client
 from ...client.async_client import bound
-from ...client.saving import check_target
+from ...client.results import check_target
 from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.schema import Workflow

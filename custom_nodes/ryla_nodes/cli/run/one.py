@@ -11,7 +11,7 @@ from typing import Any
 from ... import settings as environment
 from ...client import Result
 from ...client.async_client import bound
-from ...client.saving import check_target, converted
+from ...client.results import check_target, converted
 from ...errors import RylaError
 from ...workflows.schema import Graph
 from ...workflows.workflow import load

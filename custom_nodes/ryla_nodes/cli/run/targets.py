@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...batch import naming
-from ...client.pictures import SUFFIXES, Format
+from ...client.results import SUFFIXES, Format
 from ...errors import RylaError
 from ...workflows.bind import BoundPrompt
 from ...workflows.schema import Parameter, Workflow
