@@ -180,7 +180,7 @@ def _pack_link_broken(machine: Machine) -> None:
 
 
 def _requirement_missing(machine: Machine) -> None:
-    machine.without("websockets")
+    machine.without("websocket-client")
 
 
 def _requirement_old(machine: Machine) -> None:
@@ -250,7 +250,7 @@ BROKEN: list[tuple[Callable[[Machine], None], str, str, str]] = [
     (_pack_twice, "pack", "there 2 times", "Delete all but one"),
     (_pack_disabled, "pack", "is disabled", "Rename it to ryla_nodes"),
     (_pack_link_broken, "pack", "is a broken link", "ryla comfyui install"),
-    (_requirement_missing, "requirements", "lacks websockets>=", "pip install 'websockets>="),
+    (_requirement_missing, "requirements", "lacks websocket-client>=", "pip install 'websocket-client>="),
     (_requirement_old, "requirements", "lacks rich>=13", "pip install 'rich>=13'"),
     (_both_onnxruntimes, "onnxruntime", "overwrite each other", "uninstall -y onnxruntime onnxruntime-gpu"),
     (_both_opencvs, "opencv", "overwrite each other", "uninstall -y opencv-python opencv-python-headless"),

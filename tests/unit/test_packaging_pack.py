@@ -20,7 +20,7 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "custom_nodes" / "ryla_nodes"
 HEAVY = {
     "torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "huggingface_hub", "httpx",
-    "websockets", "aiohttp", "rich", "typer", "yaml", "onnxruntime", "insightface", "fastapi",
+    "websocket", "aiohttp", "rich", "typer", "yaml", "onnxruntime", "insightface", "fastapi",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ class EngineApi:
         self.limits = limits
         self._transport = Transport(address, limits)
 
-    async def aclose(self) -> None:
-        await self._transport.aclose()
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Close its connections."""
+        return self._transport.aclose()
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        body = await self._told("queue", "/prompt")
+        (body,) = await self._told("queue", "/prompt")
         try:
             return int(body["exec_info"]["queue_remaining"])
         except (KeyError, TypeError, ValueError) as error:
@@ -92,7 +93,7 @@ class EngineApi:
         """
         names = [""] if classes is None else [f"/{quote(name, safe='')}" for name in sorted(set(classes))]
         limit = max(self.limits.answer, self.limits.submit)
-        bodies = await asyncio.gather(*(self._told("nodes", f"/object_info{name}", limit) for name in names))
+        bodies = await self._told("nodes", *(f"/object_info{name}" for name in names), limit=limit)
         return {name: info for body in bodies if isinstance(body, dict) for name, info in body.items()}
 
     async def models(self, folder: str) -> list[str]:
@@ -101,7 +102,7 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        names = await self._told(folder, f"/models/{quote(folder, safe='')}")
+        (names,) = await self._told(folder, f"/models/{quote(folder, safe='')}")
         return [str(name).replace("\\", "/") for name in names] if isinstance(names, list) else []
 
     async def read(self, path: str) -> Any:
@@ -112,9 +113,9 @@ class EngineApi:
         """
         return await self._transport.read(path)
 
-    async def _told(self, what: str, path: str, limit: float | None = None) -> Any:
+    async def _told(self, what: str, *paths: str, limit: float | None = None) -> list[Any]:
         try:
-            return await self._transport.read(path, limit=limit)
+            return await self._transport.read_all(paths, limit=limit)
         except CallFailed as error:
             message = f"{self.server} does not tell its {what}: {error}."
             raise RylaError("engine_error", message, server=self.server) from error

@@ -253,6 +253,7 @@ class _Attempt:
             outcome = await self._drive(wakeups, attach)
         finally:
             wakeups.stop()
+            self._member.later(wakeups.closed())
         if outcome.state is State.SUCCEEDED and outcome.entry is not None:
             return await self._download(outcome, outcome.entry)
         return outcome

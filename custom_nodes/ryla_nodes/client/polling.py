@@ -205,7 +205,9 @@ class Driver:
         return max(0.0, self._running_at - self._accepted_at)
 
     def signal(self, signal: Signal) -> None:
-        """Take a websocket signal."""
+        """Take a websocket signal; one that comes too late is ignored."""
+        if self._machine.outcome is not None:
+            return
         self._machine.feed(signal, time.monotonic())
         if isinstance(signal, Event) and signal.prompt_id == self._subject.prompt_id:
             self._tracker.event(signal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Member:
     trouble: RylaError | None = None
     _classes: dict[str, Any] = field(default_factory=dict)
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _background: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def check(self, graph: Graph) -> None:
         """Check a graph against what this engine has, before any of its time is used.
@@ -60,6 +61,15 @@ class Member:
             # Asked again when there is a problem: a LoRA or a pack may have come since.
             self._classes.update(await self.engine.object_info(classes))
         require_valid(graph, self._classes, where=self.engine.server)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let ``work`` go on in the background; ``aclose`` waits for it."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._background, self.engine.aclose())
 
     def ran(self, workflow: str, wants: frozenset[str], seconds: float | None) -> None:
         """Note a job that succeeded here."""
@@ -93,8 +103,7 @@ class Pool:
     async def aclose(self) -> None:
         for probe in self._probed.values():
             probe.cancel()
-        for member in self.members:
-            await member.engine.aclose()
+        await asyncio.gather(*(member.aclose() for member in self.members))
 
     def take(self, server: str) -> Member:
         """Lease the engine at this very address, well or not.

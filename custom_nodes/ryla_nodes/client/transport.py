@@ -10,7 +10,7 @@ import base64
 import ipaddress
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -131,6 +131,10 @@ class Transport:
         if response.status_code != 200:
             raise CallFailed(f"HTTP {response.status_code}", sent=True)
         return decoded(response)
+
+    async def read_all(self, paths: Iterable[str], *, limit: float | None = None) -> list[Any]:
+        """GET JSON from several paths at once: see ``read``."""
+        return list(await asyncio.gather(*(self.read(path, limit=limit) for path in paths)))
 
     async def post(self, path: str, body: Mapping[str, Any], *, limit: float | None = None) -> httpx.Response:
         """POST JSON; the caller looks at the status."""

@@ -4,74 +4,136 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import socket
+import ssl
+import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+import httpx
+import websocket
 
 from .limits import Limits
 from .protocol import Connection, Signal, parse_event
 from .transport import Address
 
-_LARGEST_FRAME = 64 * 2**20
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)
+_TICK = 1.0
+_SWITCHING_PROTOCOLS = 101
 
 
 class Wakeups:
-    """Keeps a websocket open under one ``client_id`` until it is stopped, and reconnects with the same."""
+    """Keeps a websocket open under one ``client_id`` until it is stopped, and reconnects with the same.
+
+    A thread of its own reads it, and hands each signal to the event loop in which this was made.
+    """
 
     def __init__(self, address: Address, client_id: str, limits: Limits) -> None:
-        self._url, self._headers = address.websocket(client_id), address.headers
-        # The default reads the environment's proxies: never right for this machine.
-        self._proxy: Literal[True] | None = None if address.loopback else True
-        self._deliver: Callable[[Signal], object] = lambda _: None
-        self._tried = asyncio.Event()
-        self._task = asyncio.ensure_future(self._run())
+        self._url = address.websocket(client_id)
+        self._options = _options(address, limits)
+        self._loop = asyncio.get_running_loop()
+        self._deliver: Callable[[Signal], object] = _ignore
+        self._tried, self._closed = asyncio.Event(), asyncio.Event()
+        self._stopped = threading.Event()
+        self._connection = websocket.WebSocket(skip_utf8_validation=True)
+        threading.Thread(target=self._run, name="ryla-websocket", daemon=True).start()
 
     def deliver_to(self, deliver: Callable[[Signal], object]) -> None:
+        """Call ``deliver`` in the event loop with every signal from now on."""
         self._deliver = deliver
 
     async def tried(self, limit: float) -> None:
-        """Return when the first attempt to open it has ended, well or not, or after ``limit`` seconds."""
+        """Return when the first attempt to open it is over, successful or not, or after ``limit`` seconds."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._tried.wait(), limit)
 
     def stop(self) -> None:
         """Close it. An engine that serves a socket which nobody reads blocks all others: so do it soon."""
-        self._task.cancel()
+        self._deliver = _ignore
+        self._stopped.set()
+        connection = self._connection
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            # Two threads may use a TCP socket at once, but not TLS.
+            if connection.connected and not connection.is_ssl():
+                connection.send_close()
+        if connection.sock is not None:
+            # The thread's read ends at once; where it does not, the thread looks up every _TICK.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection.sock, socket.SHUT_RD)
 
-    async def _run(self) -> None:
+    async def closed(self) -> None:
+        """Return when the thread has ended, or after a moment: one that is still connecting ends by itself."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), _TICK)
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
         failures = 0
-        while True:
-            try:
-                connection = await connect(
-                    self._url,
-                    additional_headers=self._headers,
-                    max_size=_LARGEST_FRAME,
-                    compression=None,
-                    proxy=self._proxy,
-                    open_timeout=5,
-                    close_timeout=0.2,
-                )
-            except (OSError, WebSocketException, asyncio.TimeoutError):
-                failures += 1
-            else:
-                failures = 0
-                await self._listen(connection)
-            self._tried.set()
-            await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
+        while not self._stopped.is_set():
+            opened = self._open()
+            self._call(self._tried.set)
+            if opened:
+                self._listen()
+            self._connection.shutdown()
+            failures = 0 if opened else failures + 1
+            self._stopped.wait(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
+        self._call(self._closed.set)
 
-    async def _listen(self, connection: ClientConnection) -> None:
-        self._deliver(Connection(open=True))
-        self._tried.set()
-        try:
-            async for frame in connection:
-                event = parse_event(frame)
-                if event is not None:
-                    self._deliver(event)
-        except WebSocketException:
-            pass  # How it broke does not matter: the poller goes on, and _run opens another.
-        finally:
-            await connection.close()
-        self._deliver(Connection(open=False))
+    def _open(self) -> bool:
+        with contextlib.suppress(OSError, ValueError, websocket.WebSocketException):
+            if self._url.startswith("wss:"):
+                self._connection.sock_opt.sslopt = {"context": _tls()}
+            self._connection.connect(self._url, **self._options)
+            return bool(self._connection.status == _SWITCHING_PROTOCOLS)
+        return False
+
+    def _listen(self) -> None:
+        self._call(self._deliver, Connection(open=True))
+        self._connection.settimeout(_TICK)
+        # How it breaks does not matter: the poller goes on, and _run opens another.
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            self._read()
+        self._call(self._deliver, Connection(open=False))
+
+    def _read(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                opcode, data = self._connection.recv_data()
+            except websocket.WebSocketTimeoutException:
+                continue
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                return
+            event = parse_event(data) if opcode == websocket.ABNF.OPCODE_TEXT else None
+            if event is not None:
+                self._call(self._deliver, event)
+
+    def _call(self, call: Callable[..., object], *arguments: object) -> None:
+        # A loop that is closed no longer waits for anything.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _options(address: Address, limits: Limits) -> dict[str, Any]:
+    options = {
+        "header": address.headers,
+        "timeout": limits.connect,
+        "suppress_origin": True,
+        # A login goes to the address that it was given for, and to no other.
+        "redirect_limit": 0,
+    }
+    if address.loopback:
+        # A proxy of the environment between us and our own machine is never meant; the exception needs a proxy's name.
+        options |= {"http_proxy_host": "none", "http_no_proxy": ["*"]}
+    return options
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """The certificates that HTTP calls trust, too."""
+    return httpx.create_ssl_context()
+
+
+def _ignore(_: Signal) -> None:
+    return
