@@ -118,8 +118,8 @@ def last_execution(url: str) -> float:
 
 def measure(url: str, environ: dict[str, str], comfy: str | None) -> Iterator[tuple[str, list[float]]]:
     """Each line of the table."""
-    yield "Client, websocket well", with_client(url, RUNS, 0)
-    yield "Client, websocket well, slow graph", with_client(url, LONG_RUNS, 24)
+    yield "Client, websocket open", with_client(url, RUNS, 0)
+    yield "Client, websocket open, slow graph", with_client(url, LONG_RUNS, 24)
     with dead_websocket():
         yield "Client, websocket dead", with_client(url, RUNS // 2, 0)
         yield "Client, websocket dead, slow graph", with_client(url, LONG_RUNS, 24)

@@ -106,7 +106,7 @@ class Pool:
         await asyncio.gather(*(member.aclose() for member in self.members))
 
     def take(self, server: str) -> Member:
-        """Lease the engine at this very address, well or not.
+        """Lease the engine at this very address, whether or not it is set aside.
 
         Raises:
             RylaError: ``invalid_server`` when the pool has no such engine.
@@ -156,7 +156,7 @@ class Pool:
             self._changed.notify_all()
 
     def set_aside(self, member: Member, error: RylaError) -> None:
-        """Use ``member`` no more for a while; each failure in a row makes the while longer."""
+        """Give ``member`` no job for a pause; each failure in a row makes the pause longer."""
         pause = _ASIDE[min(member.failures, len(_ASIDE) - 1)]
         member.failures += 1
         member.aside_until = time.monotonic() + pause
@@ -181,8 +181,8 @@ class Pool:
         is no other.
         """
         troubled = [member for member in members if member.trouble is not None]
-        well = [member for member in members if member.trouble is None]
-        await asyncio.gather(*(self._ask(member, len(members) > 1) for member in well))
+        healthy = [member for member in members if member.trouble is None]
+        await asyncio.gather(*(self._ask(member, len(members) > 1) for member in healthy))
         if now and troubled and all(member.trouble is not None for member in members):
             await asyncio.gather(*(self._ask(member, False) for member in troubled))
             return

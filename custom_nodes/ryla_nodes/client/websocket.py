@@ -19,7 +19,7 @@ from .protocol import Connection, Signal, parse_event
 from .transport import Address
 
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)
-_TICK = 1.0
+_TICK = 0.5
 _SWITCHING_PROTOCOLS = 101
 
 
@@ -70,16 +70,22 @@ class Wakeups:
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        # A loop that was closed meanwhile no longer waits for anything.
+        with contextlib.suppress(RuntimeError):
+            self._keep_open()
+        self._connection.shutdown()
+
+    def _keep_open(self) -> None:
         failures = 0
         while not self._stopped.is_set():
             opened = self._open()
-            self._call(self._tried.set)
+            self._loop.call_soon_threadsafe(self._tried.set)
             if opened:
                 self._listen()
             self._connection.shutdown()
             failures = 0 if opened else failures + 1
             self._stopped.wait(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
-        self._call(self._closed.set)
+        self._loop.call_soon_threadsafe(self._closed.set)
 
     def _open(self) -> bool:
         with contextlib.suppress(OSError, ValueError, websocket.WebSocketException):
@@ -90,12 +96,12 @@ class Wakeups:
         return False
 
     def _listen(self) -> None:
-        self._call(self._deliver, Connection(open=True))
+        self._loop.call_soon_threadsafe(self._deliver, Connection(open=True))
         self._connection.settimeout(_TICK)
-        # How it breaks does not matter: the poller goes on, and _run opens another.
+        # How it breaks does not matter: the poller goes on, and another one is opened.
         with contextlib.suppress(OSError, websocket.WebSocketException):
             self._read()
-        self._call(self._deliver, Connection(open=False))
+        self._loop.call_soon_threadsafe(self._deliver, Connection(open=False))
 
     def _read(self) -> None:
         while not self._stopped.is_set():
@@ -107,12 +113,7 @@ class Wakeups:
                 return
             event = parse_event(data) if opcode == websocket.ABNF.OPCODE_TEXT else None
             if event is not None:
-                self._call(self._deliver, event)
-
-    def _call(self, call: Callable[..., object], *arguments: object) -> None:
-        # A loop that is closed no longer waits for anything.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call, *arguments)
+                self._loop.call_soon_threadsafe(self._deliver, event)
 
 
 def _options(address: Address, limits: Limits) -> dict[str, Any]:
