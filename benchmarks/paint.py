@@ -25,9 +25,10 @@ import numpy as np
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "custom_nodes")]
 
-from prompt_sheet import Cell, make  # noqa: E402
+from ryla_nodes.batch.contact_sheet import Thumbnail, make  # noqa: E402
 from ryla_nodes.files import sha256  # noqa: E402
 from ryla_nodes.models import catalogue, shipped  # noqa: E402
+from ryla_nodes.sheet import Style  # noqa: E402
 
 from training import evaluation  # noqa: E402
 from training.evaluation import Asked, Key, Painted, Share  # noqa: E402
@@ -36,6 +37,7 @@ SEED = 2026
 STRENGTHS = (None, 0.0, 0.25, 0.5, 0.75, 1.0)
 GOALS = {"shape": 0.95, "colour": 0.95, "position": 0.95, "all": 0.90}
 SHEET_COLUMNS = 6
+STYLE = Style(tile=152, font=11, paper="white", ink=(40, 40, 44))
 SHUFFLED_GOAL, MIRA_GOAL, WITHOUT_GOAL = 0.15, 0.90, 0.05
 
 
@@ -161,11 +163,11 @@ def sheets(asked: Mapping[str, Sequence[Asked]], made: Mapping[Key, Painted], fo
     for kind, count in (("shapes", 24), ("faces", 18)):
         first = asked[kind][:count]
         right = [verdict["all"] for verdict in judged(first, made)]
-        cells = [Cell(made[one.key].file, one.prompt, good) for one, good in zip(first, right, strict=True)]
-        make(cells, SHEET_COLUMNS, folder / f"{kind}.jpg")
+        shown = [Thumbnail(made[one.key].file, one.prompt, not good) for one, good in zip(first, right, strict=True)]
+        make(shown, folder / f"{kind}.jpg", columns=SHEET_COLUMNS, lines=4, style=STYLE)
     names = [mira_name(strength) for strength in STRENGTHS[1:]]
-    of_mira = [Cell(made[one.key].file, name) for name in names for one in asked[name][:SHEET_COLUMNS]]
-    make(of_mira, SHEET_COLUMNS, folder / "mira.jpg")
+    of_mira = [Thumbnail(made[one.key].file, name) for name in names for one in asked[name][:SHEET_COLUMNS]]
+    make(of_mira, folder / "mira.jpg", columns=SHEET_COLUMNS, style=STYLE)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ def test_a_probe_asks_without_asyncio() -> None:
 
 def test_what_an_engine_does_not_tell_is_an_error_that_names_it() -> None:
     with FakeEngine() as engine, EngineProbe(engine.url) as probe:
-        with pytest.raises(RylaError, match="does not tell its vae: HTTP 404") as caught:
+        with pytest.raises(RylaError, match="did not say which vae it has: HTTP 404") as caught:
             probe.models("vae")
         assert caught.value.code == "engine_error" and engine.url in caught.value.message
         with pytest.raises(CallFailed, match="HTTP 404"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import errno
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from ryla_nodes.batch.contact_sheet import Thumbnail, make
 from ryla_nodes.batch.naming import distinct, fill
 from ryla_nodes.batch.rows import expand, read
 from ryla_nodes.errors import RylaError
+from ryla_nodes.sheet import LINE, Style
 from unit.fake_engine import FakeEngine, engines
 from unit.fake_engine_parts import add_workflow
 from unit.test_client_cli import ryla
@@ -128,6 +131,37 @@ def test_the_same_command_makes_only_what_is_missing(ryla: Any, tmp_path: Path) 
         assert json.loads(out)["made"] == 3 and len(engine.executions) == 4
     with Image.open("sheet.png") as sheet:
         assert sheet.size == (2 * 264 + 8, 2 * 286 + 8)
+
+
+def test_a_contact_sheet_has_the_format_of_its_suffix_and_captions_that_fit(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320), "white").save(tmp_path / "wide.png")
+    (tmp_path / "broken.png").write_bytes(b"x")
+    shown = [
+        Thumbnail(tmp_path / "wide.png", "1  seed 7"),
+        Thumbnail(
+            tmp_path / "broken.png", "a red star at the top left on a background of navy and of cream " * 4, True
+        ),
+    ]
+    assert make(shown, tmp_path / "sheet.jpg", columns=3, lines=2, style=Style(tile=64, gap=4)) == 2
+    with Image.open(tmp_path / "sheet.jpg") as sheet:
+        assert (sheet.format, sheet.size) == ("JPEG", (3 * 68 + 4, 64 + 22 + LINE + 8))
+        # The wide picture is in the middle of its tile; the caption stays below its own.
+        assert min(sheet.getpixel((36, 36))) > 240 and max(sheet.getpixel((36, 10))) < 60
+        assert all(max(sheet.getpixel((x, 80))) < 60 for x in range(140, 200))
+    assert make(shown, tmp_path / "sheet") == 2
+    with Image.open(tmp_path / "sheet") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_a_batch_runs_on_a_volume_that_cannot_flush(ryla: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_fsync(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", no_fsync)
+    with FakeEngine(seconds=0.01) as engine:
+        status, _, err = ryla("paint", "--prompt", "a", "--count", "2", "-o", "{index}.png", "--server", engine.url)
+    assert status == 0, err
+    assert [line["state"] for line in _lines(Path("results.jsonl"))].count("succeeded") == 2
 
 
 def test_random_seeds_are_kept_over_a_restart(ryla: Any) -> None:

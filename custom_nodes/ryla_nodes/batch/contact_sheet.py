@@ -1,4 +1,4 @@
-"""A contact sheet: the pictures of a batch on one PNG, each with its number and seed."""
+"""A contact sheet: the pictures of a batch on one picture, each with its number and seed."""
 
 from __future__ import annotations
 
@@ -8,66 +8,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from ..client.results import write
+from ..client.results import SUFFIXES, Format, write
+from ..sheet import Sheet, Style
 
-_CELL = 256
-_LABEL = 22
-_GAP = 8
 _LARGEST = 400
-_PAPER, _INK, _EMPTY = (24, 24, 26), (214, 214, 214), (60, 60, 64)
+_QUALITY = 90
+_WRONG = (224, 74, 74)
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One picture of the sheet and the line below it; a file that cannot be read leaves an empty place."""
+    """One picture of the sheet and the caption below it, red when it is ``wrong``.
+
+    A file that cannot be read leaves an empty place.
+    """
 
     file: Path
     label: str
+    wrong: bool = False
 
 
-def make(thumbnails: Sequence[Thumbnail], path: Path) -> int:
-    """Write the sheet as PNG, in reading order; how many pictures are on it (the first 400 at most).
+def make(
+    thumbnails: Sequence[Thumbnail], path: Path, *, columns: int | None = None, lines: int = 1, style: Style = Style()
+) -> int:
+    """Write the sheet in the format of its suffix (PNG without one), in reading order.
+
+    Args:
+        columns: how many pictures a row has; about as many as there are rows when None.
+        lines: how many lines a caption may have.
+
+    Returns:
+        How many pictures are on it: the first 400 at most.
 
     Raises:
-        RylaError: as ``saving.write``.
+        RylaError: as ``results.write``.
     """
     shown = thumbnails[:_LARGEST]
-    columns = max(1, math.ceil(math.sqrt(len(shown))))
-    rows = math.ceil(len(shown) / columns)
-    size = (columns * (_CELL + _GAP) + _GAP, rows * (_CELL + _LABEL + _GAP) + _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
+    across = columns or max(1, math.ceil(math.sqrt(len(shown))))
+    sheet = Sheet(across, math.ceil(len(shown) / across), style, lines=lines)
     for number, thumbnail in enumerate(shown):
-        left = _GAP + (number % columns) * (_CELL + _GAP)
-        top = _GAP + (number // columns) * (_CELL + _LABEL + _GAP)
-        small = _small(thumbnail.file)
-        if small is None:
-            draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), outline=_EMPTY)
-        else:
-            sheet.paste(small, (left + (_CELL - small.width) // 2, top + (_CELL - small.height) // 2))
-        draw.text((left, top + _CELL + 3), _fitting(thumbnail.label, font), fill=_INK, font=font)
+        caption = "\n".join(sheet.wrapped(thumbnail.label).split("\n")[:lines]) if lines > 1 else thumbnail.label
+        ink = _WRONG if thumbnail.wrong else None
+        sheet.add(number % across, number // across, _small(thumbnail.file, style.tile), caption, ink=ink)
     out = io.BytesIO()
-    sheet.save(out, "PNG")
+    sheet.image.save(out, SUFFIXES.get(path.suffix.lower(), Format.PNG).name, quality=_QUALITY)
     write(path, out.getvalue())
     return len(shown)
 
 
-def _small(file: Path) -> Image.Image | None:
+def _small(file: Path, size: int) -> Image.Image | None:
     try:
         with Image.open(file) as image:
-            image.draft("RGB", (_CELL, _CELL))
+            image.draft("RGB", (size, size))
             small: Image.Image = image.convert("RGB")
     except (OSError, UnidentifiedImageError):
         return None
-    small.thumbnail((_CELL, _CELL))
+    small.thumbnail((size, size))
     return small
-
-
-def _fitting(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The label, cut so that it does not reach into the next picture."""
-    while label and font.getlength(label) > _CELL:
-        label = label[:-1]
-    return label

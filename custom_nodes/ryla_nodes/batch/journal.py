@@ -18,13 +18,14 @@ from filelock import FileLock, Timeout
 from ..client.job import Submission
 from ..client.results import Result
 from ..errors import RylaError
+from ..files import flush
 from .rows import Row
 
 _SUBMITTED = "submitted"
 
 
-class Manifest:
-    """The manifest of one batch; use it as a context manager: one runner at a time.
+class Journal:
+    """The journal of one batch; use it as a context manager: one runner at a time.
 
     Attributes:
         last: row key -> its last line.
@@ -36,7 +37,7 @@ class Manifest:
         self._workflow = workflow
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
 
-    def __enter__(self) -> Manifest:
+    def __enter__(self) -> Journal:
         """Lock and read it.
 
         Raises:
@@ -145,8 +146,7 @@ class Manifest:
         try:
             with self.path.open("ab") as file:
                 file.write(json.dumps(entry, ensure_ascii=False, default=str).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            flush(self.path)
         except OSError as error:
             raise self._not_writable(error) from error
         self.last[row.key] = entry

@@ -13,7 +13,7 @@ from ..client.protocol import State
 from ..client.results import Result, save
 from ..errors import RylaError
 from ..workflows.bind import BoundPrompt
-from .journal import Manifest
+from .journal import Journal
 from .rows import Row
 
 _DEPTH = 2
@@ -52,7 +52,7 @@ class Batch:
     """Runs the rows of a plan on the client's engines.
 
     Args:
-        manifest: opened; it remembers what was done before.
+        journal: opened; it remembers what was done before.
         timeout: the hard deadline of each job, in seconds.
         wait: how long to wait while no engine can be used, in seconds.
         on_change: called in the event loop.
@@ -61,13 +61,13 @@ class Batch:
     def __init__(
         self,
         client: AsyncClient,
-        manifest: Manifest,
+        journal: Journal,
         *,
         timeout: float,
         wait: float,
         on_change: Callable[[Change], None],
     ) -> None:
-        self._client, self._manifest = client, manifest
+        self._client, self._journal = client, journal
         self._timeout, self._wait, self._report = timeout, wait, on_change
         self._stop: RylaError | None = None
         self._files: dict[int, Path] = {}
@@ -82,14 +82,14 @@ class Batch:
         """
         waiting = []
         for planned in plan:
-            file = self._manifest.finished(planned.row)
+            file = self._journal.finished(planned.row)
             if file is None:
                 waiting.append(planned)
             else:
                 self._files[planned.row.index] = file
                 self._report(Change(planned, files=(file,)))
         # Rows that an earlier runner had submitted come first: they may be done.
-        waiting.sort(key=lambda planned: self._manifest.submission(planned.row) is None)
+        waiting.sort(key=lambda planned: self._journal.submission(planned.row) is None)
         queue = iter(waiting)
         # One more than there are places, so that the next job is ready when a place is.
         await asyncio.gather(*(self._worker(queue) for _ in range(len(self._client.servers) * _DEPTH + 1)))
@@ -112,7 +112,7 @@ class Batch:
             # Not written down: the row is as it was, and the next run of the batch finds out what became of it.
             result.required()
         files = await asyncio.to_thread(save, result.pictures, planned.path) if result.ok else []
-        self._manifest.ended(planned.row, result, files)
+        self._journal.ended(planned.row, result, files)
         if result.ok:
             self._files[planned.row.index] = files[0]
         else:
@@ -121,7 +121,7 @@ class Batch:
 
     async def _taken_up(self, planned: Planned) -> Result | None:
         """What became of a row that was submitted before; None when no engine of ours has it."""
-        submission = self._manifest.submission(planned.row)
+        submission = self._journal.submission(planned.row)
         if submission is None or submission.server not in self._client.servers:
             return None
         job = self._client.attach(
@@ -138,7 +138,7 @@ class Batch:
             wait=self._wait,
             reruns=_RERUNS,
             on_progress=self._progress_of(planned),
-            on_submit=lambda submission: self._manifest.submitted(planned.row, submission, planned.prompt.seed),
+            on_submit=lambda submission: self._journal.submitted(planned.row, submission, planned.prompt.seed),
         )
         return await job.result()
 

@@ -78,11 +78,11 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        (body,) = await self._told("queue", "/prompt")
+        (body,) = await self._told("how long its queue is", "/prompt")
         try:
             return int(body["exec_info"]["queue_remaining"])
         except (KeyError, TypeError, ValueError) as error:
-            message = f"{self.server} does not tell its queue: its length is not a number."
+            message = f"{self.server} did not say how long its queue is: it gave no number."
             raise RylaError("engine_error", message, server=self.server) from error
 
     async def object_info(self, classes: Iterable[str] | None = None) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class EngineApi:
         """
         names = [""] if classes is None else [f"/{quote(name, safe='')}" for name in sorted(set(classes))]
         limit = max(self.limits.answer, self.limits.submit)
-        bodies = await self._told("nodes", *(f"/object_info{name}" for name in names), limit=limit)
+        bodies = await self._told("which nodes it has", *(f"/object_info{name}" for name in names), limit=limit)
         return {name: info for body in bodies if isinstance(body, dict) for name, info in body.items()}
 
     async def models(self, folder: str) -> list[str]:
@@ -102,7 +102,7 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        (names,) = await self._told(folder, f"/models/{quote(folder, safe='')}")
+        (names,) = await self._told(f"which {folder} it has", f"/models/{quote(folder, safe='')}")
         return [str(name).replace("\\", "/") for name in names] if isinstance(names, list) else []
 
     async def read(self, path: str) -> Any:
@@ -117,7 +117,7 @@ class EngineApi:
         try:
             return await self._transport.read_all(paths, limit=limit)
         except CallFailed as error:
-            message = f"{self.server} does not tell its {what}: {error}."
+            message = f"{self.server} did not say {what}: {error}."
             raise RylaError("engine_error", message, server=self.server) from error
 
     # --- the job ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ _TRIES = 3
 _PAUSE = 0.4
 _QUALITY = 95
 _PNG_END = b"IEND\xaeB`\x82"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -291,7 +290,7 @@ def _encode(data: bytes, kind: Format) -> bytes:
 def _refuse(path: Path, error: OSError) -> NoReturn:
     facts = {"path": str(path), "reason": error.strerror or str(error)}
     folder = path.parent
-    if error.errno in _FULL:
+    if error.errno in files.FULL:
         raise RylaError("disk_full", f"{path} does not fit on its disk ({facts['reason']}).", **facts) from error
     if error.errno in _ABSENT and not folder.is_dir():
         hint = f"mkdir -p {folder}"

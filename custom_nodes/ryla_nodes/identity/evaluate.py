@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 REFERENCE = "reference"
 _TILE = 192
-_CAPTION = 22
 _COLUMNS = 8
 
 
@@ -83,19 +82,17 @@ def evaluate(analyzer: FaceAnalyzer, people: tuple[Person, ...], threshold: floa
 
 def write_contact_sheet(evaluation: Evaluation, path: Path) -> None:
     """One row a person (wrapped at 8): the first reference, then every output with its score, failures in red."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
+
+    from ..sheet import Sheet, Style
 
     tiles = list(_tiles(evaluation))
     rows = max(row for row, *_ in tiles) + 1
     columns = max(column for _, column, *_ in tiles) + 1
-    sheet = Image.new("RGB", (columns * _TILE, rows * (_TILE + _CAPTION)), "white")
-    pen = ImageDraw.Draw(sheet)
+    sheet = Sheet(columns, rows, Style(tile=_TILE, gap=0, font=10, paper="white"))
     for row, column, picture, caption, color in tiles:
-        image = Image.fromarray(read_photo(picture, _TILE))
-        left, top = column * _TILE, row * (_TILE + _CAPTION)
-        sheet.paste(image, (left + (_TILE - image.width) // 2, top + (_TILE - image.height) // 2))
-        pen.text((left + 4, top + _TILE + 4), caption, fill=color)
-    sheet.save(path)
+        sheet.add(column, row, Image.fromarray(read_photo(picture, _TILE)), caption, ink=color)
+    sheet.image.save(path)
 
 
 def _tiles(evaluation: Evaluation) -> Iterator[tuple[int, int, Path, str, str]]:

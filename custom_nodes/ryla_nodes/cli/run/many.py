@@ -1,4 +1,4 @@
-"""``ryla run`` for many pictures: a plan, a manifest, a table, a contact sheet."""
+"""``ryla run`` for many pictures: a plan, a journal, a table, a contact sheet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ... import settings as environment
-from ...batch.journal import Manifest
+from ...batch.journal import Journal
 from ...batch.naming import distinct
 from ...batch.rows import Row, expand, read
 from ...batch.runner import Batch, Change, Planned, Summary
@@ -43,21 +43,21 @@ def run_many(request: Request, choice: Choice) -> None:
     common = with_format(workflow, request.given, template)
     given = read(request.batch) if request.batch is not None else []
     rows = expand(workflow.name, given, common, count=request.count, seeds=_seeds(request.seeds))
-    manifest = Manifest(request.results or Path(template).parent / "results.jsonl", workflow.name)
+    journal = Journal(request.results or Path(template).parent / "results.jsonl", workflow.name)
     if request.dry_run:
-        _print(_plan(workflow, rows, template, manifest, settings))
+        _print(_plan(workflow, rows, template, journal, settings))
         return
     if request.contact_sheet is not None:
         check_target(request.contact_sheet)
-    with manifest:
-        plan = _plan(workflow, rows, template, manifest, settings)
+    with journal:
+        plan = _plan(workflow, rows, template, journal, settings)
         for folder in {planned.path.parent for planned in plan}:
             check_target(folder / "picture")
         with client_of(choice, settings) as client:
-            summary = _run(client, manifest, plan, request.timeout)
+            summary = _run(client, journal, plan, request.timeout)
     if request.contact_sheet is not None:
         _sheet(summary, plan, request.contact_sheet)
-    _tell(summary, plan, manifest)
+    _tell(summary, plan, journal)
 
 
 def _seeds(text: str | None) -> list[int]:
@@ -71,13 +71,13 @@ def _seeds(text: str | None) -> list[int]:
 
 
 def _plan(
-    workflow: Workflow, rows: Sequence[Row], template: str, manifest: Manifest, settings: Settings
+    workflow: Workflow, rows: Sequence[Row], template: str, journal: Journal, settings: Settings
 ) -> list[Planned]:
     """Bind every row. One that was begun before keeps the seed and, when it is made, the file that it had."""
     bare: list[Planned] = []
     for row in rows:
         values = dict(row.values)
-        seed = manifest.seed(row)
+        seed = journal.seed(row)
         if seed is not None:
             values.setdefault("seed", seed)
         try:
@@ -85,12 +85,12 @@ def _plan(
         except RylaError as error:
             raise _at(row, error) from error
         bare.append(Planned(row, prompt, path_of(template, prompt, index=row.index, row=row.source)))
-    made = [file for row in rows if (file := manifest.finished(row)) is not None]
-    open_rows = [planned for planned in bare if manifest.finished(planned.row) is None]
+    made = [file for row in rows if (file := journal.finished(row)) is not None]
+    open_rows = [planned for planned in bare if journal.finished(planned.row) is None]
     paths = dict(
         zip((planned.row.key for planned in open_rows), distinct((p.path for p in open_rows), made), strict=True)
     )
-    return [Planned(p.row, p.prompt, paths.get(p.row.key) or manifest.finished(p.row) or p.path) for p in bare]
+    return [Planned(p.row, p.prompt, paths.get(p.row.key) or journal.finished(p.row) or p.path) for p in bare]
 
 
 def _at(row: Row, error: RylaError) -> RylaError:
@@ -100,7 +100,7 @@ def _at(row: Row, error: RylaError) -> RylaError:
     return error
 
 
-def _run(client: Client, manifest: Manifest, plan: Sequence[Planned], timeout: float) -> Summary:
+def _run(client: Client, journal: Journal, plan: Sequence[Planned], timeout: float) -> Summary:
     view = run_display.ManyView(len(plan))
     quiet = output.json_mode()
 
@@ -110,7 +110,7 @@ def _run(client: Client, manifest: Manifest, plan: Sequence[Planned], timeout: f
             output.console.print(line, markup=False, soft_wrap=True)
 
     with run_display.many(view, quiet):
-        batch = Batch(client.asynchronous, manifest, timeout=timeout, wait=_WAIT, on_change=show)
+        batch = Batch(client.asynchronous, journal, timeout=timeout, wait=_WAIT, on_change=show)
         return client.call(batch.run(plan))
 
 
@@ -127,15 +127,15 @@ def _print(plan: Sequence[Planned]) -> None:
         sys.stdout.write(json.dumps({**entry, "graph": planned.prompt.graph}, ensure_ascii=False, default=str) + "\n")
 
 
-def _tell(summary: Summary, plan: Sequence[Planned], manifest: Manifest) -> None:
+def _tell(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
     made, failed = len(summary.files), len(summary.failed)
     if failed:
         first = summary.failed[0].error
         reason = f" The first: {first.message}" if first is not None else ""
-        message = f"{failed} of {len(plan)} jobs failed; see {manifest.path}.{reason}"
-        raise RylaError("batch_incomplete", message, made=made, failed=failed, results=str(manifest.path))
+        message = f"{failed} of {len(plan)} jobs failed; see {journal.path}.{reason}"
+        raise RylaError("batch_incomplete", message, made=made, failed=failed, results=str(journal.path))
     if output.json_mode():
         files = {index: str(file) for index, file in summary.files.items()}
-        output.emit({"made": made, "results": str(manifest.path), "files": files})
+        output.emit({"made": made, "results": str(journal.path), "files": files})
         return
-    output.console.print(f"{made} pictures; {manifest.path} tells of each.", markup=False, soft_wrap=True)
+    output.console.print(f"{made} pictures; {journal.path} tells of each.", markup=False, soft_wrap=True)
