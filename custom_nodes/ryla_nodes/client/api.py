@@ -78,7 +78,7 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        (body,) = await self._told("how long its queue is", "/prompt")
+        (body,) = await self._answers("how long its queue is", "/prompt")
         try:
             return int(body["exec_info"]["queue_remaining"])
         except (KeyError, TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ class EngineApi:
         """
         names = [""] if classes is None else [f"/{quote(name, safe='')}" for name in sorted(set(classes))]
         limit = max(self.limits.answer, self.limits.submit)
-        bodies = await self._told("which nodes it has", *(f"/object_info{name}" for name in names), limit=limit)
+        bodies = await self._answers("which nodes it has", *(f"/object_info{name}" for name in names), limit=limit)
         return {name: info for body in bodies if isinstance(body, dict) for name, info in body.items()}
 
     async def models(self, folder: str) -> list[str]:
@@ -102,7 +102,7 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        (names,) = await self._told(f"which {folder} it has", f"/models/{quote(folder, safe='')}")
+        (names,) = await self._answers(f"which {folder} it has", f"/models/{quote(folder, safe='')}")
         return [str(name).replace("\\", "/") for name in names] if isinstance(names, list) else []
 
     async def read(self, path: str) -> Any:
@@ -113,7 +113,7 @@ class EngineApi:
         """
         return await self._transport.read(path)
 
-    async def _told(self, what: str, *paths: str, limit: float | None = None) -> list[Any]:
+    async def _answers(self, what: str, *paths: str, limit: float | None = None) -> list[Any]:
         try:
             return await self._transport.read_all(paths, limit=limit)
         except CallFailed as error:
