@@ -94,7 +94,7 @@ class Bench:
         """The shipped workflow as `ryla run` binds it, with the stand-in for the face analyzer."""
         from ryla_nodes import settings
         from ryla_nodes.workflows.bind import bind
-        from ryla_nodes.workflows.workflow import load
+        from ryla_nodes.workflows.library import load
 
         template = load(workflow, settings.load({}))
         known = {parameter.name for parameter in template.parameters}

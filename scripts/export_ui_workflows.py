@@ -21,11 +21,11 @@ from typing import Any
 from ryla_nodes import settings
 from ryla_nodes.models import catalogue
 from ryla_nodes.workflows import recorded
-from ryla_nodes.workflows.links import is_link, reachable, sources
+from ryla_nodes.workflows.graph import is_link, reachable, sources
+from ryla_nodes.workflows.library import available, load
 from ryla_nodes.workflows.manifest import title_of
-from ryla_nodes.workflows.node_classes import WIDGET_TYPES, InputSpec, NodeClass, ObjectInfo, node_class
+from ryla_nodes.workflows.object_info import WIDGET_TYPES, InputSpec, NodeClass, ObjectInfo, node_class
 from ryla_nodes.workflows.schema import Workflow
-from ryla_nodes.workflows.workflow import available, load
 
 TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
 FORMAT_VERSION = 0.4

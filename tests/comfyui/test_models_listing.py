@@ -9,14 +9,14 @@ from comfyui.conftest import StartComfyUI
 from ryla_nodes import settings
 from ryla_nodes.models import link
 from ryla_nodes.models.catalogue import ModelEntry
-from ryla_nodes.workflows import bind, validate, workflow
+from ryla_nodes.workflows import bind, library, validate
 from unit.models_world import World, world
 
 WORKFLOW = "flux-instantid"
 
 
 def _install(machine: World) -> list[ModelEntry]:
-    names = workflow.load(WORKFLOW, settings.load({})).models
+    names = library.load(WORKFLOW, settings.load({})).models
     machine.publish(names)
     files = [part for name in names for part in machine.catalogue.files(machine.catalogue.get(name))]
     result = machine.run("install", WORKFLOW, "--yes")
@@ -37,7 +37,7 @@ def test_comfyui_lists_every_installed_file_and_the_workflow_validates(
             info = http.get("/object_info").json()
     for entry in files:
         assert entry.filename in listed[entry.folder], (entry.id, listed[entry.folder])
-    loaded = workflow.load(WORKFLOW, settings.load({}))
+    loaded = library.load(WORKFLOW, settings.load({}))
     photo = root / "photo.png"
     photo.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     bound = bind.bind(loaded, {"prompt": "a face", "reference_image": str(photo)})

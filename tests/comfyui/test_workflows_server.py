@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from comfyui.process import ComfyUI
 from ryla_nodes import settings
+from ryla_nodes.workflows.library import available, load
 from ryla_nodes.workflows.recorded import object_info, versions
 from ryla_nodes.workflows.validate import problems
-from ryla_nodes.workflows.workflow import available, load
 from unit.workflows_broken_graphs import VARIANTS, Variant
 
 

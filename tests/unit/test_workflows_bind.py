@@ -19,11 +19,11 @@ from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.errors import REGISTRY, RylaError
 from ryla_nodes.workflows.bind import BoundPrompt, bind
-from ryla_nodes.workflows.coerce import BadValue, coerce
+from ryla_nodes.workflows.library import available, load
+from ryla_nodes.workflows.parameter import BadValue, coerce
 from ryla_nodes.workflows.recorded import object_info, versions
 from ryla_nodes.workflows.schema import Parameter, Workflow
 from ryla_nodes.workflows.validate import problems
-from ryla_nodes.workflows.workflow import available, load
 
 ENVIRONMENT = settings.load({})
 WORKFLOWS = {name: load(name, ENVIRONMENT) for name in available(ENVIRONMENT)}

@@ -11,10 +11,10 @@ import pytest
 from ryla_nodes import settings
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue
+from ryla_nodes.workflows.library import available, load, shipped_root
 from ryla_nodes.workflows.manifest import read, title_of
 from ryla_nodes.workflows.recorded import object_info, versions
 from ryla_nodes.workflows.validate import problems
-from ryla_nodes.workflows.workflow import available, load, shipped_root
 
 ENVIRONMENT = settings.load({})
 SHIPPED = sorted(available(ENVIRONMENT))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ryla_nodes import settings
+from ryla_nodes.workflows.library import available, load
 from ryla_nodes.workflows.manifest import title_of
 from ryla_nodes.workflows.recorded import object_info, versions
-from ryla_nodes.workflows.workflow import available, load
 from unit import workflows_comfy_cli as comfy_cli
 
 REPO = Path(__file__).resolve().parents[2]

@@ -19,9 +19,9 @@ from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.nodes import node_classes
+from ryla_nodes.workflows.library import available
 from ryla_nodes.workflows.recorded import object_info, versions
 from ryla_nodes.workflows.validate import Problem, problems, require_valid
-from ryla_nodes.workflows.workflow import available
 from unit import workflows_comfy_cli as comfy_cli
 from unit.workflows_broken_graphs import GRAPH, VARIANTS, Variant
 

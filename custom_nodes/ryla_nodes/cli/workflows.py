@@ -16,9 +16,9 @@ from rich.text import Text
 from .. import settings
 from ..errors import RylaError
 from ..workflows import recorded
+from ..workflows.library import Parameter, Workflow, available, load
 from ..workflows.manifest import read, read_graph
 from ..workflows.validate import Problem, problems, require_valid
-from ..workflows.workflow import Parameter, Workflow, available, load
 from . import output
 from .output import JsonOption
 

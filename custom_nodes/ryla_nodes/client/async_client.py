@@ -13,7 +13,7 @@ from ..errors import RylaError
 from ..settings import Settings
 from ..workflows.bind import BoundPrompt, bind
 from ..workflows.schema import Graph, Output, Workflow
-from ..workflows.workflow import load
+from ..workflows.library import load
 from .api import EngineInfo
 from .job import Job, OnSubmit, Options, Submission
 from .limits import Limits

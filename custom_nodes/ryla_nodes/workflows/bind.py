@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import RylaError
-from .coerce import BadValue, Value, coerce
+from .parameter import BadValue, Value, coerce
 from .schema import Graph, Output, Parameter, Workflow
 from .wording import nearest, sentence
 

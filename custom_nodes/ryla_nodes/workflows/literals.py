@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import remedies
-from .node_classes import InputSpec
+from .object_info import InputSpec
 from .wording import nearest
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import RylaError
-from .coerce import BadValue, coerce
-from .links import inputs_of
+from .graph import inputs_of
+from .parameter import BadValue, coerce
 from .schema import OUTPUT_KINDS, PARAMETER_TYPES, Binding, Graph, Output, Parameter, Workflow
 from .wording import nearest, sentence
 

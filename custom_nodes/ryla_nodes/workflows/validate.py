@@ -13,10 +13,10 @@ from typing import Any, Literal, NoReturn
 
 from ..errors import RylaError
 from . import remedies
-from .links import find_cycle, inputs_of, is_link, reachable
+from .graph import find_cycle, inputs_of, is_link, reachable
 from .literals import literal_problem
 from .manifest import title_of
-from .node_classes import InputSpec, NodeClass, ObjectInfo, compatible, node_class
+from .object_info import InputSpec, NodeClass, ObjectInfo, compatible, node_class
 from .wording import nearest, sentence
 
 Severity = Literal["error", "warning"]

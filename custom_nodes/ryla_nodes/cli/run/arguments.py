@@ -12,9 +12,9 @@ from typer.core import TyperCommand
 
 from ... import settings
 from ...errors import RylaError
+from ...workflows.library import load
 from ...workflows.schema import Parameter, Workflow
 from ...workflows.wording import nearest
-from ...workflows.workflow import load
 from .. import output
 
 _BARE = ("-h", "--help", "--debug")

@@ -17,8 +17,8 @@ from ...client.async_client import bound
 from ...client.results import check_target
 from ...errors import RylaError
 from ...settings import Settings
+from ...workflows.library import load
 from ...workflows.schema import Workflow
-from ...workflows.workflow import load
 from .. import output
 from . import display as run_display
 from .arguments import refuse_misspelt
