@@ -93,8 +93,8 @@ class Bench:
     def graph(self, workflow: str, seed: int, **values: Any) -> Graph:
         """The shipped workflow as `ryla run` binds it, with the stand-in for the face analyzer."""
         from ryla_nodes import settings
-        from ryla_nodes.workflows.bind import bind
         from ryla_nodes.workflows.library import load
+        from ryla_nodes.workflows.workflow import bind
 
         template = load(workflow, settings.load({}))
         known = {parameter.name for parameter in template.parameters}

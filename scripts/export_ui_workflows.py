@@ -20,12 +20,11 @@ from typing import Any
 
 from ryla_nodes import settings
 from ryla_nodes.models import catalogue
-from ryla_nodes.workflows import recorded
-from ryla_nodes.workflows.graph import is_link, reachable, sources
+from ryla_nodes.workflows import object_info
+from ryla_nodes.workflows.graph import is_link, reachable, sources, title_of
 from ryla_nodes.workflows.library import available, load
-from ryla_nodes.workflows.manifest import title_of
 from ryla_nodes.workflows.object_info import WIDGET_TYPES, InputSpec, NodeClass, ObjectInfo, node_class
-from ryla_nodes.workflows.schema import Workflow
+from ryla_nodes.workflows.workflow import Workflow
 
 TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
 FORMAT_VERSION = 0.4
@@ -204,7 +203,7 @@ def main() -> int:
 
 def document_text(workflow: Workflow) -> str:
     """The text of a workflow's file in ``example_workflows/``, drawn for the oldest recorded ComfyUI."""
-    document = Drawing(workflow, recorded.object_info(recorded.versions()[0])).document()
+    document = Drawing(workflow, object_info.recorded(object_info.versions()[0])).document()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 

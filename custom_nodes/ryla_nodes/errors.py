@@ -230,3 +230,9 @@ class RylaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}{_NEXT}{self.hint} [{self.code}]"
+
+
+def sentence(text: str, more: int = 0) -> str:
+    """``text`` as a sentence that also says how many further faults there are."""
+    end = "" if text.endswith(("?", ".")) else "."
+    return f"{text}{end} ({more} more)" if more else f"{text}{end}"

@@ -17,5 +17,10 @@ def similar(word: str, names: Iterable[str], count: int = 1, likeness: float = 0
     return tuple(folded[match] for match in get_close_matches(_fold(word), folded, n=count, cutoff=likeness))
 
 
+def nearest(word: str, names: Iterable[str], *, likeness: float = 0.55) -> str | None:
+    """The one of ``names`` that is most like ``word``; None when none reaches ``likeness``."""
+    return next(iter(similar(word, names, likeness=likeness)), None)
+
+
 def _fold(word: str) -> str:
     return word.casefold().replace("-", "_")

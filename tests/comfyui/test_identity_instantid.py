@@ -19,8 +19,8 @@ from ryla_nodes.engines.embedded.inference import tiny, tiny_sdxl
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.bind import bind
 from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.workflow import bind
 
 HERE = Path(__file__).parent
 PACKS = tuple(HERE / "packs" / name for name in ("ryla_test_small_shapes", "ryla_test_small_sdxl.py"))

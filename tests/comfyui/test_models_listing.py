@@ -9,7 +9,7 @@ from comfyui.conftest import StartComfyUI
 from ryla_nodes import settings
 from ryla_nodes.models import link
 from ryla_nodes.models.catalogue import ModelEntry
-from ryla_nodes.workflows import bind, library, validate
+from ryla_nodes.workflows import library, validate, workflow
 from unit.models_world import World, world
 
 WORKFLOW = "flux-instantid"
@@ -40,7 +40,7 @@ def test_comfyui_lists_every_installed_file_and_the_workflow_validates(
     loaded = library.load(WORKFLOW, settings.load({}))
     photo = root / "photo.png"
     photo.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
-    bound = bind.bind(loaded, {"prompt": "a face", "reference_image": str(photo)})
+    bound = workflow.bind(loaded, {"prompt": "a face", "reference_image": str(photo)})
     assert [str(problem) for problem in validate.problems(bound.graph, info) if problem.severity == "error"] == []
 
 

@@ -25,8 +25,8 @@ from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.models import shipped
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.bind import bind
 from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.workflow import bind
 from safetensors.torch import load_file
 
 PACK = Path(__file__).parent / "packs" / "ryla_test_small_shapes"

@@ -17,7 +17,7 @@ from PIL import Image
 from ryla_nodes.client import Client, Limits, Phase, Progress, State, from_graph
 from ryla_nodes.client.comfyui_process import ComfyUIProcess
 from ryla_nodes.errors import RylaError
-from ryla_nodes.workflows.bind import BoundPrompt, Upload
+from ryla_nodes.workflows.workflow import BoundPrompt, Upload
 
 LIMITS = Limits(gone_after=3.0, doubt_after=1.5, cancel_grace=10.0)
 

@@ -8,7 +8,7 @@ import pytest
 from comfyui.process import ComfyUI
 from ryla_nodes import settings
 from ryla_nodes.workflows.library import available, load
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import problems
 from unit.workflows_broken_graphs import VARIANTS, Variant
 
@@ -57,8 +57,8 @@ def test_the_recording_is_what_this_engine_says(comfyui: ComfyUI, classes: dict[
     version = ".".join(map(str, comfyui.install.version))
     if version not in versions():
         pytest.skip(f"ComfyUI {version} is not a recorded one ({', '.join(versions())}).")
-    for name, recorded in object_info(version).items():
+    for name, info in recorded(version).items():
         live = classes[name]
-        assert recorded["output"] == live["output"], f"{name}: run scripts/record_object_info.py"
+        assert info["output"] == live["output"], f"{name}: run scripts/record_object_info.py"
         for section in ("required", "optional"):
-            assert list(recorded["input"][section]) == list(live["input"].get(section, {})), name
+            assert list(info["input"][section]) == list(live["input"].get(section, {})), name

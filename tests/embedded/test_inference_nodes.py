@@ -20,7 +20,7 @@ from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.object_info import recorded, versions
 
 NODES = (*diffusion_loaders.NODES, *diffusion_prompts.NODES, *diffusion_sampling.NODES)
 
@@ -36,7 +36,7 @@ def registry(tiny_home: Path) -> Iterator[Registry]:
 def test_inputs_are_comfyuis(cls: Any, version: str, registry: Registry) -> None:
     """Names, order, types, defaults and ranges; a list of choices may be shorter than ComfyUI's."""
     name = cls.GET_SCHEMA().node_id
-    ours, theirs = json.loads(json.dumps(registry.info(name))), object_info(version)[name]
+    ours, theirs = json.loads(json.dumps(registry.info(name))), recorded(version)[name]
     assert ours["input_order"] == theirs["input_order"]
     assert ours["output"] == theirs["output"]
     for group, names in theirs["input_order"].items():

@@ -257,7 +257,7 @@ def test_an_upload_is_named_by_its_content_and_the_engine_has_the_last_word(tmp_
     nodes["1"] = {"class_type": "LoadImage", "inputs": {"image": "photo.png"}, "_meta": {"title": "Photo"}}
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"\x89PNG\r\n\x1a\n face")
-    from ryla_nodes.workflows.bind import Upload
+    from ryla_nodes.workflows.workflow import Upload
 
     prompt = from_graph(nodes, ["3"])
     prompt = type(prompt)(**{**prompt.__dict__, "uploads": (Upload("1", "image", photo),)})

@@ -33,7 +33,7 @@ from ryla_nodes.client.protocol import (
     parse_history,
 )
 from ryla_nodes.client.state_machine import JobMachine
-from ryla_nodes.workflows.schema import Output
+from ryla_nodes.workflows.workflow import Output
 
 GRAPH: dict[str, dict[str, Any]] = {
     "1": {"class_type": "EmptyImage", "inputs": {}, "_meta": {"title": "Canvas"}},

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.errors import REGISTRY, RylaError
-from ryla_nodes.workflows.bind import BoundPrompt, bind
 from ryla_nodes.workflows.library import available, load
-from ryla_nodes.workflows.parameter import BadValue, coerce
-from ryla_nodes.workflows.recorded import object_info, versions
-from ryla_nodes.workflows.schema import Parameter, Workflow
+from ryla_nodes.workflows.object_info import recorded, versions
+from ryla_nodes.workflows.parameter import BadValue, Parameter, coerce
 from ryla_nodes.workflows.validate import problems
+from ryla_nodes.workflows.workflow import BoundPrompt, Workflow, bind
 
 ENVIRONMENT = settings.load({})
 WORKFLOWS = {name: load(name, ENVIRONMENT) for name in available(ENVIRONMENT)}
@@ -82,7 +81,7 @@ def test_one_parameter_sets_several_nodes() -> None:
 
 def test_the_bound_graph_runs_on_both_versions() -> None:
     bound = bind(FLUX, {"prompt": "a fox", "cfg": 3, "quality": 100})
-    assert [problem for version in versions() for problem in problems(bound.graph, object_info(version))] == []
+    assert [problem for version in versions() for problem in problems(bound.graph, recorded(version))] == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 from ryla_nodes.cli import app, output
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.object_info import recorded, versions
 
 NEWEST = versions()[-1]
 
@@ -124,7 +124,7 @@ def test_validate_an_editor_file(ryla: Any) -> None:
 
 def test_validate_against_a_saved_object_info(ryla: Any, tmp_path: Path) -> None:
     saved = tmp_path / "object_info.json"
-    saved.write_text(json.dumps({"KSampler": object_info(NEWEST)["KSampler"]}))
+    saved.write_text(json.dumps({"KSampler": recorded(NEWEST)["KSampler"]}))
     assert ryla("workflows", "validate", "flux-dev", "--object-info", str(saved))[0] == 3
     for text in ("{", '{"KSampler": {}}', "[]"):
         saved.write_text(text)
@@ -140,7 +140,7 @@ def engine() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = unquote(self.path.removeprefix("/object_info/"))
-            body: dict[str, Any] = {name: object_info(NEWEST)[name]} if name in object_info(NEWEST) else {}
+            body: dict[str, Any] = {name: recorded(NEWEST)[name]} if name in recorded(NEWEST) else {}
             if self.path == "/system_stats":
                 body = {"system": {"comfyui_version": NEWEST}, "devices": []}
             self.send_response(200)

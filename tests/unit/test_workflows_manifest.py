@@ -11,9 +11,10 @@ import pytest
 from ryla_nodes import settings
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue
+from ryla_nodes.workflows.graph import title_of
 from ryla_nodes.workflows.library import available, load, shipped_root
-from ryla_nodes.workflows.manifest import read, title_of
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.manifest import read
+from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import problems
 
 ENVIRONMENT = settings.load({})
@@ -140,7 +141,7 @@ def test_the_workflows_of_the_design_are_there() -> None:
 def test_a_shipped_workflow_is_in_order(name: str) -> None:
     workflow = load(name, ENVIRONMENT)
     for version in versions():
-        assert problems(workflow.graph, object_info(version)) == []
+        assert problems(workflow.graph, recorded(version)) == []
     assert [title for title, count in Counter(map(title_of, workflow.graph.values())).items() if count > 1] == []
     for node in workflow.graph.values():
         own = node["class_type"].startswith("RYLA_")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ryla_nodes import settings
+from ryla_nodes.workflows.graph import title_of
 from ryla_nodes.workflows.library import available, load
-from ryla_nodes.workflows.manifest import title_of
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.object_info import recorded, versions
 from unit import workflows_comfy_cli as comfy_cli
 
 REPO = Path(__file__).resolve().parents[2]
@@ -87,4 +87,4 @@ def _essence(graph: dict[str, Any]) -> dict[str, Any]:
 def test_the_recording_knows_every_class_of_the_copies() -> None:
     drawn = {node["type"] for name in NAMES for node in copy_of(name)["nodes"]} - {"MarkdownNote"}
     for version in versions():
-        assert drawn <= set(object_info(version))
+        assert drawn <= set(recorded(version))

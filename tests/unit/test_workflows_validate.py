@@ -20,12 +20,12 @@ from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.workflows.library import available
-from ryla_nodes.workflows.recorded import object_info, versions
+from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import Problem, problems, require_valid
 from unit import workflows_comfy_cli as comfy_cli
 from unit.workflows_broken_graphs import GRAPH, VARIANTS, Variant
 
-NEWEST = object_info(versions()[-1])
+NEWEST = recorded(versions()[-1])
 
 
 def errors(graph: dict[str, Any], info: Any = NEWEST) -> list[Problem]:
@@ -35,7 +35,7 @@ def errors(graph: dict[str, Any], info: Any = NEWEST) -> list[Problem]:
 @pytest.mark.parametrize("version", versions())
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_what_is_broken_is_found(variant: Variant, version: str) -> None:
-    first = next(iter(errors(variant.graph, object_info(version))), None)
+    first = next(iter(errors(variant.graph, recorded(version))), None)
     assert (first.code if first else "") == variant.code
 
 
@@ -194,8 +194,8 @@ def test_our_own_recorded_classes_are_the_nodes_as_they_are() -> None:
         now = {info["name"]: info for info in (cls.GET_NODE_INFO_V1() for cls in node_classes())}
     expected = json.loads(json.dumps(recorder().reduced(now)))
     for version in versions():
-        recorded = {name: info for name, info in object_info(version).items() if name.startswith("RYLA_")}
-        assert recorded == expected, "run scripts/record_object_info.py against both versions"
+        ours = {name: info for name, info in recorded(version).items() if name.startswith("RYLA_")}
+        assert ours == expected, "run scripts/record_object_info.py against both versions"
 
 
 def recorder() -> Any:
@@ -210,10 +210,10 @@ def recorder() -> Any:
 
 def test_recordings_are_canonical_and_free_of_a_machine() -> None:
     for version in versions():
-        text = json.dumps(object_info(version))
+        text = json.dumps(recorded(version))
         assert ".safetensors" not in text
         assert "tooltip" not in text
-        classes = list(object_info(version))
+        classes = list(recorded(version))
         assert classes == sorted(classes)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ryla_nodes.workflows import recorded
+from ryla_nodes.workflows import object_info
 
 
 def find() -> str:
@@ -32,14 +32,14 @@ def find() -> str:
 
 def accepts(command: str, graph: Path, version: str) -> bool:
     """Whether ``comfy workflow validate`` passes a graph against a recorded ComfyUI."""
-    recording = Path(recorded.__file__).parent / "recorded" / f"{version}.json"
+    recording = Path(object_info.__file__).parent / "recorded" / f"{version}.json"
     envelope = _run(command, "workflow", "validate", "--workflow", str(graph), "--input", str(recording))
     return bool(envelope["ok"])
 
 
 def to_api(command: str, ui_file: Path, version: str) -> dict[str, Any]:
     """The API graph that comfy-cli would submit for an editor file to an engine with the recorded node classes."""
-    with _engine(json.dumps(recorded.object_info(version)).encode()) as port:
+    with _engine(json.dumps(object_info.recorded(version)).encode()) as port:
         address = ("--host", "127.0.0.1", "--port", str(port))
         envelope = _run(command, "run", "--print-prompt", "--workflow", str(ui_file), *address)
     prompt: dict[str, Any] = envelope["data"]["prompt"]

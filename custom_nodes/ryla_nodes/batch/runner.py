@@ -12,7 +12,7 @@ from ..client.polling import OnProgress, Progress
 from ..client.protocol import State
 from ..client.results import Result, save
 from ..errors import RylaError
-from ..workflows.bind import BoundPrompt
+from ..workflows.workflow import BoundPrompt
 from .journal import Journal
 from .rows import Row
 

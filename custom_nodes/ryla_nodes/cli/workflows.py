@@ -15,10 +15,13 @@ from rich.text import Text
 
 from .. import settings
 from ..errors import RylaError
-from ..workflows import recorded
-from ..workflows.library import Parameter, Workflow, available, load
-from ..workflows.manifest import read, read_graph
+from ..workflows.graph import read_graph
+from ..workflows.library import available, load
+from ..workflows.manifest import read
+from ..workflows.object_info import recorded, versions
+from ..workflows.parameter import Parameter
 from ..workflows.validate import Problem, problems, require_valid
+from ..workflows.workflow import Workflow
 from . import output
 from .output import JsonOption
 
@@ -148,8 +151,8 @@ def _sources(
     if object_info:
         yield str(object_info), _saved(object_info)
     if not server and not object_info:
-        for version in recorded.versions():
-            yield f"ComfyUI {version} (recorded)", recorded.object_info(version)
+        for version in versions():
+            yield f"ComfyUI {version} (recorded)", recorded(version)
 
 
 async def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:

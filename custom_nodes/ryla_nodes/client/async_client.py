@@ -11,9 +11,9 @@ from types import TracebackType
 from .. import settings as environment
 from ..errors import RylaError
 from ..settings import Settings
-from ..workflows.bind import BoundPrompt, bind
-from ..workflows.schema import Graph, Output, Workflow
+from ..workflows.graph import Graph
 from ..workflows.library import load
+from ..workflows.workflow import BoundPrompt, Output, Workflow, bind
 from .api import EngineInfo
 from .job import Job, OnSubmit, Options, Submission
 from .limits import Limits

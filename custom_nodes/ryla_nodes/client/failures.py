@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import RylaError
+from ..errors import RylaError, sentence
 from ..files import MODEL_SUFFIXES
-from ..workflows.schema import Graph, Output
-from ..workflows.wording import sentence
+from ..workflows.graph import Graph
+from ..workflows.workflow import Output
 from .protocol import HistoryEntry, JsonObject
 
 _OOM_TYPES = ("OutOfMemoryError", "OutOfMemoryException")

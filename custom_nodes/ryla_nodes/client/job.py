@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import RylaError
-from ..workflows.bind import BoundPrompt
+from ..workflows.workflow import BoundPrompt
 from .failures import Subject
 from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool

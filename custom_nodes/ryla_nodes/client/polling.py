@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from ..errors import RylaError
-from ..workflows.schema import Graph
+from ..workflows.graph import Graph
 from .api import EngineApi
 from .failures import Subject
 from .limits import Lifetime

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RylaError
-from ..workflows.schema import Graph
+from ..workflows.graph import Graph
 from ..workflows.validate import problems, require_valid
 from .api import EngineApi, EngineInfo
 from .limits import Limits

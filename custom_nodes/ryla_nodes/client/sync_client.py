@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from ..errors import RylaError
 from ..settings import Settings
-from ..workflows.bind import BoundPrompt
-from ..workflows.schema import Workflow
+from ..workflows.workflow import BoundPrompt, Workflow
 from .async_client import DEFAULT_TIMEOUT, AsyncClient, EngineStatus, Runnable
 from .job import Job, OnSubmit, Submission
 from .limits import Limits

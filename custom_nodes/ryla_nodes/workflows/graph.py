@@ -1,9 +1,55 @@
-"""The links of a graph in API format, followed."""
+"""A graph in ComfyUI's API format: read from its file, its nodes' titles, its links followed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from ..errors import RylaError
+
+Graph = dict[str, dict[str, Any]]
+"""API format: node id -> ``{"class_type", "inputs", "_meta"}``."""
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a graph in API format.
+
+    Raises:
+        RylaError: ``invalid_workflow``: no such file, not JSON, or not API format (the editor's own format is named).
+    """
+    try:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RylaError("invalid_workflow", f"The graph {path} cannot be read: {error}", path=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise RylaError("invalid_workflow", f"The graph {path} is not JSON: {error}", path=str(path)) from error
+    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
+        raise RylaError(
+            "invalid_workflow",
+            f"The graph {path} is in the editor's format, not in API format.",
+            hint="In ComfyUI's editor: Workflow > Export (API)",
+            path=str(path),
+        )
+    if not isinstance(graph, dict) or not graph:
+        raise RylaError("invalid_workflow", f"The graph {path} is not an object of nodes.", path=str(path))
+    for node_id, node in graph.items():
+        if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+            raise RylaError(
+                "invalid_workflow",
+                f'The graph {path} is not in API format: "{node_id}" is not a node.',
+                hint="Take top-level metadata out: every key of an API graph is a node id",
+                path=str(path),
+            )
+    return graph
+
+
+def title_of(node: Mapping[str, Any]) -> str:
+    """A node's title: ``_meta.title``, else its class."""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return str(title or node.get("class_type") or "")
 
 
 def is_link(value: object) -> bool:

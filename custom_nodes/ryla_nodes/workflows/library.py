@@ -6,11 +6,9 @@ from pathlib import Path
 
 from ..errors import RylaError
 from ..settings import Settings
+from ..similar import nearest
 from .manifest import MANIFEST_FILE, read
-from .schema import Binding, Output, Parameter, Workflow
-from .wording import nearest
-
-__all__ = ["Binding", "Output", "Parameter", "Workflow", "available", "load", "read", "shipped_root"]
+from .workflow import Workflow
 
 
 def shipped_root() -> Path:

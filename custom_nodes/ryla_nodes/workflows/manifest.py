@@ -5,18 +5,17 @@ Everything that the manifest says is checked against the graph here, so that a w
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import RylaError
-from .graph import inputs_of
-from .parameter import BadValue, coerce
-from .schema import OUTPUT_KINDS, PARAMETER_TYPES, Binding, Graph, Output, Parameter, Workflow
-from .wording import nearest, sentence
+from ..errors import RylaError, sentence
+from ..similar import nearest
+from .graph import Graph, read_graph, title_of
+from .parameter import PARAMETER_TYPES, BadValue, Binding, Parameter, coerce
+from .workflow import OUTPUT_KINDS, Output, Workflow
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,45 +41,6 @@ def read(folder: Path) -> Workflow:
     """
     graph = read_graph(folder / GRAPH_FILE)
     return _Reader(folder / MANIFEST_FILE, graph).workflow()
-
-
-def read_graph(path: Path) -> Graph:
-    """Read a graph in API format.
-
-    Raises:
-        RylaError: ``invalid_workflow``: no such file, not JSON, or not API format (the editor's own format is named).
-    """
-    try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RylaError("invalid_workflow", f"The graph {path} cannot be read: {error}", path=str(path)) from error
-    except json.JSONDecodeError as error:
-        raise RylaError("invalid_workflow", f"The graph {path} is not JSON: {error}", path=str(path)) from error
-    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
-        raise RylaError(
-            "invalid_workflow",
-            f"The graph {path} is in the editor's format, not in API format.",
-            hint="In ComfyUI's editor: Workflow > Export (API)",
-            path=str(path),
-        )
-    if not isinstance(graph, dict) or not graph:
-        raise RylaError("invalid_workflow", f"The graph {path} is not an object of nodes.", path=str(path))
-    for node_id, node in graph.items():
-        if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
-            raise RylaError(
-                "invalid_workflow",
-                f'The graph {path} is not in API format: "{node_id}" is not a node.',
-                hint="Take top-level metadata out: every key of an API graph is a node id",
-                path=str(path),
-            )
-    return graph
-
-
-def title_of(node: dict[str, Any]) -> str:
-    """A node's title: ``_meta.title``, else its class."""
-    meta = node.get("_meta")
-    title = meta.get("title") if isinstance(meta, dict) else None
-    return str(title or node.get("class_type") or "")
 
 
 class _Reader:
@@ -182,7 +142,7 @@ class _Reader:
         title, name = pair
         node_id = self._node(title, where)
         node = self.graph[node_id]
-        inputs = inputs_of(node)
+        inputs = node["inputs"]
         if name not in inputs:
             near = nearest(name, inputs)
             suggestion = f'; did you mean "{near}"?' if near else f"; it has {', '.join(inputs) or 'none'}"

@@ -1,18 +1,20 @@
-"""One value against one parameter: CLI strings become numbers, and what does not fit is refused with what would."""
+"""One declared parameter and the values that it takes: CLI strings become numbers, what does not fit is refused."""
 
 from __future__ import annotations
 
 import math
 import re
 import warnings
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from .schema import Parameter
-from .wording import nearest
+from ..similar import nearest
 
+ParameterType = Literal["string", "text", "int", "float", "bool", "enum", "seed", "image", "lora"]
+PARAMETER_TYPES: tuple[ParameterType, ...] = get_args(ParameterType)
 Value = str | int | float | bool
 
 _NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
@@ -23,6 +25,36 @@ _FEW = 6
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One input of one node that a parameter sets."""
+
+    title: str
+    node_id: str
+    input: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One declared parameter.
+
+    ``default`` is None for a required parameter and for a seed, which is random unless given. ``min``, ``max`` and
+    ``step`` belong to ``int``, ``float`` and ``seed``: valid values are ``min + k * step``; ``choices`` to ``enum``.
+    """
+
+    name: str
+    type: ParameterType
+    help: str
+    bindings: tuple[Binding, ...]
+    required: bool = False
+    default: Value | None = None
+    min: int | float | None = None
+    max: int | float | None = None
+    step: int | float | None = None
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 class BadValue(ValueError):

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..files import MODEL_SUFFIXES
 from ..models import catalogue
-from .wording import nearest
+from ..similar import nearest
 
 # ComfyUI's loaders name their file inputs after what lies in the folder.
 _FOLDERS = {
@@ -20,7 +21,6 @@ _FOLDERS = {
     "clip_name1": "text_encoders",
     "clip_name2": "text_encoders",
 }
-_MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gguf", ".onnx")
 
 
 def for_class(class_type: str, meta: Any, known: Iterable[str]) -> tuple[str, str]:
@@ -49,7 +49,7 @@ def for_class(class_type: str, meta: Any, known: Iterable[str]) -> tuple[str, st
 
 def is_model_file(value: str) -> bool:
     """Whether a value names a file of weights."""
-    return value.lower().endswith(_MODEL_SUFFIXES)
+    return value.lower().endswith(MODEL_SUFFIXES)
 
 
 def for_model_file(name: str, input_name: str) -> tuple[str | None, str]:

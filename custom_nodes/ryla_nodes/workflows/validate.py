@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NoReturn
 
-from ..errors import RylaError
+from ..errors import RylaError, sentence
+from ..similar import nearest
 from . import remedies
-from .graph import find_cycle, inputs_of, is_link, reachable
-from .literals import literal_problem
-from .manifest import title_of
-from .object_info import InputSpec, NodeClass, ObjectInfo, compatible, node_class
-from .wording import nearest, sentence
+from .graph import find_cycle, inputs_of, is_link, reachable, title_of
+from .object_info import InputSpec, NodeClass, ObjectInfo, compatible, literal_problem, node_class
 
 Severity = Literal["error", "warning"]
 
@@ -45,7 +43,7 @@ def problems(graph: Mapping[str, Any], object_info: ObjectInfo) -> list[Problem]
     """Every problem of a graph in API format, errors before warnings; empty when all of it will run.
 
     Args:
-        object_info: the JSON of an engine's ``GET /object_info``, or a recorded one (``recorded.object_info``).
+        object_info: the JSON of an engine's ``GET /object_info``, or a ``recorded`` one.
     """
     return sorted(_Check(graph, object_info).run(), key=lambda problem: problem.severity)
 

@@ -12,9 +12,10 @@ from typer.core import TyperCommand
 
 from ... import settings
 from ...errors import RylaError
+from ...similar import nearest
 from ...workflows.library import load
-from ...workflows.schema import Parameter, Workflow
-from ...workflows.wording import nearest
+from ...workflows.parameter import Parameter
+from ...workflows.workflow import Workflow
 from .. import output
 
 _BARE = ("-h", "--help", "--debug")

@@ -18,7 +18,7 @@ from ...client.results import check_target
 from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.library import load
-from ...workflows.schema import Workflow
+from ...workflows.workflow import Workflow
 from .. import output
 from . import display as run_display
 from .arguments import refuse_misspelt

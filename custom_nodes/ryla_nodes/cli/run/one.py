@@ -13,8 +13,8 @@ from ...client import Result
 from ...client.async_client import bound
 from ...client.results import check_target, converted
 from ...errors import RylaError
+from ...workflows.graph import Graph
 from ...workflows.library import load
-from ...workflows.schema import Graph
 from .. import output
 from . import display as run_display
 from .arguments import refuse_misspelt

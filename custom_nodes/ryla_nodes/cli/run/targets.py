@@ -8,8 +8,8 @@ from pathlib import Path
 from ...batch import naming
 from ...client.results import SUFFIXES, Format
 from ...errors import RylaError
-from ...workflows.bind import BoundPrompt
-from ...workflows.schema import Parameter, Workflow
+from ...workflows.parameter import Parameter
+from ...workflows.workflow import BoundPrompt, Workflow
 
 _CHOICES = {Format.JPEG: "jpeg", Format.PNG: "png", Format.WEBP: "webp"}
 

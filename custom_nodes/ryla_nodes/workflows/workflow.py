@@ -1,4 +1,4 @@
-"""From parameter values to a graph that an engine can run."""
+"""A workflow, and from values of its parameters to a graph that an engine can run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,42 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
-from ..errors import RylaError
-from .parameter import BadValue, Value, coerce
-from .schema import Graph, Output, Parameter, Workflow
-from .wording import nearest, sentence
+from ..errors import RylaError, sentence
+from ..similar import nearest
+from .graph import Graph
+from .parameter import BadValue, Parameter, Value, coerce
 
+OutputKind = Literal["image", "similarity"]
+OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 SEED_BOUND = 2**63
+
+
+@dataclass(frozen=True)
+class Output:
+    """A node whose result the workflow declares as its own."""
+
+    title: str
+    node_id: str
+    kind: OutputKind
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A loaded and checked workflow. ``graph`` is shared: ``bind`` copies it, nothing may change it."""
+
+    name: str
+    title: str
+    summary: str
+    models: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    outputs: tuple[Output, ...]
+    graph: Graph
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The parameter with this name or alias."""
+        return next((p for p in self.parameters if name == p.name or name in p.aliases), None)
 
 
 class Upload(NamedTuple):
