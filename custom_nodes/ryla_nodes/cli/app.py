@@ -14,7 +14,6 @@ from .comfyui import command as comfyui
 from .doctor import command as doctor
 from .models import command as models
 from .run import command as run
-from .run.arguments import RunCommand
 
 app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -26,7 +25,7 @@ def _root(
     """FLUX.1 Dev with consistent characters: run workflows, install and check models, manage LoRAs."""
 
 
-app.command(cls=RunCommand)(run.run)
+app.command(cls=run.RunCommand)(run.run)
 app.command()(doctor.doctor)
 app.command()(engine.engine)
 app.add_typer(workflows.app, name="workflows")

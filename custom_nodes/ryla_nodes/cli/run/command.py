@@ -1,17 +1,131 @@
-"""``ryla run``: run a workflow and save its picture, or many of them."""
+"""``ryla run``: run a workflow and save its picture, or many of them.
+
+The command has our own options, and one option for each parameter of the workflow.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
 
+from ... import settings
 from ...errors import RylaError
-from ..output import JsonOption
-from .options import EngineKind, Request
+from ...similar import nearest
+from ...workflows.library import load
+from ...workflows.parameter import Parameter
+from ...workflows.workflow import Workflow
+from .. import output
+from .request import EngineKind, Request
 
 DEFAULT_TIMEOUT = 1800.0
+_BARE = ("-h", "--help", "--debug")
+
+
+class RunCommand(TyperCommand):
+    """Takes the workflow's parameters out of the arguments before the parser sees them.
+
+    So a value may be anything (``--prompt -o``), and an unknown name is told from the real ones. What was given is in
+    ``ctx.obj``.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own, given = split(args, _own_options(self.params))
+        ctx.obj = given
+        if any(arg in ("-h", "--help") for arg in own):
+            _help(ctx, own)
+        return list(super().parse_args(ctx, own))
+
+
+def _own_options(params: Sequence[Any]) -> dict[str, bool]:
+    """Each of our own option names, and whether a value follows it."""
+    own = {
+        name: not getattr(param, "is_flag", False) for param in params for name in (*param.opts, *param.secondary_opts)
+    }
+    return {name: value for name, value in own.items() if name.startswith("-")} | dict.fromkeys(_BARE, False)
+
+
+def option_names(command: Any) -> tuple[str, ...]:
+    """The names of a command's long options, written as a parameter's: ``dry_run`` for ``--dry-run``."""
+    spellings = (name for param in command.params for name in param.opts)
+    return tuple(name[2:].replace("-", "_") for name in spellings if name.startswith("--"))
+
+
+def split(args: Sequence[str], own: dict[str, bool]) -> tuple[list[str], dict[str, str]]:
+    """Our own arguments, and the others by name (``-`` read as ``_``). A name without a value means ``true``.
+
+    Raises:
+        RylaError: ``invalid_parameter`` for a name that is given twice.
+    """
+    ours: list[str] = []
+    given: dict[str, str] = {}
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name in own or not word.startswith("--") or word == "--":
+            ours.append(word)
+            if own.get(name) and not equals and rest:
+                ours.append(rest.pop(0))
+            continue
+        if not equals:
+            value = rest.pop(0) if rest and not _is_option(rest[0], own) else "true"
+        key = name[2:].replace("-", "_")
+        if key in given:
+            raise RylaError("invalid_parameter", f"--{name[2:]} is given twice.", parameter=key)
+        given[key] = value
+    return ours, given
+
+
+def _is_option(word: str, own: dict[str, bool]) -> bool:
+    """Whether a word after a parameter's name begins the next option and is no value."""
+    if word.partition("=")[0] in own:
+        return True
+    return word.startswith("--") and " " not in word and len(word) > 2
+
+
+def _refuse_misspelt(workflow: Workflow, given: Mapping[str, object], options: Sequence[str]) -> None:
+    """Refuse a name that is no parameter and looks like one of our own ``options`` more than like a parameter.
+
+    Raises:
+        RylaError: ``unknown_parameter`` with that option.
+    """
+    known = [spelling for parameter in workflow.parameters for spelling in (parameter.name, *parameter.aliases)]
+    for name in given:
+        if name in known or nearest(name, known) is not None:
+            continue
+        near = nearest(name, options)
+        if near is not None:
+            message = f'{workflow.name} has no parameter "{name}": did you mean the option --{near.replace("_", "-")}?'
+            hint = f"ryla run {workflow.name} --help"
+            raise RylaError("unknown_parameter", message, hint=hint, parameter=name, nearest=[near])
+
+
+def _help(ctx: Any, own: Sequence[str]) -> None:
+    """``ryla run NAME --help``: the options, then the workflow's parameters."""
+    typer.echo(ctx.get_help())
+    name = next((arg for arg in own if not arg.startswith("-")), None)
+    if name is not None:
+        workflow = load(name, settings.load())
+        output.console.print(Text.assemble("\nParameters of ", (workflow.name, "bold"), f": {workflow.summary}"))
+        output.console.print(_table(workflow.parameters))
+    raise typer.Exit
+
+
+def _table(parameters: Sequence[Parameter]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for parameter in parameters:
+        default = (
+            "required" if parameter.required else "random" if parameter.type == "seed" else repr(parameter.default)
+        )
+        option = f"--{parameter.name.replace('_', '-')}"
+        table.add_row(Text(f"  {option}", "cyan"), Text(parameter.type), Text(default, "dim"), Text(parameter.help))
+    return table
 
 
 def run(
@@ -44,7 +158,10 @@ def run(
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="Where a batch writes what became of each job Default: results.jsonl beside the pictures.."),
+        typer.Option(
+            help="Where a batch writes what became of each job (else results.jsonl beside the pictures).",
+            show_default=False,
+        ),
     ] = None,
     contact_sheet: Annotated[
         Path | None, typer.Option(help="A PNG with all pictures of the batch.", show_default=False)
@@ -53,22 +170,32 @@ def run(
         Path | None, typer.Option(help="Folder of a ComfyUI to start for this command.", show_default=False)
     ] = None,
     comfyui_python: Annotated[
-        Path | None, typer.Option(help="The Python for --start-comfyui Default: its own environment's..")
+        Path | None,
+        typer.Option(help="The Python for --start-comfyui (else its own environment's).", show_default=False),
     ] = None,
     comfyui_args: Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")] = "",
-    as_json: JsonOption = False,
+    json: output.JsonOption = False,
 ) -> None:
     """Run a workflow. Each of its parameters is an option: ryla run flux-dev --prompt "a red fox" --steps 20 -o fox.jpg
 
-    ryla run NAME --help lists them. Without --server: RYLA_SERVER, else a ComfyUI on this machine's port 8188, else the
-    embedded engine.
+    ryla run NAME --help lists them.
+
+    Without --server: RYLA_SERVER, else a ComfyUI on this machine's port 8188, else the embedded engine.
     """
     from .engines import Choice
-    from .many import run_many
-    from .one import run_one
 
     if count > 1 and seeds:
         raise RylaError("conflicting_options", "--count picks seeds by itself: give either --count or --seeds.")
-    request = Request(workflow, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet)
+    environment = settings.load()
+    loaded = load(workflow, environment)
+    _refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))
+    request = Request(loaded, environment, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet)
     choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args)
-    (run_many if request.many else run_one)(request, choice)
+    if request.many:
+        from .many import run_many
+
+        run_many(request, choice)
+    else:
+        from .one import run_one
+
+        run_one(request, choice)

@@ -22,8 +22,7 @@ from ...errors import RylaError
 from ...settings import Settings
 from .. import output
 from ..doctor.python import of_comfyui
-from .display import cancelling
-from .options import EngineKind
+from .request import EngineKind
 
 KNOWS = (
     'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
@@ -51,7 +50,7 @@ def client(choice: Choice, settings: Settings) -> Iterator[Client]:
     """A client of the engines to use; see ``_engines``."""
     with (
         _engines(choice, settings) as (servers, limits),
-        Client(*servers, limits=limits, settings=settings, on_interrupt=cancelling) as one,
+        Client(*servers, limits=limits, settings=settings, on_interrupt=_cancelling) as one,
     ):
         yield one
 
@@ -149,3 +148,8 @@ def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]
 def _say(line: str) -> None:
     if not output.json_mode():
         output.console.print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def _cancelling() -> None:
+    """What the first Ctrl-C says."""
+    _say("Cancelling on the engine; Ctrl-C again leaves at once.")

@@ -1,33 +1,37 @@
-"""``ryla run`` for many pictures: a plan, a journal, a table, a contact sheet."""
+"""``ryla run`` for many pictures: a plan, a journal, a table of what goes on, a contact sheet."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from ... import settings as environment
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
 from ...batch.journal import Journal
 from ...batch.naming import distinct
 from ...batch.rows import Row, expand, read
 from ...batch.runner import Batch, Change, Planned, Summary
 from ...client import Client
 from ...client.async_client import bound
+from ...client.polling import Progress
 from ...client.results import check_target
 from ...errors import RylaError
 from ...settings import Settings
-from ...workflows.library import load
 from ...workflows.workflow import Workflow
 from .. import output
-from . import display as run_display
-from .arguments import refuse_misspelt
 from .engines import Choice
 from .engines import client as client_of
-from .options import Request
-from .targets import path_of, template_of_many, with_format
+from .one import describe
+from .request import Request, path_of, template_of_many, with_format
 
 _WAIT = 120.0
+_SHOWN = 12
 
 
 def run_many(request: Request, choice: Choice) -> None:
@@ -36,9 +40,7 @@ def run_many(request: Request, choice: Choice) -> None:
     Raises:
         RylaError: any failure; ``batch_incomplete`` when some jobs failed and the others were made.
     """
-    settings = environment.load()
-    workflow = load(request.workflow, settings)
-    refuse_misspelt(workflow, request.given)
+    workflow, settings = request.workflow, request.settings
     template = template_of_many(request.output, workflow)
     common = with_format(workflow, request.given, template)
     given = read(request.batch) if request.batch is not None else []
@@ -101,7 +103,7 @@ def _at(row: Row, error: RylaError) -> RylaError:
 
 
 def _run(client: Client, journal: Journal, plan: Sequence[Planned], timeout: float) -> Summary:
-    view = run_display.ManyView(len(plan))
+    view = _Jobs(len(plan))
     quiet = output.json_mode()
 
     def show(change: Change) -> None:
@@ -109,7 +111,7 @@ def _run(client: Client, journal: Journal, plan: Sequence[Planned], timeout: flo
         if line and not quiet:
             output.console.print(line, markup=False, soft_wrap=True)
 
-    with run_display.many(view, quiet):
+    with _shown(view, quiet):
         batch = Batch(client.asynchronous, journal, timeout=timeout, wait=_WAIT, on_change=show)
         return client.call(batch.run(plan))
 
@@ -139,3 +141,70 @@ def _tell(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
         output.emit({"made": made, "results": str(journal.path), "files": files})
         return
     output.console.print(f"{made} pictures; {journal.path} tells of each.", markup=False, soft_wrap=True)
+
+
+class _Jobs:
+    """The jobs of a batch: those that go on, and how many are done."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._before = total, 0
+        self._done = self._failed = 0
+        self._began = time.monotonic()
+        self._running: dict[int, tuple[str, Progress]] = {}
+
+    def take(self, change: Change) -> str:
+        """Take news; the line to print for it, "" for none."""
+        index, name = change.planned.row.index, change.planned.path.name
+        if change.progress is not None:
+            self._running[index] = (name, change.progress)
+            return ""
+        self._running.pop(index, None)
+        result = change.result
+        if result is None:
+            self._before += 1
+            return ""
+        if result.error is not None:
+            self._failed += 1
+            return f"[{index}/{self._total}] failed  {result.error.code}: {result.error.message}"
+        self._done += 1
+        seed = f"  seed {result.seed}" if result.seed is not None else ""
+        return f"[{index}/{self._total}] {change.files[0]}{seed}  {result.timings.total:.1f} s"
+
+    def __rich__(self) -> Table:
+        table = Table(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")
+        for column in ("job", "picture", "engine", "state", "step"):
+            table.add_column(column, no_wrap=True)
+        for index, (name, progress) in sorted(self._running.items())[:_SHOWN]:
+            step = f"{progress.step}/{progress.steps}" if progress.steps else ""
+            server = progress.server.split("://")[-1]
+            table.add_row(str(index), Text(name), Text(server), Text(describe(progress)), step)
+        return table
+
+    def _title(self) -> str:
+        done = self._before + self._done + self._failed
+        parts = [f"{done} of {self._total}"]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if self._before:
+            parts.append(f"{self._before} made before")
+        made = self._done + self._failed
+        if made and done < self._total:
+            left = (self._total - done) * (time.monotonic() - self._began) / made
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts)
+
+
+@contextmanager
+def _shown(view: _Jobs, quiet: bool) -> Iterator[None]:
+    """Keep ``view`` on the screen, below the lines that are printed."""
+    if quiet or not output.console.is_terminal:
+        yield
+    else:
+        with Live(view, console=output.console, refresh_per_second=5, transient=True):
+            yield
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,29 +1,30 @@
-"""``ryla run`` for one picture."""
+"""``ryla run`` for one picture: run it, show how it goes on, say what was made."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ... import settings as environment
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
 from ...client import Result
 from ...client.async_client import bound
+from ...client.polling import OnProgress, Phase, Progress
 from ...client.results import check_target, converted
 from ...errors import RylaError
 from ...workflows.graph import Graph
-from ...workflows.library import load
 from .. import output
-from . import display as run_display
-from .arguments import refuse_misspelt
 from .engines import Choice
 from .engines import client as client_of
-from .options import Request
-from .targets import path_of, template_of_one, with_format
+from .request import Request, path_of, template_of_one, with_format
 
-_TELLING = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
+_REPORTED = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
 
 
 def run_one(request: Request, choice: Choice) -> None:
@@ -32,9 +33,7 @@ def run_one(request: Request, choice: Choice) -> None:
     Raises:
         RylaError: any failure.
     """
-    settings = environment.load()
-    workflow = load(request.workflow, settings)
-    refuse_misspelt(workflow, request.given)
+    workflow, settings = request.workflow, request.settings
     template = template_of_one(request.output, workflow)
     prompt = bound(workflow, with_format(workflow, request.given, template), settings)
     path = path_of(template, prompt)
@@ -43,11 +42,11 @@ def run_one(request: Request, choice: Choice) -> None:
         return
     check_target(path)
     with client_of(choice, settings) as client:
-        with run_display.one(output.json_mode()) as show:
+        with _shown(output.json_mode()) as show:
             job = client.start(prompt, timeout=request.timeout, on_progress=show)
             result = client.wait(job).required()
         files = _save(result, path)
-    _tell(result, files, prompt.graph)
+    _report(result, files, prompt.graph)
 
 
 def _save(result: Result, path: Path) -> list[Path]:
@@ -60,7 +59,7 @@ def _save(result: Result, path: Path) -> list[Path]:
         raise
 
 
-def _tell(result: Result, files: list[Path], graph: Graph) -> None:
+def _report(result: Result, files: list[Path], graph: Graph) -> None:
     if output.json_mode():
         output.emit(described(result, files))
         return
@@ -85,7 +84,7 @@ def _tell(result: Result, files: list[Path], graph: Graph) -> None:
 def _facts(result: Result, graph: Graph) -> Iterator[tuple[str, str]]:
     """What nodes reported: of a LoRA what matched and the trigger word, of a face its size and likeness."""
     for key, node in graph.items():
-        name = _TELLING.get(node["class_type"])
+        name = _REPORTED.get(node["class_type"])
         if name is None or node["inputs"].get("lora_id") == "":
             continue
         for text in result.outputs.get(key, {}).get("text", ()):
@@ -117,3 +116,50 @@ def described(result: Result, files: list[Path]) -> dict[str, Any]:
             "total": result.timings.total,
         },
     }
+
+
+def describe(progress: Progress) -> str:
+    """One job's state in a few words."""
+    if progress.phase is Phase.PREPARING:
+        return "preparing"
+    if progress.phase is Phase.FETCHING:
+        return "fetching the picture"
+    if progress.phase is Phase.QUEUED:
+        ahead = progress.ahead
+        return "next in the queue" if ahead == 0 else f"in the queue, {ahead} ahead"
+    return progress.node or "running"
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[OnProgress]:
+    """A bar with the node's title and step while a job runs."""
+    if quiet:
+        yield lambda _: None
+    elif not output.console.is_terminal:
+        yield _Lines().show
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bar(*columns, console=output.console, transient=True) as bar:
+            task = bar.add_task("preparing", total=None)
+
+            def show(progress: Progress) -> None:
+                counting = progress.steps > 0
+                completed, total = (
+                    (progress.step, progress.steps) if counting else (progress.nodes_done, progress.nodes_total)
+                )
+                bar.update(task, description=Text(describe(progress)).markup, completed=completed, total=total)
+
+            yield show
+
+
+class _Lines:
+    """A line when the phase or the node changes: for logs."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def show(self, progress: Progress) -> None:
+        line = describe(progress)
+        if line != self._last:
+            self._last = line
+            output.console.print(line, style="dim", markup=False, soft_wrap=True)

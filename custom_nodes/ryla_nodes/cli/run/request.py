@@ -1,17 +1,56 @@
-"""Where pictures go, and which format they have: the suffix decides where the workflow lets it."""
+"""What ``ryla run`` was asked, and where its pictures go: a suffix decides the format where the workflow lets it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from ...batch import naming
 from ...client.results import SUFFIXES, Format
 from ...errors import RylaError
+from ...settings import Settings
 from ...workflows.parameter import Parameter
 from ...workflows.workflow import BoundPrompt, Workflow
 
 _CHOICES = {Format.JPEG: "jpeg", Format.PNG: "png", Format.WEBP: "webp"}
+
+
+class EngineKind(str, Enum):
+    """What ``--engine`` takes."""
+
+    COMFYUI = "comfyui"
+    EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command.
+
+    Attributes:
+        given: the workflow's parameters as they were typed.
+        output: the path or the template of the pictures' paths; None: a name in the current folder.
+        count, seeds, batch: how many jobs, and which.
+        results: the manifest; None: ``results.jsonl`` beside the pictures.
+    """
+
+    workflow: Workflow
+    settings: Settings
+    given: Mapping[str, str]
+    output: str | None
+    timeout: float
+    dry_run: bool
+    count: int
+    seeds: str | None
+    batch: Path | None
+    results: Path | None
+    contact_sheet: Path | None
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a batch: with a manifest, and names from a template."""
+        return self.count > 1 or bool(self.seeds or self.batch or self.results or self.contact_sheet)
 
 
 def with_format(workflow: Workflow, given: Mapping[str, object], template: str) -> dict[str, object]:
