@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from ryla_nodes import settings
+from ryla_nodes.batch.naming import OWN_FIELDS
+from ryla_nodes.cli.app import app
+from ryla_nodes.cli.run import command
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue
 from ryla_nodes.workflows.graph import title_of
 from ryla_nodes.workflows.library import available, load, shipped_root
-from ryla_nodes.workflows.manifest import read
+from ryla_nodes.workflows.manifest import RESERVED, read
 from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import problems
 
@@ -93,6 +97,128 @@ def test_a_linked_input_cannot_be_a_parameter(tmp_path: Path) -> None:
 def test_a_title_used_twice_cannot_be_bound(tmp_path: Path) -> None:
     twin = {**GRAPH, "3": GRAPH["1"]}
     assert 'titled "Size" (ids 1, 3)' in refused(folder(tmp_path, HEAD + WIDTH + "default = 1", twin))
+
+
+STEPS = '[parameters.steps]\ntype = "int"\nnode = "Size"\ninput = "batch_size"\ndefault = 1\nhelp = "Steps."\n'
+
+
+def including(tmp_path: Path, manifest: str, **shared: str) -> Path:
+    """A workflow beside a folder of shared files; ``manifest`` follows the include of ``shared/a.toml``."""
+    (tmp_path / "shared").mkdir()
+    for name, text in shared.items():
+        (tmp_path / "shared" / f"{name}.toml").write_text(text)
+    return folder(tmp_path, f'include = ["../shared/a.toml"]\n{HEAD}{manifest}')
+
+
+def test_an_included_file_declares_parameters_and_the_manifest_says_otherwise_key_by_key(tmp_path: Path) -> None:
+    shared = WIDTH + "default = 64\nmin = 8\n" + STEPS
+    path = including(tmp_path, '[parameters.width]\nmin = 16\n[parameters.height]\nhelp = "H."\ntype = "int"\n'
+                     'node = "Size"\ninput = "height"\nrequired = true', a=shared)  # fmt: skip
+    workflow = read(path)
+    assert [parameter.name for parameter in workflow.parameters] == ["height", "width", "steps"]
+    width = workflow.parameter("width")
+    assert width is not None
+    assert (width.min, width.default, width.help) == (16, 64, "Width.")
+
+
+@pytest.mark.parametrize(
+    ("own", "bindings", "required"),
+    [
+        ("required = true", ["width"], True),
+        ('bind = [["Size", "width"], ["Size", "height"]]', ["width", "height"], False),
+        ('node = "Size"\ninput = "height"\ndefault = 8', ["height"], False),
+    ],
+)
+def test_what_excludes_an_included_key_takes_its_place(
+    tmp_path: Path, own: str, bindings: list[str], required: bool
+) -> None:
+    parameter = read(including(tmp_path, f"[parameters.width]\n{own}", a=WIDTH + "default = 64")).parameter("width")
+    assert parameter is not None
+    assert ([binding.input for binding in parameter.bindings], parameter.required) == (bindings, required)
+
+
+def test_a_manifest_may_bind_one_node_where_the_included_file_binds_two(tmp_path: Path) -> None:
+    shared = WIDTH.replace('node = "Size"\ninput = "width"', 'bind = [["Size", "width"], ["Size", "height"]]')
+    path = including(tmp_path, '[parameters.width]\nnode = "Size"\ninput = "height"', a=shared + "default = 64")
+    parameter = read(path).parameter("width")
+    assert parameter is not None
+    assert [binding.input for binding in parameter.bindings] == ["height"]
+
+
+def test_included_files_include_others_and_the_later_one_wins(tmp_path: Path) -> None:
+    path = including(tmp_path, "", a=f'include = ["b.toml"]\n{STEPS}', b=WIDTH + "default = 64")
+    (tmp_path / "shared" / "c.toml").write_text("[parameters.width]\ndefault = 32")
+    manifest = path / "workflow.toml"
+    manifest.write_text(manifest.read_text().replace('a.toml"', 'a.toml", "../shared/b.toml", "../shared/c.toml"'))
+    assert {p.name: p.default for p in read(path).parameters} == {"width": 32, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("shared", "why"),
+    [
+        ({}, 'it includes "../shared/a.toml", but {root}/shared/a.toml cannot be read: [Errno 2]'),
+        ({"a": "title = "}, 'it includes "../shared/a.toml", but {root}/shared/a.toml is not TOML'),
+        ({"a": 'title = "T"'}, '{root}/shared/a.toml has an unknown key "title"; known: include, parameters'),
+        ({"a": "parameters = 1"}, "{root}/shared/a.toml [parameters] is not a table"),
+        ({"a": "include = 1"}, "{root}/shared/a.toml include is a list of strings"),
+        ({"a": 'include = ["a.toml"]'}, "files include each other in a circle: a.toml -> a.toml"),
+        ({"a": 'include = ["b.toml"]', "b": 'include = ["a.toml"]'}, "in a circle: a.toml -> b.toml -> a.toml"),
+        ({"a": 'include = ["../mine/workflow.toml"]'}, "in a circle: workflow.toml -> a.toml -> workflow.toml"),
+        ({"a": 'include = ["../../b.toml"]'}, 'it includes "../../b.toml", which is outside of {root}'),
+        ({"a": 'include = ["/etc/hostname"]'}, 'it includes "/etc/hostname", which is outside of {root}'),
+        ({"a": 'include = ["."]'}, "{root}/shared cannot be read"),
+        ({"a": 'include = ["\\u0000"]'}, "which cannot be read: embedded null"),
+        ({"a": STEPS.replace("Size", "Sise")}, "[parameters.steps] (of {root}/shared/a.toml): the graph has no node"),
+        ({"a": STEPS.replace("1", '"x"')}, "[parameters.steps] (of {root}/shared/a.toml): its own default is refused"),
+        ({"a": "[parameters]\nsteps = 1"}, "[parameters.steps] (of {root}/shared/a.toml) is not a table"),
+    ],
+)  # fmt: skip
+def test_an_include_that_is_wrong_says_where(tmp_path: Path, shared: dict[str, str], why: str) -> None:
+    assert why.replace("{root}", str(tmp_path)) in refused(including(tmp_path, "", **shared))
+
+
+def test_a_link_is_no_way_out_of_the_workflows(tmp_path: Path) -> None:
+    (tmp_path / "secret.toml").write_text(STEPS)
+    (tmp_path / "all").mkdir()
+    path = including(tmp_path / "all", "")
+    (tmp_path / "all/shared/a.toml").symlink_to(tmp_path / "secret.toml")
+    assert f'it includes "../shared/a.toml", which is outside of {tmp_path / "all"}' in refused(path)
+
+
+def test_a_linked_workflow_includes_what_lies_beside_the_link(tmp_path: Path) -> None:
+    path = including(tmp_path, "", a=STEPS)
+    path.rename(tmp_path / "elsewhere")
+    (tmp_path / "mine").symlink_to(tmp_path / "elsewhere")
+    assert read(tmp_path / "mine").parameter("steps")
+
+
+def test_a_folder_of_shared_files_is_no_workflow(tmp_path: Path) -> None:
+    including(tmp_path, "", a=STEPS)
+    own = settings.load({"RYLA_WORKFLOWS": str(tmp_path)})
+    assert load("mine", own).parameter("steps")
+    assert "shared" not in available(own)
+    assert (shipped_root() / "shared").is_dir()
+    with pytest.raises(RylaError) as raised:
+        load("shared", own)
+    assert raised.value.code == "unknown_workflow"
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_parameter_that_nobody_could_give_is_refused(tmp_path: Path, name: str) -> None:
+    text = WIDTH.replace("parameters.width", f"parameters.{name}") + "default = 1"
+    assert f'[parameters.{name}]: the name "{name}" is one of ryla run\'s own' in refused(folder(tmp_path, HEAD + text))
+
+
+@pytest.mark.parametrize("alias", ["count", "dry-run", "dry_run"])
+def test_so_is_an_alias(tmp_path: Path, alias: str) -> None:
+    text = WIDTH + f'default = 1\naliases = ["w", "{alias}"]'
+    assert f'[parameters.width]: the name "{alias}" is one of ryla run\'s own' in refused(folder(tmp_path, HEAD + text))
+
+
+def test_the_reserved_names_are_the_options_of_ryla_run_and_the_fields_of_file_names() -> None:
+    options = command.option_names(typer.main.get_command(app).commands["run"])
+    # A seed is a parameter and a field of file names, and means the same in both.
+    assert set(RESERVED) == {*options, "help", "debug", *OWN_FIELDS} - {"seed"}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Reading a workflow's folder: ``api.json`` (the graph) and ``workflow.toml`` (what may be asked of it).
 
-Everything that the manifest says is checked against the graph here, so that a workflow that loads can be bound.
+Everything that the manifest says is checked against the graph here, so that a workflow that loads can be bound. What
+several workflows say alike stands in a file that their manifests include.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,11 +29,26 @@ GRAPH_FILE = "api.json"
 MANIFEST_FILE = "workflow.toml"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TOP_KEYS = ("title", "summary", "models", "outputs", "parameters")
+# Options of ``ryla run`` and fields of its file names (tested to be all of them): nobody could give such a parameter.
+RESERVED = (
+    "output", "server", "engine", "timeout", "dry_run", "count", "seeds", "batch", "results", "contact_sheet",
+    "start_comfyui", "comfyui_python", "comfyui_args", "json", "help", "debug", "index", "row", "workflow",
+)  # fmt: skip
+
+_TOP_KEYS = ("title", "summary", "models", "outputs", "include", "parameters")
+_INCLUDED_KEYS = ("include", "parameters")
 _PARAMETER_KEYS = (
     "type", "node", "input", "bind", "default", "required", "min", "max", "step", "choices", "aliases", "help",
 )  # fmt: skip
 _NUMERIC = ("int", "float", "seed")
+# What a key of a manifest's own table displaces in the included one.
+_RIVALS = {
+    "required": ("default",),
+    "default": ("required",),
+    "bind": ("node", "input"),
+    "node": ("bind",),
+    "input": ("bind",),
+}
 
 
 def read(folder: Path) -> Workflow:
@@ -49,38 +67,74 @@ class _Reader:
     def __init__(self, path: Path, graph: Graph) -> None:
         self.path = path
         self.graph = graph
-        self.manifest = self._load()
+        self.titles = {node_id: title_of(node) for node_id, node in graph.items()}
+        self.included: dict[str, list[Path]] = {}
 
     def workflow(self) -> Workflow:
-        self._known(self.manifest, _TOP_KEYS, "the top level")
-        tables = self.manifest.get("parameters", {})
-        if not isinstance(tables, dict):
-            self._fail("[parameters] is not a table")
-        parameters = tuple(self._parameter(name, table) for name, table in tables.items())
+        manifest = self._document(self.path, "it")
+        self._known(manifest, _TOP_KEYS, "the top level")
+        tables = self._tables(manifest, "the top level", (self.path.absolute(),))
+        parameters = self._with_typed_defaults([self._parameter(name, table) for name, table in tables.items()])
         self._unique_names(parameters)
-        outputs = self.manifest.get("outputs")
+        outputs = manifest.get("outputs")
         if not isinstance(outputs, list) or not outputs:
             self._fail("it declares no [[outputs]]")
         return Workflow(
             name=self.path.parent.name,
-            title=self._text(self.manifest, "title", "the top level"),
-            summary=self._text(self.manifest, "summary", "the top level"),
-            models=self._strings(self.manifest, "models", "the top level"),
-            parameters=parameters,
+            title=self._text(manifest, "title", "the top level"),
+            summary=self._text(manifest, "summary", "the top level"),
+            models=self._strings(manifest, "models", "the top level"),
+            parameters=tuple(sorted(parameters, key=lambda parameter: not parameter.required)),
             outputs=tuple(self._output(table) for table in outputs),
             graph=self.graph,
         )
 
-    def _load(self) -> dict[str, Any]:
+    def _document(self, path: Path, what: str) -> dict[str, Any]:
         try:
-            return tomllib.loads(self.path.read_text(encoding="utf-8"))
+            return tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            self._fail(f"it cannot be read: {error}", error)
+            self._fail(f"{what} cannot be read: {error}", error)
         except tomllib.TOMLDecodeError as error:
-            self._fail(f"it is not TOML: {error}", error)
+            self._fail(f"{what} is not TOML: {error}", error)
+
+    def _tables(self, document: dict[str, Any], where: str, chain: tuple[Path, ...]) -> dict[str, Any]:
+        """A document's parameters: those that it includes and, over them key by key, its own.
+
+        Args:
+            chain: the files that include each other on the way here; the document's own is the last.
+        """
+        tables: dict[str, Any] = {}
+        for name in self._strings(document, "include", where):
+            tables = _over(tables, self._included(name, chain))
+        own = document.get("parameters", {})
+        if not isinstance(own, dict):
+            self._fail(f"{where} [parameters] is not a table")
+        return _over(tables, own)
+
+    def _included(self, name: str, chain: tuple[Path, ...]) -> dict[str, Any]:
+        """The parameters of the file that the last of ``chain`` calls ``name``, as seen from its own folder."""
+        root = chain[0].parent.parent
+        # Links are not followed here: ``../`` of a linked workflow is the folder that holds the link.
+        path = Path(os.path.normpath(chain[-1].parent / name))
+        try:
+            real, inside = path.resolve(), path.resolve().is_relative_to(root.resolve())
+            above = [file.resolve() for file in chain]
+        except (OSError, RuntimeError, ValueError) as error:  # A circle of links, a name that no file can have.
+            self._fail(f'it includes "{name}", which cannot be read: {error}', error)
+        if not inside:
+            self._fail(f'it includes "{name}", which is outside of {root}')
+        if real in above:
+            circle = " -> ".join(file.name for file in (*above[above.index(real) :], real))
+            self._fail(f"files include each other in a circle: {circle}")
+        document = self._document(path, f'it includes "{name}", but {path}')
+        self._known(document, _INCLUDED_KEYS, str(path))
+        tables = self._tables(document, str(path), (*chain, path))
+        for key in document.get("parameters", {}):
+            self.included.setdefault(key, []).append(path)
+        return tables
 
     def _parameter(self, name: str, table: Any) -> Parameter:
-        where = f"[parameters.{name}]"
+        where = self._where(name)
         if not _NAME.fullmatch(name):
             self._fail(f"{where}: a name is lower-case letters, digits and _")
         if not isinstance(table, dict):
@@ -103,7 +157,11 @@ class _Reader:
             aliases=self._strings(table, "aliases", where),
         )
         self._consistent(parameter, table, where)
-        return self._with_typed_default(parameter, where)
+        return parameter
+
+    def _where(self, name: str) -> str:
+        files = self.included.get(name)
+        return f"[parameters.{name}]" + (f" (of {', '.join(map(str, files))})" if files else "")
 
     def _consistent(self, parameter: Parameter, table: dict[str, Any], where: str) -> None:
         kind = parameter.type
@@ -120,13 +178,15 @@ class _Reader:
         if parameter.step is not None and (parameter.step <= 0 or parameter.min is None):
             self._fail(f"{where}: step is positive and counts from min")
 
-    def _with_typed_default(self, parameter: Parameter, where: str) -> Parameter:
-        if parameter.default is None:
-            return parameter
-        try:
-            return replace(parameter, default=coerce(parameter, parameter.default))
-        except BadValue as error:
-            self._fail(f"{where}: its own default is refused: {error}", error)
+    def _with_typed_defaults(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        typed = []
+        for parameter in parameters:
+            try:
+                default = None if parameter.default is None else coerce(parameter, parameter.default)
+            except BadValue as error:
+                self._fail(f"{self._where(parameter.name)}: its own default is refused: {error}", error)
+            typed.append(replace(parameter, default=default))
+        return typed
 
     def _bindings(self, table: dict[str, Any], where: str) -> tuple[Binding, ...]:
         if ("bind" in table) == ("node" in table or "input" in table):
@@ -152,13 +212,12 @@ class _Reader:
         return Binding(title=title, node_id=node_id, input=name)
 
     def _node(self, title: str, where: str) -> str:
-        ids = [node_id for node_id, node in self.graph.items() if title_of(node) == title]
+        ids = [node_id for node_id, found in self.titles.items() if found == title]
         if len(ids) > 1:
             self._fail(f'{where}: {len(ids)} nodes of the graph are titled "{title}" (ids {", ".join(ids)})')
         if not ids:
-            titles = [title_of(node) for node in self.graph.values()]
-            near = nearest(title, titles)
-            suggestion = f'did you mean "{near}"?' if near else f"it has {', '.join(sorted(titles))}"
+            near = nearest(title, self.titles.values())
+            suggestion = f'did you mean "{near}"?' if near else f"it has {', '.join(sorted(self.titles.values()))}"
             self._fail(f'{where}: the graph has no node titled "{title}"; {suggestion}')
         return ids[0]
 
@@ -173,12 +232,14 @@ class _Reader:
         title = self._text(table, "node", where)
         return Output(title=title, node_id=self._node(title, where), kind=kind)
 
-    def _unique_names(self, parameters: tuple[Parameter, ...]) -> None:
+    def _unique_names(self, parameters: Sequence[Parameter]) -> None:
         seen: dict[str, str] = {}
         for parameter in parameters:
             for name in (parameter.name, *parameter.aliases):
+                if name.replace("-", "_") in RESERVED:
+                    self._fail(f'{self._where(parameter.name)}: the name "{name}" is one of ryla run\'s own')
                 if name in seen:
-                    self._fail(f'[parameters.{parameter.name}]: the name "{name}" is taken by {seen[name]}')
+                    self._fail(f'{self._where(parameter.name)}: the name "{name}" is taken by {seen[name]}')
                 seen[name] = parameter.name
         if sum(parameter.type == "seed" for parameter in parameters) > 1:
             self._fail("two parameters of type seed; let one bind both nodes")
@@ -211,3 +272,16 @@ class _Reader:
     def _fail(self, why: str, cause: Exception | None = None) -> NoReturn:
         path = str(self.path)
         raise RylaError("invalid_workflow", sentence(f"The manifest {path} is invalid: {why}"), path=path) from cause
+
+
+def _over(included: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Parameters over included ones: what both have is put together key by key."""
+    both = {name: _together(included[name], table) for name, table in own.items() if name in included}
+    return included | own | both
+
+
+def _together(included: Any, own: Any) -> Any:
+    if not isinstance(included, dict) or not isinstance(own, dict):
+        return own
+    displaced = {rival for key in own for rival in _RIVALS.get(key, ())}
+    return {key: value for key, value in included.items() if key not in displaced} | own
