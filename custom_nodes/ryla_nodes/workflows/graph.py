@@ -69,11 +69,14 @@ def inputs_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return inputs if isinstance(inputs, dict) else {}
 
 
+def links(node: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """The links of a node by input: the id of the node that each comes from, and the number of its output."""
+    return {name: (value[0], value[1]) for name, value in inputs_of(node).items() if is_link(value)}
+
+
 def sources(node: Mapping[str, Any]) -> Iterator[str]:
     """The ids of the nodes that ``node`` is linked to."""
-    for value in inputs_of(node).values():
-        if is_link(value):
-            yield value[0]
+    return (source for source, _ in links(node).values())
 
 
 def reachable(nodes: Mapping[str, Mapping[str, Any]], outputs: Iterable[str]) -> set[str]:

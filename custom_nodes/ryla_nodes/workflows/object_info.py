@@ -78,7 +78,15 @@ class NodeClass:
 
     @property
     def dynamic(self) -> bool:
+        """Whether one of its inputs is, so that there may be inputs which are not declared here."""
         return any(spec.dynamic for spec in self.inputs.values())
+
+    def literal_problems(self, values: Mapping[str, Any]) -> dict[str, LiteralProblem]:
+        """What is wrong with those of ``values`` that are no links, by the input's name."""
+        literals = {name: value for name, value in values.items() if not isinstance(value, list)}
+        asked = {name: spec for name, spec in self.inputs.items() if name in literals and not spec.dynamic}
+        found = {name: literal_problem(spec, literals[name]) for name, spec in asked.items()}
+        return {name: problem for name, problem in found.items() if problem}
 
 
 def node_class(object_info: ObjectInfo, name: str) -> NodeClass | None:

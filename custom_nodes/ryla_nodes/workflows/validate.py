@@ -14,8 +14,8 @@ from typing import Any, Literal, NoReturn
 from ..errors import RylaError, sentence
 from ..similar import nearest
 from . import remedies
-from .graph import find_cycle, inputs_of, is_link, reachable, title_of
-from .object_info import InputSpec, NodeClass, ObjectInfo, compatible, literal_problem, node_class
+from .graph import find_cycle, inputs_of, links, reachable, title_of
+from .object_info import InputSpec, LiteralProblem, NodeClass, ObjectInfo, compatible, node_class
 
 Severity = Literal["error", "warning"]
 
@@ -80,6 +80,8 @@ class _Check:
         self.graph = graph
         self.object_info = object_info
         self.nodes = {key: node for key, node in graph.items() if _has_class(node)}
+        self.values = {key: inputs_of(node) for key, node in self.nodes.items()}
+        self.links = {key: links(node) for key, node in self.nodes.items()}
         self.classes = {key: node_class(object_info, node["class_type"]) for key, node in self.nodes.items()}
 
     def run(self) -> Iterator[Problem]:
@@ -122,14 +124,16 @@ class _Check:
                 yield self._problem("missing_class", key, message, hint=hint, facts={"pack": pack})
 
     def _inputs(self, key: str, kind: NodeClass) -> Iterator[Problem]:
-        values = inputs_of(self.nodes[key])
+        values, literal_problems, dynamic = self.values[key], kind.literal_problems(self.values[key]), kind.dynamic
         for name, spec in kind.inputs.items():
-            if name in values:
-                yield from self._input(key, spec, values[name])
-            elif spec.required and not spec.dynamic:
+            if isinstance(values.get(name), list):
+                yield from self._link(key, spec, values[name])
+            elif name in literal_problems:
+                yield self._literal(key, name, literal_problems[name])
+            elif name not in values and spec.required and not spec.dynamic:
                 message = f'{self._name(key)} lacks its required input "{name}" ({spec.type})'
                 yield self._problem("missing_input", key, message, input=name)
-        if not kind.dynamic:
+        if not dynamic:
             yield from self._unknown_inputs(key, kind, values)
 
     def _unknown_inputs(self, key: str, kind: NodeClass, values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -140,22 +144,19 @@ class _Check:
                 message = f'{self._name(key)} has no input "{name}": the engine ignores it{suggestion}'
                 yield self._problem("unknown_input", key, message, severity="warning", input=name)
 
-    def _input(self, key: str, spec: InputSpec, value: Any) -> Iterator[Problem]:
-        if isinstance(value, list):
-            fault = self._link(spec, value)
-            if fault:
-                yield self._problem(fault[0], key, f'{self._name(key)} input "{spec.name}" {fault[1]}', input=spec.name)
-        elif not spec.dynamic:
-            fault_of_value = literal_problem(spec, value)
-            if fault_of_value:
-                message = f'{self._name(key)} input "{spec.name}" {fault_of_value.message}'
-                hint, facts = fault_of_value.hint, fault_of_value.facts
-                yield self._problem(fault_of_value.code, key, message, hint=hint, input=spec.name, facts=facts)
+    def _literal(self, key: str, name: str, found: LiteralProblem) -> Problem:
+        message = f'{self._name(key)} input "{name}" {found.message}'
+        return self._problem(found.code, key, message, hint=found.hint, input=name, facts=found.facts)
 
-    def _link(self, spec: InputSpec, value: list[Any]) -> tuple[str, str] | None:
-        if not is_link(value):
+    def _link(self, key: str, spec: InputSpec, value: list[Any]) -> Iterator[Problem]:
+        fault = self._link_fault(key, spec, value)
+        if fault:
+            yield self._problem(fault[0], key, f'{self._name(key)} input "{spec.name}" {fault[1]}', input=spec.name)
+
+    def _link_fault(self, key: str, spec: InputSpec, value: list[Any]) -> tuple[str, str] | None:
+        if spec.name not in self.links[key]:
             return "bad_link", f"is a list but not a link [node id, output number]: {value!r}"
-        source, slot = value
+        source, slot = self.links[key][spec.name]
         if source not in self.graph:
             return "dangling_link", f'is linked to node "{source}", which the graph does not have'
         kind = self.classes.get(source)
@@ -163,9 +164,9 @@ class _Check:
             return None
         if not 0 <= slot < len(kind.outputs):
             return "dangling_link", f"is linked to output {slot} of {self._name(source)}, which has {len(kind.outputs)}"
-        if not compatible(kind.outputs[slot], spec.type):
-            given = f"{kind.outputs[slot]} from {self._name(source)}"
-            return "type_mismatch", f"takes {spec.type} but is linked to {given}"
+        given = kind.outputs[slot]
+        if given != spec.type and not compatible(given, spec.type):
+            return "type_mismatch", f"takes {spec.type} but is linked to {given} from {self._name(source)}"
         return None
 
     def _name(self, key: str) -> str:
