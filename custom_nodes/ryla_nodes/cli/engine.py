@@ -27,7 +27,7 @@ def engine(
         Path | None,
         typer.Option(help="Folder of inputs, outputs and models of your own; RYLA_HOME when not given."),
     ] = None,
-    as_json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Run the embedded engine: ComfyUI's HTTP API without a GPU, on small models that come with it. Ctrl-C stops it."""
     embedded.require()
@@ -42,7 +42,7 @@ def engine(
     folder = (home or environment.home).expanduser().absolute()
     server = EngineServer(folder, node_classes(), port, host, token=environment.token, settings=environment)
     with server:
-        if as_json:
+        if output.json_mode():
             output.emit({"url": server.url, "home": str(server.files.home)})
             sys.stdout.flush()
         else:

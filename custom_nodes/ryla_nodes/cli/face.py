@@ -10,7 +10,6 @@ import typer
 from .. import settings
 from ..errors import RylaError
 from . import output
-from .output import JsonOption
 
 if TYPE_CHECKING:
     from ..identity.evaluate import Evaluation
@@ -30,7 +29,7 @@ def compare(
     threshold: Threshold = 0.40,
     provider: Provider = "CPU",
     demo: Demo = False,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Compare the largest face of each picture with the reference's. Exits 5 when one of them is another person."""
     from ..identity.images import read_photo
@@ -47,7 +46,7 @@ def compare(
         names = ", ".join(f"{score.output} ({_shown(score.similarity)})" for score in failed)
         details: dict[str, Any] = {"scores": [_as_dict(score) for score in scores], "threshold": threshold}
         raise RylaError("another_person", f"Not the person of {reference}: {names}; {threshold} is needed.", **details)
-    if json_:
+    if output.json_mode():
         output.emit({"reference": reference, "threshold": threshold, "scores": [_as_dict(score) for score in scores]})
         return
     for score in scores:
@@ -61,7 +60,7 @@ def evaluate(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (.jpg or .png) here.")] = None,
     provider: Provider = "CPU",
     demo: Demo = False,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Judge every picture: pass rate with its 95 % interval, mean cosine, and both against genuine photo pairs."""
     from ..identity import evaluate as evaluation
@@ -70,7 +69,7 @@ def evaluate(
     result = evaluation.evaluate(_analyzer(provider, demo), people, threshold)
     if sheet is not None:
         evaluation.write_contact_sheet(result, sheet)
-    if json_:
+    if output.json_mode():
         scores = [_as_dict(score) for score in result.scores]
         output.emit({"threshold": threshold, "summary": _summary(result), "scores": scores, "sheet": sheet})
         return
@@ -81,7 +80,7 @@ def evaluate(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the pictures; it is made.", show_default=False)],
     people: Annotated[int, typer.Option(min=1, max=20, help="How many people.")] = 3,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Draw made-up people, each with two reference photos and two outputs: something to try the other commands on."""
     from ..identity import demo_faces
@@ -98,7 +97,7 @@ def demo(
         ):
             written.append(home / f"{name}.png")
             demo_faces.portrait(seed, 640, 640, face=face, center=center).save(written[-1])
-    if json_:
+    if output.json_mode():
         output.emit({"pictures": written})
         return
     output.console.print(f"{len(written)} pictures of {people} people in {folder}", markup=False, soft_wrap=True)

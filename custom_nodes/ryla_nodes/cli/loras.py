@@ -20,7 +20,6 @@ from ..loras import families, ids, inspect, library, store
 from ..loras.inspect import LoraInfo
 from ..loras.store import LoraFile, LoraStore
 from . import output
-from .output import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, add and remove character LoRAs.")
 
@@ -45,16 +44,16 @@ def list_loras(
     local: Annotated[
         bool, typer.Option("--local", help="List this machine's folders even if RYLA_SERVER is set.")
     ] = False,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """List every LoRA: of an engine when one is named, else of this machine's folders."""
     servers = (server,) if server else settings.load().servers
     if servers and not local:
-        _list_engines(servers, json_)
+        _list_engines(servers)
         return
     lora_store = _store()
     rows = [library.describe(file) for file in lora_store.list()]
-    if json_:
+    if output.json_mode():
         output.emit({"loras": rows, "folders": [str(root) for root in lora_store.roots]})
         return
     folders = "\n  ".join(map(str, lora_store.roots))
@@ -69,11 +68,11 @@ def list_loras(
 
 
 @app.command("inspect")
-def inspect_lora(lora_id: IdArgument, json_: JsonOption = False) -> None:
+def inspect_lora(lora_id: IdArgument, json_: output.JsonOption = False) -> None:
     """Show what a LoRA is, from its header and its sidecar: family, format, rank, layers, trigger word."""
     file = _store().find(lora_id)
     info = inspect.inspect(file.path)
-    if json_:
+    if output.json_mode():
         output.emit({"id": file.id, **info.as_dict(), "also": [str(path) for path in file.also]})
         return
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -88,18 +87,18 @@ def add(
     lora_id: IdOption = "",
     trigger: TriggerOption = "",
     force: ForceOption = False,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Check a LoRA file and copy it into the volume (or the first LoRA folder), with its trigger word beside it."""
     folder = library.roots(settings.load())[0]
-    _report_added(library.add(file, folder, lora_id=lora_id, trigger=trigger, force=force), json_)
+    _report_added(library.add(file, folder, lora_id=lora_id, trigger=trigger, force=force))
 
 
 @app.command()
-def remove(lora_id: IdArgument, json_: JsonOption = False) -> None:
+def remove(lora_id: IdArgument, json_: output.JsonOption = False) -> None:
     """Delete a LoRA's file and its sidecar."""
     removed = library.remove(_store(), lora_id)
-    if json_:
+    if output.json_mode():
         output.emit({"removed": [str(path) for path in removed]})
         return
     for path in removed:
@@ -112,7 +111,7 @@ def demo(
     style: Annotated[Format, typer.Option("--format", help="Whose key names to write.")] = Format.KOHYA,
     trigger: TriggerOption = "ohwx",
     force: ForceOption = False,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Make an untrained LoRA for the embedded engine's models, to try formats and ids with; mira is a trained one."""
     from ..engines import embedded
@@ -128,7 +127,7 @@ def demo(
         made = Path(folder) / f"demo{ids.SUFFIX}"
         demo_lora.write(made, transformer, style.value, trigger)
         added = library.add(made, library.roots(settings.load())[0], lora_id=lora_id, trigger=trigger, force=force)
-    _report_added(added, json_)
+    _report_added(added)
 
 
 def _store() -> LoraStore:
@@ -162,10 +161,10 @@ def _facts(file: LoraFile, info: LoraInfo) -> Iterable[tuple[str, str]]:
         yield "also", ", ".join(map(str, file.also))
 
 
-def _report_added(file: LoraFile, json_: bool) -> None:
+def _report_added(file: LoraFile) -> None:
     info = inspect.inspect(file.path)
     others = [path for path in _store().find(file.id).also if path != file.path]
-    if json_:
+    if output.json_mode():
         output.emit({"id": file.id, **info.as_dict(), "also": [str(path) for path in others]})
         return
     trigger = f"trigger word {info.trigger_word!r}" if info.trigger_word else "no trigger word known (--trigger WORD)"
@@ -175,14 +174,14 @@ def _report_added(file: LoraFile, json_: bool) -> None:
         output.console.print(f"another file answers to {file.id} too: {path}", markup=False, soft_wrap=True)
 
 
-def _list_engines(servers: Iterable[str], json_: bool) -> None:
+def _list_engines(servers: Iterable[str]) -> None:
     """What engines offer: names only, as ComfyUI tells no more about its files."""
     rows = [
         {"id": ids.short_id(name), "file": name, "server": url}
         for url, names in ((url, asyncio.run(_offered(url))) for url in servers)
         for name in names
     ]
-    if json_:
+    if output.json_mode():
         output.emit({"loras": rows})
         return
     table = Table("id", "file", "engine", box=None, pad_edge=False)

@@ -24,6 +24,7 @@ def _set_json(value: bool) -> bool:
 JsonOption = Annotated[
     bool, typer.Option("--json", callback=_set_json, is_eager=True, help="Print one JSON object on stdout.")
 ]
+"""A command's ``--json``, declared as ``json_: output.JsonOption = False`` and asked for by ``json_mode``."""
 
 
 def set_debug(value: bool) -> bool:

@@ -23,7 +23,6 @@ from ..workflows.parameter import Parameter
 from ..workflows.validate import Problem, problems, require_valid
 from ..workflows.workflow import Workflow
 from . import output
-from .output import JsonOption
 
 _FEW_CHOICES = 4
 
@@ -31,10 +30,10 @@ app = typer.Typer(no_args_is_help=True, help="List, describe and validate workfl
 
 
 @app.command("list")
-def list_workflows(json_: JsonOption = False) -> None:
+def list_workflows(json_: output.JsonOption = False) -> None:
     """List every workflow with what it makes and what it requires."""
     rows = [_row(folder) for folder in available(settings.load()).values()]
-    if json_:
+    if output.json_mode():
         output.emit({"workflows": rows})
         return
     table = Table("workflow", "what", "required", "models", box=None, pad_edge=False)
@@ -46,10 +45,12 @@ def list_workflows(json_: JsonOption = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Workflow.", show_default=False)], json_: JsonOption = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Workflow.", show_default=False)], json_: output.JsonOption = False
+) -> None:
     """Show a workflow's parameters (default, range, aliases), outputs and models."""
     workflow = load(name, settings.load())
-    if json_:
+    if output.json_mode():
         output.emit(_described(workflow))
         return
     output.console.print(Text.assemble((workflow.name, "bold"), f"  {workflow.title}. {workflow.summary}"))
@@ -66,7 +67,7 @@ def validate(
     workflow: Annotated[str, typer.Argument(help="Workflow, or a graph in API format (.json).", show_default=False)],
     server: Annotated[str | None, typer.Option(help="Base URL of the engine to ask.")] = None,
     object_info: Annotated[Path | None, typer.Option(help="A saved /object_info to ask.")] = None,
-    json_: JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Check that an engine would take a graph: classes, model names, values, links.
 
@@ -75,12 +76,12 @@ def validate(
     graph = _graph(workflow)
     asked = list(_sources(graph, server, object_info))
     found = {where: problems(graph, info) for where, info in asked}
-    if not json_:
+    if not output.json_mode():
         for where, listed in found.items():
             _print_problems(where, listed)
     for where, info in asked:
         require_valid(graph, info, where=where)
-    if json_:
+    if output.json_mode():
         checked = [{"where": where, "problems": [p.as_dict() for p in listed]} for where, listed in found.items()]
         output.emit({"workflow": workflow, "checked": checked})
 

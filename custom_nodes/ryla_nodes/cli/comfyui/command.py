@@ -29,7 +29,7 @@ def install(
     nvidia: Annotated[bool, typer.Option("--nvidia", help="For NVIDIA GPUs.")] = False,
     url: Annotated[str | None, typer.Option(help="A mirror: git URL or local path of ComfyUI.")] = None,
     venv: Annotated[Path | None, typer.Option(help="An existing virtual environment to install into.")] = None,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Install ComfyUI by comfy-cli, then the pack and its packages; start it once to see that both work."""
     if cpu and nvidia:

@@ -30,7 +30,7 @@ def doctor(
     comfyui: Annotated[Path | None, typer.Option(help="A ComfyUI's folder (else comfy-cli's workspace).")] = None,
     volume: Annotated[Path | None, typer.Option(help="A volume's folder (else RYLA_VOLUME).")] = None,
     python: Annotated[Path | None, typer.Option(help="The Python that runs ComfyUI (else its own venv).")] = None,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Look at ComfyUI, its Python, the pack, the GPU, the disk and the models; say what to do about each problem."""
     ctx = _context(volume, comfyui)

@@ -42,7 +42,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("list")
-def list_models(names: OptionalNames = None, json: output.JsonOption = False) -> None:
+def list_models(names: OptionalNames = None, json_: output.JsonOption = False) -> None:
     """The catalogue, or what some workflows need, and what of it is on this machine."""
     ctx = context()
     wanted = selection.select(names, ctx.workflows, ctx.catalogue) if names else list(ctx.catalogue)
@@ -60,7 +60,7 @@ def _here(path: Path | None) -> str:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A model id.")], json: output.JsonOption = False) -> None:
+def show(name: Annotated[str, typer.Argument(help="A model id.")], json_: output.JsonOption = False) -> None:
     """Everything that is known about one model."""
     ctx = context()
     entry = ctx.catalogue.get(name)
@@ -99,7 +99,7 @@ def install(
     jobs: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 4,
     yes: YesOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Fetch model files, verify them and put them where ComfyUI looks."""
     ctx = context(volume, comfyui)
@@ -182,7 +182,7 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Fetch again what is missing or damaged.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every byte again, also of unchanged files.")] = False,
     yes: YesOption = False,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Check files: there, size, hash, header, kind. Without names: every file of the catalogue that is here."""
     ctx = context(volume, comfyui)
@@ -232,7 +232,7 @@ def link(
     volume: VolumeOption = None,
     comfyui: ComfyOption = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="Write extra_model_paths.yaml instead of links.")] = False,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Make a volume's files visible to a ComfyUI without this pack."""
     ctx = context(comfyui=comfyui)
@@ -273,7 +273,7 @@ def remove(
     volume: VolumeOption = None,
     comfyui: ComfyOption = None,
     yes: YesOption = False,
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Delete model files (and their unfinished downloads) from the volume or the ComfyUI."""
     ctx = context(volume, comfyui)

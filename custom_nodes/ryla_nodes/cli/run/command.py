@@ -174,7 +174,7 @@ def run(
         typer.Option(help="The Python for --start-comfyui (else its own environment's).", show_default=False),
     ] = None,
     comfyui_args: Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")] = "",
-    json: output.JsonOption = False,
+    json_: output.JsonOption = False,
 ) -> None:
     """Run a workflow. Each of its parameters is an option: ryla run flux-dev --prompt "a red fox" --steps 20 -o fox.jpg
 
