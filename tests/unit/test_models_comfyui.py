@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +153,74 @@ def test_without_comfy_cli_the_command_that_gets_it_is_named(machine: Machine) -
     error, status = machine.install()
     assert (error["code"], status) == ("comfy_cli_missing", 3)
     assert f"comfy-cli=={comfyui_install.COMFY_CLI}" in str(error["hint"])
+
+
+def ends(pid: Path) -> bool:
+    """Whether the process whose id is in a file ends within seconds; one that nobody has waited for yet has ended."""
+    status = Path(f"/proc/{pid.read_text().strip()}/stat")
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            if status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+def test_a_program_that_hangs_is_stopped_with_all_that_it_started(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfyui_install, "_INSTALL_WITHIN", 1.0)
+    pid = machine.root / "pid"
+    machine.program(machine.root / "bin" / "comfy", f"echo fetching; sh -c 'echo $$ > {pid}; exec sleep 60' & sleep 60")
+    began = time.monotonic()
+    error, status = machine.install()
+    assert time.monotonic() - began < 10
+    assert (error["code"], status) == ("comfyui_install_failed", 4)
+    assert "not done within 1 s; its last line: fetching" in str(error["message"])
+    assert ends(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+def test_the_deadline_holds_for_one_that_left_the_group(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comfyui_install, "_INSTALL_WITHIN", 1.0)
+    monkeypatch.setattr(comfyui_install, "_LAST_WORDS", 0.2)
+    pid = machine.root / "pid"
+    machine.program(machine.root / "bin" / "comfy", f"setsid sh -c 'echo $$ > {pid}; exec sleep 20' & sleep 60")
+    began = time.monotonic()
+    assert machine.install()[0]["code"] == "comfyui_install_failed"
+    assert time.monotonic() - began < 10
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_what_a_program_leaves_behind_with_its_output_open_is_not_waited_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfyui_install, "_LAST_WORDS", 0.2)
+    machine.comfy(main="import subprocess; print(subprocess.Popen(['sleep', '20']).pid)")
+    began = time.monotonic()
+    assert machine.install()[1] == 0
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+def test_ctrl_c_stops_the_program_too(machine: Machine) -> None:
+    pid = machine.root / "pid"
+    machine.program(machine.root / "bin" / "comfy", f"echo $$ > {pid}; echo fetching; exec sleep 60")
+    # The comfy beside this Python would come first.
+    code = "import sys; sys.executable = '/nowhere/python'; from ryla_nodes.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "comfyui", "install", "--cpu", "--path", str(machine.folder)]
+    environment = {**os.environ, "PATH": f"{machine.root / 'bin'}:/usr/bin:/bin", "HOME": str(machine.root)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "fetching\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert ends(pid)
 
 
 def test_cpu_and_nvidia_exclude_each_other(machine: Machine) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections import deque
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ...errors import RylaError
 from ...models import workspace
@@ -22,9 +25,11 @@ COMFY_CLI = "1.23.0"
 COMFYUI = "0.33.0"
 
 _PACK = Path(__file__).resolve().parents[2]
-_KEPT_LINES = 400
 _SHOWN_LINES = 40
-_BOOT_TIMEOUT = 900
+# In seconds. An installation fetches some 3 GB, over whatever line there is.
+_INSTALL_WITHIN = 4 * 3600.0
+_START_WITHIN = 900.0
+_LAST_WORDS = 2.0
 
 Show = Callable[[str], None]
 
@@ -76,7 +81,7 @@ def _run_comfy_cli(wanted: Wanted, show: Show, *more: str) -> None:
     arguments = [_comfy_cli(), "--skip-prompt", "--no-json", "--workspace", str(wanted.folder), "install"]
     arguments += ["--version", wanted.version or COMFYUI, f"--{wanted.device}", *more]
     arguments += ["--url", wanted.url] if wanted.url else []
-    status, lines = _run(arguments, show, _environment(wanted))
+    status, lines = _run(arguments, show, _INSTALL_WITHIN, environment=_environment(wanted))
     # comfy-cli exits with 0 on some failures, so what counts is what is there.
     if status == 0 and workspace.is_comfyui(wanted.folder):
         return
@@ -114,12 +119,20 @@ def _environment(wanted: Wanted) -> dict[str, str]:
 def _run(
     arguments: Sequence[str],
     show: Show,
+    within: float,
+    *,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
-    timeout: float | None = None,
 ) -> tuple[int, list[str]]:
-    """Run a program with its lines shown as they come; its exit status and last lines."""
-    lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    """Run a program with its lines shown as they come; its exit status and its lines.
+
+    It is over when the program itself ends, even if something that it started still holds its output open.
+
+    Raises:
+        RylaError: ``comfyui_install_failed`` when it takes more than ``within`` seconds; then, as after a Ctrl-C, it is
+            killed with all that it started.
+    """
+    lines: list[str] = []
     process = subprocess.Popen(
         arguments,
         cwd=folder,
@@ -129,12 +142,42 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=os.name == "posix",
     )
-    with process:
-        for line in process.stdout or ():
+    assert process.stdout is not None
+    reader = threading.Thread(target=_read, args=(process.stdout, lines, show), daemon=True)
+    reader.start()
+    try:
+        status = process.wait(within)
+    except subprocess.TimeoutExpired as error:
+        raise RylaError(
+            "comfyui_install_failed",
+            f"{' '.join(arguments)} was not done within {within:.0f} s; its last line: {_reason(lines[-1:])}",
+            hint="Run the same command again.",
+            log=lines[-_SHOWN_LINES:],
+        ) from error
+    finally:
+        if process.poll() is None:
+            _kill(process)
+        reader.join(_LAST_WORDS)
+    return status, list(lines)
+
+
+def _read(output: IO[str], lines: list[str], show: Show) -> None:
+    with output:
+        for line in output:
             lines.append(line.rstrip())
             show(line.rstrip())
-        return process.wait(timeout), list(lines)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a program and, where there are process groups, whatever it started."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(_LAST_WORDS)
 
 
 def _reason(lines: Sequence[str]) -> str:
@@ -202,7 +245,7 @@ def _install_requirements(python: Path, show: Show) -> None:
 
     needed = [Requirement(text) for text in importlib.metadata.requires("ryla-nodes") or []]
     plain = [f"{item.name}{item.specifier}" for item in needed if item.marker is None]
-    status, lines = _run([str(python), "-m", "pip", "install", "--quiet", *plain], show)
+    status, lines = _run([str(python), "-m", "pip", "install", "--quiet", *plain], show, _INSTALL_WITHIN)
     if status != 0:
         raise RylaError(
             "comfyui_install_failed",
@@ -216,7 +259,7 @@ def _require_start(wanted: Wanted, python: Path, show: Show) -> None:
     show("starting ComfyUI once, to see that the pack loads")
     arguments = [str(python), "main.py", "--quick-test-for-ci", *(["--cpu"] if wanted.device == "cpu" else [])]
     log: list[str] = []
-    status, lines = _run(arguments, log.append, folder=wanted.folder, timeout=_BOOT_TIMEOUT)
+    status, lines = _run(arguments, log.append, _START_WITHIN, folder=wanted.folder)
     failed = [line for line in log if "IMPORT FAILED" in line and _PACK.name in line]
     if status != 0:
         raise RylaError(

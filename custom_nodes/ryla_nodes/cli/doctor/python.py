@@ -51,7 +51,7 @@ def in_folder(environment: Path) -> Path:
 
 def ask(python: Path) -> Python | Finding:
     """Run the probe in ``python``; a finding when that fails."""
-    script = Path(__file__).parents[1] / "probe.py"
+    script = Path(__file__).with_name("probe.py")
     try:
         done = subprocess.run([python, script], capture_output=True, text=True, timeout=_TIMEOUT, check=True)
         told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
