@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Iterable
 from enum import Enum
@@ -15,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import settings
-from ..errors import RylaError
 from ..loras import families, ids, inspect, library, store
 from ..loras.inspect import LoraInfo
 from ..loras.store import LoraFile, LoraStore
@@ -177,8 +175,8 @@ def _report_added(file: LoraFile) -> None:
 def _list_engines(servers: Iterable[str]) -> None:
     """What engines offer: names only, as ComfyUI tells no more about its files."""
     rows = [
-        {"id": ids.short_id(name), "file": name, "server": url}
-        for url, names in ((url, asyncio.run(_offered(url))) for url in servers)
+        {"id": ids.short_id(name), "file": name, "server": server}
+        for server, names in map(_offered, servers)
         for name in names
     ]
     if output.json_mode():
@@ -190,21 +188,12 @@ def _list_engines(servers: Iterable[str]) -> None:
     output.console.print(table if rows else "No LoRA there.")
 
 
-async def _offered(server: str) -> list[str]:
-    """The names in an engine's loras folders, "/"-separated, without the pickles, which no workflow here loads."""
-    from ..client.api import EngineApi
-    from ..client.limits import Limits
-    from ..client.transport import Address, CallFailed, Transport
+def _offered(url: str) -> tuple[str, list[str]]:
+    """An engine's address without its login, and the files in its loras folders without the pickles: no workflow here
+    loads those."""
+    # Only this question needs an HTTP client.
+    from ..client.api import EngineProbe
 
-    address, limits = Address.parse(server), Limits()
-    engine, transport = EngineApi(address, limits), Transport(address, limits)
-    try:
-        await engine.info()
-        names = await transport.read("/models/loras")
-    except CallFailed as error:
-        message = f"{address.base} does not tell its LoRAs: {error}."
-        raise RylaError("engine_error", message, server=address.base) from error
-    finally:
-        await transport.aclose()
-        await engine.aclose()
-    return [str(name).replace("\\", "/") for name in names if str(name).casefold().endswith(ids.SUFFIX)]
+    with EngineProbe(url) as engine:
+        engine.info()
+        return engine.server, [name for name in engine.models("loras") if name.casefold().endswith(ids.SUFFIX)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -148,7 +147,7 @@ def _sources(
     graph: Mapping[str, Any], server: str | None, object_info: Path | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if server:
-        yield asyncio.run(_ask(server, {str(node.get("class_type")) for node in graph.values()}))
+        yield _ask(server, {str(node.get("class_type")) for node in graph.values()})
     if object_info:
         yield str(object_info), _saved(object_info)
     if not server and not object_info:
@@ -156,21 +155,12 @@ def _sources(
             yield f"ComfyUI {version} (recorded)", recorded(version)
 
 
-async def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
+def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
     # Only this question needs an HTTP client.
-    from ..client.api import EngineApi
-    from ..client.limits import Limits
-    from ..client.transport import Address, CallFailed
+    from ..client.api import EngineProbe
 
-    engine = EngineApi(Address.parse(server), Limits())
-    try:
-        info = await engine.info()
-        return f"{engine.server} (ComfyUI {info.version})", await engine.object_info(classes)
-    except CallFailed as error:
-        message = f"{engine.server} does not tell its nodes: {error}."
-        raise RylaError("engine_error", message, server=engine.server) from error
-    finally:
-        await engine.aclose()
+    with EngineProbe(server) as engine:
+        return f"{engine.server} (ComfyUI {engine.info().version})", engine.object_info(classes)
 
 
 def _saved(path: Path) -> Mapping[str, Any]:

@@ -6,55 +6,69 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import httpx
-
+from ...client.api import EngineProbe
+from ...client.limits import Limits
+from ...client.transport import CallFailed
+from ...errors import RylaError
 from ...models.catalogue import Catalogue, ModelEntry
 from .comfyui import check_version
 from .finding import Finding, ok, problem, warning
 from .machine import Gpu, check_gpu
 
-_TIMEOUT = 20.0
+# In seconds: a ComfyUI with many packs takes long to list its nodes.
+_ANSWER_WITHIN = 20.0
 _NODE = "RYLA_FluxLoader"
+_FIXES = {
+    "engine_unreachable": "Start ComfyUI there, or correct the address.",
+    "not_comfyui": "Correct the address and the port.",
+}
 
 
 def check(url: str, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue, required: bool) -> Iterator[Finding]:
-    """Version, GPU, pack, models and queue of the engine at ``url``."""
-    with httpx.Client(base_url=url.rstrip("/"), timeout=_TIMEOUT, follow_redirects=True) as http:
-        stats = _get(http, "/system_stats")
-        if not isinstance(stats, dict) or "system" not in stats:
-            yield _unreachable(url, stats)
-            return
+    """Version, GPU, pack, models and queue of the engine at ``url``, which may bear a login; no finding shows it."""
+    limits = Limits(answer=_ANSWER_WITHIN)
+    try:
+        with EngineProbe(url, limits) as engine:
+            stats = _stats(engine)
+    except RylaError as error:
+        yield problem("engine", error.message, _FIXES.get(error.code, error.hint))
+        return
+    with EngineProbe(url, limits) as engine:
         version = str(stats["system"].get("comfyui_version") or "unknown")
         embedded = "embedded" in version
-        yield ok(
-            "engine",
-            f"{url} (the embedded engine: its own small models stand in for missing ones)" if embedded else url,
-        )
+        own = " (the embedded engine: its own small models stand in for missing ones)" if embedded else ""
+        yield ok("engine", f"{engine.server}{own}")
         yield check_version(version)
         yield from check_gpu(_gpus(stats), workflows, catalogue)
-        yield _pack(_get(http, "/object_info"))
-        yield from _models(http, workflows, catalogue, required, embedded)
-        yield _queue(_get(http, "/queue"))
+        yield _pack(_answer(engine, "/object_info"))
+        yield from _models(engine, workflows, catalogue, required, embedded)
+        yield _queue(_answer(engine, "/queue"))
 
 
-def _get(http: httpx.Client, path: str) -> Any:
-    """The parsed answer, or the reason why there is none, as text."""
+def _answer(engine: EngineProbe, path: str) -> Any:
+    """The JSON of an answer, or the reason why there is none."""
     try:
-        answer = http.get(path)
-        return answer.json() if answer.is_success else f"HTTP {answer.status_code}"
-    except httpx.HTTPError as error:
-        return str(error) or type(error).__name__
-    except ValueError:
-        return "it answers something else than JSON"
+        return engine.read(path)
+    except CallFailed as error:
+        return error
 
 
-def _unreachable(url: str, answer: Any) -> Finding:
-    if isinstance(answer, str) and not answer.startswith(("HTTP", "it answers")):
-        return problem(
-            "engine", f"No engine answers at {url}: {answer}", "Start ComfyUI there, or correct the address."
-        )
-    reason = f": {answer}" if isinstance(answer, str) else ""
-    return problem("engine", f"What answers at {url} is not a ComfyUI{reason}.", "Correct the address and the port.")
+def _stats(engine: EngineProbe) -> Mapping[str, Any]:
+    """What an engine tells about itself.
+
+    Raises:
+        RylaError: ``engine_unreachable``, ``engine_forbidden``, ``engine_error`` or ``not_comfyui``.
+    """
+    stats = _answer(engine, "/system_stats")
+    if isinstance(stats, dict) and isinstance(stats.get("system"), dict):
+        return stats
+    try:
+        engine.info()
+    except RylaError as error:
+        if error.code != "not_comfyui":
+            raise
+    reason = f": {stats}" if isinstance(stats, CallFailed) else ""
+    raise RylaError("not_comfyui", f"What answers at {engine.server} is not a ComfyUI{reason}.", server=engine.server)
 
 
 def _gpus(stats: Mapping[str, Any]) -> list[Gpu]:
@@ -76,12 +90,12 @@ def _pack(info: Any) -> Finding:
 
 
 def _models(
-    http: httpx.Client, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue, required: bool, embedded: bool
+    engine: EngineProbe, workflows: Mapping[str, Sequence[str]], catalogue: Catalogue, required: bool, embedded: bool
 ) -> Iterator[Finding]:
     """One finding a workflow. Missing files are a problem when ``required``, or when no workflow at all is complete."""
     wanted = {name: [catalogue.get(model_id) for model_id in ids] for name, ids in workflows.items()}
     forms = [form for entries in wanted.values() for entry in entries for form in _forms(entry, catalogue)]
-    listed = {folder: _get(http, f"/models/{folder}") for folder in dict.fromkeys(form.folder for form in forms)}
+    listed = {folder: _answer(engine, f"/models/{folder}") for folder in dict.fromkeys(form.folder for form in forms)}
     missing = {name: _missing(entries, listed, catalogue) for name, entries in wanted.items()}
     report = problem if not embedded and (required or all(missing.values())) else warning
     for name, lacking in missing.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,8 @@ from pathlib import Path
 from rich.markup import escape
 
 from ...client import Client
-from ...client.api import EngineApi
+from ...client.api import EngineProbe
 from ...client.async_client import DEFAULT_SERVER
-from ...client.comfyui_process import ComfyUIProcess
 from ...client.limits import Limits
 from ...client.transport import Address
 from ...engines import embedded
@@ -78,7 +76,7 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
     if not servers and choice.kind is EngineKind.COMFYUI:
         servers = (DEFAULT_SERVER,)
     elif not servers and not embed:
-        version, why = asyncio.run(_local())
+        version, why = _local()
         servers = (DEFAULT_SERVER,) if version else ()
         if version:
             _say(f"Engine: ComfyUI {version} at {DEFAULT_SERVER}")
@@ -91,16 +89,14 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
         yield (url,), Limits()
 
 
-async def _local() -> tuple[str, str]:
+def _local() -> tuple[str, str]:
     """The version of the ComfyUI on this machine's usual port; else why there is none."""
-    engine = EngineApi(Address.parse(DEFAULT_SERVER), Limits(connect=0.5, answer=2.0))
-    try:
-        return (await engine.info()).version, ""
-    except RylaError as error:
-        absent = error.code == "engine_unreachable"
-        return "", f" (no ComfyUI at {DEFAULT_SERVER})" if absent else f" ({error.message.rstrip('.')})"
-    finally:
-        await engine.aclose()
+    with EngineProbe(DEFAULT_SERVER, Limits(connect=0.5, answer=2.0)) as engine:
+        try:
+            return engine.info().version, ""
+        except RylaError as error:
+            absent = error.code == "engine_unreachable"
+            return "", f" (no ComfyUI at {DEFAULT_SERVER})" if absent else f" ({error.message.rstrip('.')})"
 
 
 @contextmanager
@@ -123,6 +119,8 @@ def _embedded(settings: Settings, why: str) -> Iterator[str]:
 
 @contextmanager
 def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]:
+    from ...client.comfyui_process import ComfyUIProcess
+
     folder = folder.expanduser().absolute()
     with output.console.status(f"Starting ComfyUI in {folder}") as status:
         process = ComfyUIProcess(
