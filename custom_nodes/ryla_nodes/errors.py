@@ -1,12 +1,13 @@
 """Every way in which this project can fail, in one table.
 
 A failure is raised as ``RylaError(code, message, hint=...)``. The code decides the exit status of the CLI and the HTTP
-status of the gateway; the message names the thing and where it was looked for; the hint is the next command.
+status of an answer; the message names the thing and where it was looked for; the hint is the next command.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ _CODES = (
     ErrorCode("offline", "Downloads are switched off.", "Unset HF_HUB_OFFLINE and run the same command.", 3, 503),
     ErrorCode("download_failed", "A download failed; what came is kept.", "Run the same command to go on.", 3, 503),
     ErrorCode("unsafe_archive", "A zip is damaged or not to be trusted.", "Run the same command to fetch it again.", 7, 503),
-    ErrorCode("disk_full", "A disk is too small.", "Free space, or choose another disk, and run the same command.", 7, 507),
+    ErrorCode("disk_full", "A file does not fit on its disk.", "Free space, or choose another disk, and run the same command.", 7, 507),
     ErrorCode("not_writable", "A folder or file cannot be written.", "Change its permissions, or choose another place.", 7, 500),
     ErrorCode("link_refused", "Links are not allowed here.", "ryla models link --yaml", 7, 500),
     ErrorCode("link_blocked", "A link's place holds a file of its own.", "Move that file away.", 7, 500),
@@ -162,7 +163,6 @@ _CODES = (
     ErrorCode("invalid_output_path", "A picture cannot have this path.", "Use a .jpg, .png or .webp file name.", 2, 422),
     ErrorCode("output_folder_missing", "The folder for a picture does not exist.", "Make the folder first.", 7, 500),
     ErrorCode("output_not_writable", "A picture's path cannot be written.", "Give another path with -o.", 7, 500),
-    ErrorCode("disk_full", "A picture does not fit on its disk.", "Free some space, or give another path with -o.", 7, 507),
     ErrorCode("unwritable_home", "The engine's home folder cannot be written.", "Set RYLA_HOME to a folder of yours.", 7, 500),
     ErrorCode("missing_tokenizer", "A text encoder has no tokenizer.", "ryla models install tokenizer-t5xxl", 3, 503),
     ErrorCode("wrong_tokenizer", "A tokenizer does not fit its text encoder.", "Put the encoder's own one there.", 7, 422),
@@ -182,7 +182,22 @@ _CODES = (
 )
 # fmt: on
 
-REGISTRY: dict[str, ErrorCode] = {entry.code: entry for entry in _CODES}
+
+def by_code(entries: Iterable[ErrorCode]) -> dict[str, ErrorCode]:
+    """The entries by their code.
+
+    Raises:
+        ValueError: two of them have the same.
+    """
+    found: dict[str, ErrorCode] = {}
+    for entry in entries:
+        if entry.code in found:
+            raise ValueError(f"The error code {entry.code} is registered twice.")
+        found[entry.code] = entry
+    return found
+
+
+REGISTRY = by_code(_CODES)
 
 _NEXT = " Next: "
 _MARK = re.compile(r" \[(\w+)\]")

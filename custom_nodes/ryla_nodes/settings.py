@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-VARIABLES: dict[str, str] = {
-    "RYLA_SERVER": "Base URLs of the engines to use, comma-separated (same as --server).",
-    "RYLA_VOLUME": "Folder laid out like ComfyUI's models/; searched before ComfyUI's own folders for LoRAs.",
-    "RYLA_COMFYUI": "Folder of the ComfyUI to work with; comfy-cli's workspace when unset.",
-    "RYLA_CATALOGUE": "TOML file whose model entries are merged over the shipped catalogue.",
-    "RYLA_VOLUME_REFRESH": "Command run once before a LoRA is said to be missing, such as a cloud volume's reload.",
-    "RYLA_HOME": "Where the embedded engine keeps models of your own, inputs and outputs.",
-    "RYLA_WORKFLOWS": "Folder of additional workflows, searched before the shipped ones.",
-    "RYLA_LORA_ROOTS": "Folders that links inside a LoRA folder may lead to, separated as in PATH.",
-    "RYLA_XET": "1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.",
-    "RYLA_TOKEN": "Bearer token of the gateway.",
-}
-
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment, read once. Paths are expanded and absolute; nothing is created here."""
+    """The environment, read once. Paths are expanded and absolute; nothing is created here.
+
+    Attributes:
+        servers: RYLA_SERVER: base URLs of the engines to use, comma-separated there (same as --server).
+        volume: RYLA_VOLUME: folder laid out like ComfyUI's models/; searched before ComfyUI's own folders for LoRAs.
+        home: RYLA_HOME: where the embedded engine keeps models of your own, inputs and outputs; ``ryla`` in the user's
+            cache folder when unset.
+        workflows: RYLA_WORKFLOWS: folder of additional workflows, searched before the shipped ones.
+        token: RYLA_TOKEN: bearer token that the embedded engine asks for; it needs one where other machines reach it.
+        comfyui: RYLA_COMFYUI: folder of the ComfyUI to work with; comfy-cli's workspace when unset.
+        catalogue: RYLA_CATALOGUE: TOML file whose model entries are merged over the shipped catalogue.
+        volume_refresh: RYLA_VOLUME_REFRESH: command run once before a LoRA is said to be missing, such as a cloud
+            volume's reload.
+        lora_roots: RYLA_LORA_ROOTS: folders that links inside a LoRA folder may lead to, separated as in PATH.
+        xet: RYLA_XET: 1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.
+    """
 
     servers: tuple[str, ...]
     volume: Path | None

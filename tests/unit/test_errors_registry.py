@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ryla_nodes
-from ryla_nodes.errors import REGISTRY, RylaError
+import typer
+from ryla_nodes.cli.app import app
+from ryla_nodes.errors import REGISTRY, RylaError, by_code
 
 PACKAGE = Path(ryla_nodes.__file__).parent
 
@@ -35,12 +38,28 @@ def test_every_registered_code_is_raised() -> None:
     assert not set(REGISTRY) - set(_raised_codes())
 
 
+def test_a_code_cannot_be_registered_twice() -> None:
+    entry = REGISTRY["disk_full"]
+    with pytest.raises(ValueError, match="disk_full is registered twice"):
+        by_code([entry, replace(entry, meaning="Another.")])
+
+
 def test_codes_are_public_names_with_a_meaning_a_hint_and_statuses() -> None:
     for code, entry in REGISTRY.items():
         assert code.isidentifier() and code == code.lower()
         assert entry.meaning.endswith(".") and entry.hint
         assert entry.exit_status in {2, 3, 4, 5, 6, 7, 130}
         assert 400 <= entry.http_status <= 599
+
+
+@pytest.mark.parametrize("code", [code for code, entry in REGISTRY.items() if entry.hint.startswith("ryla ")])
+def test_a_hint_that_is_a_command_is_one_that_there_is(code: str) -> None:
+    command = typer.main.get_command(app)
+    for word in REGISTRY[code].hint.split()[1:]:
+        if word.startswith("--"):
+            assert word in {name for param in command.params for name in param.opts} | {"--help"}
+        elif hasattr(command, "commands"):
+            command = command.commands[word]
 
 
 def test_an_error_carries_its_hint_its_code_and_its_details() -> None:

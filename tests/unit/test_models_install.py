@@ -80,6 +80,7 @@ def test_too_small_a_disk_is_refused_before_a_byte_is_fetched(machine: World) ->
     machine.write_catalogue()
     result = machine.run("install", "clip_l", "t5xxl_fp16", "--yes")
     assert (result.code, result.status) == ("disk_full", 7)
+    assert result.answer["error"]["hint"] == "Free space, or choose another disk, and run the same command."
     assert "free" in result.answer["error"]["message"] and not machine.hub.requests
 
 

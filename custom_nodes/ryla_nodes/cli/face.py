@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import settings
+from .. import files, settings
 from ..errors import RylaError
 from . import output
 
@@ -96,7 +96,8 @@ def demo(
             ("output-2", 0.6, (0.5, 0.5)),
         ):
             written.append(home / f"{name}.png")
-            demo_faces.portrait(seed, 640, 640, face=face, center=center).save(written[-1])
+            with files.replacing(written[-1]) as part:
+                demo_faces.portrait(seed, 640, 640, face=face, center=center).save(part, "PNG")
     if output.json_mode():
         output.emit({"pictures": written})
         return
@@ -111,7 +112,9 @@ def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
 
     if provider not in runtime.PROVIDERS:
         names = ", ".join(runtime.PROVIDERS)
-        raise RylaError("invalid_parameter", f"--provider is {provider!r}; it is one of {names}.")
+        raise RylaError(
+            "invalid_parameter", f"--provider is {provider!r}; it is one of {names}.", hint="ryla face --help"
+        )
     environment = settings.load()
     if demo:
         from ..identity.demo_faces import ensure_models

@@ -291,7 +291,9 @@ def _refuse(path: Path, error: OSError) -> NoReturn:
     facts = {"path": str(path), "reason": error.strerror or str(error)}
     folder = path.parent
     if error.errno in files.FULL:
-        raise RylaError("disk_full", f"{path} does not fit on its disk ({facts['reason']}).", **facts) from error
+        hint = "Free some space, or give another path with -o."
+        message = f"{path} does not fit on its disk ({facts['reason']})."
+        raise RylaError("disk_full", message, hint=hint, **facts) from error
     if error.errno in _ABSENT and not folder.is_dir():
         hint = f"mkdir -p {folder}"
         raise RylaError("output_folder_missing", f"The folder {folder} does not exist.", hint=hint, **facts) from error

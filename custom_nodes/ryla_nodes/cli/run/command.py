@@ -77,7 +77,7 @@ def split(args: Sequence[str], own: dict[str, bool]) -> tuple[list[str], dict[st
             value = rest.pop(0) if rest and not _is_option(rest[0], own) else "true"
         key = name[2:].replace("-", "_")
         if key in given:
-            raise RylaError("invalid_parameter", f"--{name[2:]} is given twice.", parameter=key)
+            raise RylaError("invalid_parameter", f"--{name[2:]} is given twice.", hint="Give it once.", parameter=key)
         given[key] = value
     return ours, given
 
