@@ -44,7 +44,7 @@ _CODES = (
     # Workflows
     ErrorCode("invalid_workflow", "A workflow's files are malformed or contradict each other.", "Correct the file.", 7, 500),
     ErrorCode("invalid_graph", "The engine would refuse the graph.", "ryla workflows validate NAME", 2, 422),
-    ErrorCode("invalid_object_info", "A saved /object_info is not one.", "Save GET /object_info of a ComfyUI.", 7, 500),
+    ErrorCode("invalid_object_info", "A file is not a saved /object_info.", "Save GET /object_info of a ComfyUI.", 7, 500),
     ErrorCode("missing_node", "The engine lacks a node class.", "ryla workflows validate NAME", 3, 503),
     # Models
     ErrorCode("unknown_model", "The catalogue has no such model.", "ryla models list", 2, 404),
@@ -58,8 +58,8 @@ _CODES = (
     ErrorCode("invalid_catalogue", "A model catalogue is not valid.", "Correct the file that RYLA_CATALOGUE names.", 7, 500),
     ErrorCode("invalid_model_paths", "An extra_model_paths.yaml is not valid.", "Correct the file.", 7, 500),
     ErrorCode("unsafe_pickle", "A pickled file holds more than tensors.", "ryla models check --repair", 7, 503),
-    ErrorCode("wrong_size", "A model file has not the size of the catalogue.", "ryla models check --repair", 7, 503),
-    ErrorCode("gated_model", "The repository wants its licence accepted first.", "Set HF_TOKEN.", 3, 503),
+    ErrorCode("wrong_size", "A model file's size is not the catalogue's.", "ryla models check --repair", 7, 503),
+    ErrorCode("gated_model", "The repository asks for its licence to be accepted first.", "Set HF_TOKEN.", 3, 503),
     ErrorCode("invalid_token", "The hub does not accept the token.", "Set HF_TOKEN to a valid token.", 3, 503),
     ErrorCode("remote_missing", "A source no longer has the file.", "Update ryla-nodes.", 3, 503),
     ErrorCode("source_changed", "A source has another file than the catalogue says.", "Update ryla-nodes.", 3, 503),
@@ -69,13 +69,13 @@ _CODES = (
     ErrorCode("disk_full", "A file does not fit on its disk.", "Free space, or choose another disk, and run the same command.", 7, 507),
     ErrorCode("not_writable", "A folder or file cannot be written.", "Change its permissions, or choose another place.", 7, 500),
     ErrorCode("link_refused", "Links are not allowed here.", "ryla models link --yaml", 7, 500),
-    ErrorCode("link_blocked", "A link's place holds a file of its own.", "Move that file away.", 7, 500),
+    ErrorCode("link_blocked", "There is a file where a link should be.", "Move that file away.", 7, 500),
     ErrorCode("setup_problems", "The doctor found problems.", "ryla doctor", 3, 503),
     ErrorCode("comfy_cli_missing", "comfy-cli is not installed.", "pip install comfy-cli", 3, 500),
     ErrorCode("comfyui_install_failed", "The ComfyUI is not what was asked for.", "ryla doctor", 4, 500),
     ErrorCode("no_target", "There is no place to install to.", "Give --volume PATH or --comfyui PATH.", 2, 500),
     ErrorCode("not_a_comfyui", "A folder is not that of a ComfyUI.", "Give --comfyui PATH.", 2, 500),
-    ErrorCode("confirmation_required", "The command wants a yes.", "Add --yes.", 2, 422),
+    ErrorCode("confirmation_required", "The command asks for confirmation.", "Add --yes.", 2, 422),
     ErrorCode("damaged_package", "A model that ships with the package is missing or damaged.", "pip install --force-reinstall ryla-nodes, or check the repository out again.", 7, 503),
     ErrorCode("models_incomplete", "Model files are missing or damaged.", "ryla models install NAME", 3, 503),
     # LoRAs
@@ -96,7 +96,7 @@ _CODES = (
     ErrorCode("lora_matches_nothing", "The LoRA has no weight that fits the model.", "ryla loras inspect ID", 2, 422),
     ErrorCode("lora_not_finite", "A LoRA holds NaN or infinite weights.", "Train or download it again.", 7, 422),
     ErrorCode("lora_exists", "A LoRA of this id is already there.", "Give --force to replace it.", 2, 409),
-    ErrorCode("ambiguous_lora", "Several files answer to this id.", "Name the file itself.", 2, 409),
+    ErrorCode("ambiguous_lora", "Several files have this id.", "Name the file itself.", 2, 409),
     ErrorCode("volume_refresh_failed", "The command in RYLA_VOLUME_REFRESH failed.", "Run it by hand.", 7, 503),
     # Nodes
     ErrorCode("ambiguous_model", "Several files could be the model.", "Name one, or keep only one of them.", 2, 409),
@@ -108,7 +108,7 @@ _CODES = (
         507,
     ),
     # Faces and identity
-    ErrorCode("unreadable_image", "A photo is no picture, or damaged.", "Open it in a viewer and save it again as JPEG.", 2, 422),
+    ErrorCode("unreadable_image", "A photo is not a picture, or is damaged.", "Open it in a viewer and save it again as JPEG.", 2, 422),
     ErrorCode("image_too_large", "A photo has too many pixels.", "Scale it down; 4000 px on the long side is plenty.", 2, 413),
     ErrorCode("no_face", "No face was found in a picture.", "Use a photo where the face is large and seen from the front.", 5, 422),
     ErrorCode("face_index", "The picture has fewer faces than the one asked for.", "Lower the face index; 0 is the first.", 2, 422),
@@ -118,7 +118,7 @@ _CODES = (
     ErrorCode("unreadable_face", "A file holds no saved face.", "Give a file that was saved as a face.", 2, 422),
     ErrorCode("another_person", "A picture does not show the person of the reference.", "Try another seed or more steps.", 5, 422),
     ErrorCode("nothing_to_evaluate", "A folder lacks references or pictures.", "ryla face evaluate --help", 2, 422),
-    ErrorCode("wrong_adapter", "The file is no InstantID adapter.", "ryla models install instantid-adapter", 2, 422),
+    ErrorCode("wrong_adapter", "The file is not an InstantID adapter.", "ryla models install instantid-adapter", 2, 422),
     ErrorCode("hash_mismatch", "A file is not the one that its name promises.", "ryla models check --repair", 7, 503),
     ErrorCode("not_sdxl", "InstantID works on SDXL models only.", "Connect an SDXL checkpoint; for Flux use the flux-instantid workflow.", 2, 422),
     ErrorCode("wrong_controlnet", "The ControlNet is not InstantID's kind.", "ryla models install instantid-controlnet", 2, 422),
@@ -141,7 +141,7 @@ _CODES = (
     ErrorCode("transfer_failed", "A file could not be moved to or from the engine.", "Check the network and run it again.", 4, 502),
     ErrorCode("zombie_worker", "The engine answers but its worker is dead.", "Restart the engine.", 4, 503),
     ErrorCode("server_restarted", "The engine restarted and forgot the job.", "Run it again with the same --seed.", 4, 503),
-    ErrorCode("server_gone", "The engine went away with the job.", "Start it again, then run it again with the same --seed.", 4, 503),
+    ErrorCode("server_gone", "The engine stopped while it had the job.", "Start it again, then run it again with the same --seed.", 4, 503),
     ErrorCode("job_lost", "The engine no longer knows the job.", "Run it again with the same --seed.", 4, 502),
     ErrorCode("timed_out", "The job passed its deadline.", "Give a longer --timeout.", 6, 504),
     ErrorCode("cancelled", "The job was cancelled.", "Run it again with the same --seed.", 130, 409),
@@ -173,12 +173,12 @@ _CODES = (
     ErrorCode("lora_unsupported", "This engine cannot apply LoRAs to this model.", "Use a real ComfyUI: --server URL.", 2, 422),
     ErrorCode("invalid_batch", "A batch file is malformed.", "Give a .csv with a header line, or a .jsonl.", 2, 422),
     ErrorCode("invalid_manifest", "A results file is not of this batch.", "Give another file with --results.", 2, 422),
-    ErrorCode("batch_running", "Another runner is at work on this batch.", "Wait for it, or give another file with --results.", 7, 409),
-    ErrorCode("batch_incomplete", "Some jobs of a batch failed.", "Run the same command again: what is made stays made.", 5, 502),
+    ErrorCode("batch_running", "Another runner is working on this batch.", "Wait for it, or give another file with --results.", 7, 409),
+    ErrorCode("batch_incomplete", "Some jobs of a batch failed.", "Run the same command again: pictures that were made are kept.", 5, 502),
     ErrorCode("conflicting_options", "Two options exclude each other.", "ryla run --help", 2, 422),
     # A ComfyUI of our own
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
-    ErrorCode("comfyui_crashed", "The ComfyUI that was started for this died.", "Look at the end of its log above.", 4, 503),
+    ErrorCode("comfyui_crashed", "The ComfyUI that this command started has died.", "Look at the end of its log above.", 4, 503),
 )
 # fmt: on
 

@@ -70,6 +70,21 @@ def test_json(ryla: Any, engine: FakeEngine) -> None:
     assert body["prompt_id"] == engine.executions[0] and body["timings"]["execution"] is not None
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_says_each_default_once_and_breaks_no_sentence(
+    ryla: Any, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)
+    monkeypatch.setattr(output.console, "width", columns)
+    status, out, err = ryla("paint", "--help")
+    assert status == 0 and "--prompt" in err
+    assert max(map(len, (out + err).splitlines())) <= columns
+    said = " ".join(out.replace("│", " ").split())
+    assert "(else results.jsonl beside the pictures)." in said
+    assert "(else its own environment's)." in said
+    assert "else the embedded engine." in said and "Default" not in out and ".." not in out
+
+
 def test_dry_run_prints_the_bound_graph_and_needs_no_engine(ryla: Any) -> None:
     status, out, _ = ryla("paint", "--prompt", "a", "--seed", "3", "--dry-run")
     graph = json.loads(out)

@@ -206,13 +206,13 @@ def test_a_folder_of_shared_files_is_no_workflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", RESERVED)
 def test_a_parameter_that_nobody_could_give_is_refused(tmp_path: Path, name: str) -> None:
     text = WIDTH.replace("parameters.width", f"parameters.{name}") + "default = 1"
-    assert f'[parameters.{name}]: the name "{name}" is one of ryla run\'s own' in refused(folder(tmp_path, HEAD + text))
+    assert f'[parameters.{name}]: the name "{name}" is reserved for ryla run' in refused(folder(tmp_path, HEAD + text))
 
 
 @pytest.mark.parametrize("alias", ["count", "dry-run", "dry_run"])
 def test_so_is_an_alias(tmp_path: Path, alias: str) -> None:
     text = WIDTH + f'default = 1\naliases = ["w", "{alias}"]'
-    assert f'[parameters.width]: the name "{alias}" is one of ryla run\'s own' in refused(folder(tmp_path, HEAD + text))
+    assert f'[parameters.width]: the name "{alias}" is reserved for ryla run' in refused(folder(tmp_path, HEAD + text))
 
 
 def test_the_reserved_names_are_the_options_of_ryla_run_and_the_fields_of_file_names() -> None:

@@ -60,8 +60,8 @@ def list_loras(
         return
     table = Table("id", "family", "rank", "trigger", "size", "where", box=None, pad_edge=False)
     for row in rows:
-        told = [Text(row["error"], "red"), "", ""] if "error" in row else _told(row)
-        table.add_row(Text(row["id"], "bold"), *told, decimal(row["size"]), Text(row["path"], overflow="fold"))
+        facts = [Text(row["error"], "red"), "", ""] if "error" in row else _columns(row)
+        table.add_row(Text(row["id"], "bold"), *facts, decimal(row["size"]), Text(row["path"], overflow="fold"))
     output.console.print(table)
 
 
@@ -132,7 +132,7 @@ def _store() -> LoraStore:
     return store.shared(library.roots(settings.load()))
 
 
-def _told(row: dict[str, Any]) -> list[Text]:
+def _columns(row: dict[str, Any]) -> list[Text]:
     rank = "full" if row["rank"] is None else "-".join(dict.fromkeys(map(str, row["rank"])))
     return [Text(_family(row["family"])), Text(rank), Text(row["trigger_word"] or "")]
 

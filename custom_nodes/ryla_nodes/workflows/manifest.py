@@ -237,7 +237,7 @@ class _Reader:
         for parameter in parameters:
             for name in (parameter.name, *parameter.aliases):
                 if name.replace("-", "_") in RESERVED:
-                    self._fail(f'{self._where(parameter.name)}: the name "{name}" is one of ryla run\'s own')
+                    self._fail(f'{self._where(parameter.name)}: the name "{name}" is reserved for ryla run')
                 if name in seen:
                     self._fail(f'{self._where(parameter.name)}: the name "{name}" is taken by {seen[name]}')
                 seen[name] = parameter.name

@@ -134,7 +134,7 @@ class LiteralProblem:
 
 
 def literal_problem(spec: InputSpec, value: Any) -> LiteralProblem | None:
-    """What an engine or the node itself would hold against ``value``, None when nothing."""
+    """Why an engine or the node itself would refuse ``value``; None when neither would."""
     if isinstance(value, dict) and "__value__" in value:
         value = value["__value__"]
     if not spec.takes_literal:

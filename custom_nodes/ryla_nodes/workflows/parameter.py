@@ -105,7 +105,7 @@ def _number(parameter: Parameter, value: object) -> Fraction:
     if number is None:
         raise BadValue(f"{parameter.name} is a number, not {_show(value)}")
     if abs(number) > _LARGEST:
-        raise BadValue(f"{parameter.name} is beyond any number in use")
+        raise BadValue(f"{parameter.name} is too large")
     return number
 
 

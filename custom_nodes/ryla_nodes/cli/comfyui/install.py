@@ -202,23 +202,23 @@ def _version(wanted: Wanted) -> str:
 
 
 def _asked(wanted: Wanted) -> doctor_python.Python:
-    """What ComfyUI's Python tells about itself."""
+    """What ComfyUI's Python says of itself."""
     python = doctor_python.in_folder(wanted.venv) if wanted.venv else doctor_python.of_comfyui(wanted.folder)
-    told = doctor_python.ask(python)
-    if isinstance(told, doctor_finding.Finding):
-        raise RylaError("comfyui_install_failed", told.message)
-    return told
+    answer = doctor_python.ask(python)
+    if isinstance(answer, doctor_finding.Finding):
+        raise RylaError("comfyui_install_failed", answer.message)
+    return answer
 
 
 def _python(wanted: Wanted) -> Path:
-    told = _asked(wanted)
-    if "torch" not in told.distributions:
+    found = _asked(wanted)
+    if "torch" not in found.distributions:
         raise RylaError(
             "comfyui_install_failed",
-            f"{told.path} has no torch: comfy-cli did not install ComfyUI's packages.",
+            f"{found.path} has no torch: comfy-cli did not install ComfyUI's packages.",
             hint=f"comfy --workspace {wanted.folder} install --restore --{wanted.device}",
         )
-    return told.path
+    return found.path
 
 
 def _put_pack(comfyui: Path) -> Path:

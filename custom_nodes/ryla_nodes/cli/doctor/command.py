@@ -70,13 +70,13 @@ def _report(findings: Iterator[Finding]) -> None:
         line(_COLOURS[item.level], item.level, 9, f"{item.check:<15}", item.message)
         if item.fix:
             line("", "", 26, "fix", item.fix)
-    told = [item.as_dict() for item in seen]
+    rows = [item.as_dict() for item in seen]
     problems = [item for item in seen if item.level == PROBLEM]
     if problems:
         named = ", ".join(item.check for item in problems)
-        raise RylaError("setup_problems", f"{len(problems)} problem(s): {named}.", hint=problems[0].fix, findings=told)
+        raise RylaError("setup_problems", f"{len(problems)} problem(s): {named}.", hint=problems[0].fix, findings=rows)
     if output.json_mode():
-        output.emit({"findings": told})
+        output.emit({"findings": rows})
 
 
 def _local(
@@ -90,8 +90,8 @@ def _local(
     else:
         yield from doctor_comfyui.check(comfyui)
         if workspace.is_comfyui(comfyui):
-            told = doctor_python.ask(python or doctor_python.of_comfyui(comfyui))
-            yield from [told] if isinstance(told, Finding) else doctor_python.check(told, bool(gpus), faces)
+            answer = doctor_python.ask(python or doctor_python.of_comfyui(comfyui))
+            yield from [answer] if isinstance(answer, Finding) else doctor_python.check(answer, bool(gpus), faces)
     yield _shipped()
     yield from _volume(ctx)
     yield from doctor_machine.check_gpu(gpus, workflows, ctx.catalogue)

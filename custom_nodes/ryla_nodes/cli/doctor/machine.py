@@ -51,7 +51,7 @@ def check_gpu(found: Sequence[Gpu], workflows: Mapping[str, Sequence[str]], cata
     for name, ids in workflows.items():
         wanted = need(ids, catalogue)
         if best.memory < wanted:
-            text = f"{name} is at ease with {wanted / _GIB:.0f} GiB; {best.name} has {best.memory / _GIB:.0f} GiB."
+            text = f"{name} runs best with {wanted / _GIB:.0f} GiB; {best.name} has {best.memory / _GIB:.0f} GiB."
             yield warning("gpu memory", text, f"ryla models install {name} --precision fp8")
 
 

@@ -21,7 +21,7 @@ _TIMEOUT = 180
 
 @dataclass(frozen=True)
 class Python:
-    """What ``probe.py`` told about a Python."""
+    """What ``probe.py`` found out about a Python."""
 
     path: Path
     version: tuple[int, ...]
@@ -54,7 +54,7 @@ def ask(python: Path) -> Python | Finding:
     script = Path(__file__).with_name("probe.py")
     try:
         done = subprocess.run([python, script], capture_output=True, text=True, timeout=_TIMEOUT, check=True)
-        told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or "").strip().splitlines() or [f"exit status {error.returncode}"]
         return problem("python", f"{python} does not work: {reason[-1]}", "ryla comfyui install")
@@ -62,11 +62,11 @@ def ask(python: Path) -> Python | Finding:
         return problem("python", f"{python} does not work: {error}", "ryla comfyui install")
     return Python(
         path=python,
-        version=tuple(told["version"]),
-        distributions=told["distributions"],
-        broken=told["broken"],
-        providers=tuple(told["providers"]),
-        torch_cuda=told["torch_cuda"],
+        version=tuple(found["version"]),
+        distributions=found["distributions"],
+        broken=found["broken"],
+        providers=tuple(found["providers"]),
+        torch_cuda=found["torch_cuda"],
     )
 
 

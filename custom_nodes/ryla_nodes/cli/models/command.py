@@ -109,7 +109,7 @@ def install(
     if any(entry.shipped for entry in named):
         shipped.require()
         if not ctx.placed and all(entry.shipped for entry in named):
-            _tell_shipped(named)
+            _report_shipped(named)
             return
     files = selection.files(_chosen(ctx, names or [], every, precision), ctx.catalogue)
     _carry_out(ctx, plan.make(files, ctx.target, ctx.catalogue, ctx.elsewhere), jobs, yes=yes, dry_run=dry_run)
@@ -127,7 +127,7 @@ def _chosen(ctx: Context, names: list[str], every: bool, precision: Precision | 
     return [entry for entry in wanted if entry in used or entry.id in names]
 
 
-def _tell_shipped(files: list[ModelEntry]) -> None:
+def _report_shipped(files: list[ModelEntry]) -> None:
     outcomes = [Outcome(entry, PRESENT, shipped.path(entry.id)) for entry in files]
     for outcome in outcomes:
         view.line("green", outcome.state, 12, outcome.entry.id, f"{outcome.path} ({shipped.SOURCE})")
@@ -260,7 +260,7 @@ def _show_links(made: list[links.Link]) -> None:
     if blocked:
         raise RylaError(
             "link_blocked",
-            f"{len(blocked)} of {len(made)} places hold a file of their own, such as {blocked[0].place}.",
+            f"{len(blocked)} of {len(made)} links have a file in their place, such as {blocked[0].place}.",
             results=results,
         )
     if output.json_mode():

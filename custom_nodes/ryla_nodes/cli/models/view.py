@@ -45,7 +45,7 @@ def _table(*titles: str) -> Table:
 
 
 def show_plan(plan: Plan, *, token: bool) -> None:
-    """What will be fetched from where to where, its size, the licences, the free space, and whether a token lacks."""
+    """What will be fetched from where to where, its size, the licences, the free space, whether a token is missing."""
     table = _table("model", "action", "from", "to", "size", "licence")
     for step in plan.steps:
         action = f"replace, {step.action}" if step.replace else step.action

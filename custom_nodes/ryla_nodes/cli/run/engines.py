@@ -22,7 +22,7 @@ from .. import output
 from ..doctor.python import of_comfyui
 from .request import EngineKind
 
-KNOWS = (
+_EMBEDDED_PAINTS = (
     'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
     'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
 )
@@ -102,7 +102,7 @@ def _local() -> tuple[str, str]:
 @contextmanager
 def _embedded(settings: Settings, why: str) -> Iterator[str]:
     embedded.require()
-    _say(f"Engine: embedded{why}. {KNOWS}")
+    _say(f"Engine: embedded{why}. {_EMBEDDED_PAINTS}")
     from ...engines.embedded.server.server import EngineServer
     from ...nodes import node_classes
 

@@ -59,7 +59,7 @@ def run_many(request: Request, choice: Choice) -> None:
             summary = _run(client, journal, plan, request.timeout)
     if request.contact_sheet is not None:
         _sheet(summary, plan, request.contact_sheet)
-    _tell(summary, plan, journal)
+    _report(summary, plan, journal)
 
 
 def _seeds(text: str | None) -> list[int]:
@@ -129,7 +129,7 @@ def _print(plan: Sequence[Planned]) -> None:
         sys.stdout.write(json.dumps({**entry, "graph": planned.prompt.graph}, ensure_ascii=False, default=str) + "\n")
 
 
-def _tell(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
+def _report(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
     made, failed = len(summary.files), len(summary.failed)
     if failed:
         first = summary.failed[0].error
@@ -140,7 +140,7 @@ def _tell(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
         files = {index: str(file) for index, file in summary.files.items()}
         output.emit({"made": made, "results": str(journal.path), "files": files})
         return
-    output.console.print(f"{made} pictures; {journal.path} tells of each.", markup=False, soft_wrap=True)
+    output.console.print(f"{made} pictures; see {journal.path}.", markup=False, soft_wrap=True)
 
 
 class _Jobs:

@@ -76,7 +76,7 @@ def _report(result: Result, files: list[Path], graph: Graph) -> None:
     engine = f"{timings.execution:.1f} s on the engine, " if timings.execution is not None else ""
     _line("time", f"{timings.total:.1f} s ({engine}{timings.queued:.1f} s in its queue)")
     if result.cached:
-        _line("note", "The engine had this very picture already and did not run it again.")
+        _line("note", "The engine had already made this picture and did not run the job again.")
     for warning in result.warnings:
         _line("warning", warning)
 

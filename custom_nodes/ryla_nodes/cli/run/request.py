@@ -32,7 +32,7 @@ class Request:
         given: the workflow's parameters as they were typed.
         output: the path or the template of the pictures' paths; None: a name in the current folder.
         count, seeds, batch: how many jobs, and which.
-        results: the manifest; None: ``results.jsonl`` beside the pictures.
+        results: the journal; None: ``results.jsonl`` beside the pictures.
     """
 
     workflow: Workflow
@@ -49,7 +49,7 @@ class Request:
 
     @property
     def many(self) -> bool:
-        """Whether it is a batch: with a manifest, and names from a template."""
+        """Whether it is a batch: with a journal, and names from a template."""
         return self.count > 1 or bool(self.seeds or self.batch or self.results or self.contact_sheet)
 
 
