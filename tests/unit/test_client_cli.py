@@ -70,6 +70,13 @@ def test_json(ryla: Any, engine: FakeEngine) -> None:
     assert body["prompt_id"] == engine.executions[0] and body["timings"]["execution"] is not None
 
 
+def test_the_commands_are_there_before_anything_heavy_is_imported() -> None:
+    script = "import sys, ryla_nodes.cli.app; print([name for name in sys.argv[1:] if name in sys.modules])"
+    heavy = ["asyncio", "httpx", "PIL", "torch", "ryla_nodes.client"]
+    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_help_says_each_default_once_and_breaks_no_sentence(
     ryla: Any, monkeypatch: pytest.MonkeyPatch, columns: int

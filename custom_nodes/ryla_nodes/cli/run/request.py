@@ -8,13 +8,10 @@ from enum import Enum
 from pathlib import Path
 
 from ...batch import naming
-from ...client.results import SUFFIXES, Format
 from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.parameter import Parameter
 from ...workflows.workflow import BoundPrompt, Workflow
-
-_CHOICES = {Format.JPEG: "jpeg", Format.PNG: "png", Format.WEBP: "webp"}
 
 
 class EngineKind(str, Enum):
@@ -59,14 +56,19 @@ def with_format(workflow: Workflow, given: Mapping[str, object], template: str) 
     Raises:
         RylaError: ``conflicting_options`` when a format was given that the suffix contradicts.
     """
+    # Only a run needs the client; ``ryla --help`` does not.
+    from ...client.results import SUFFIXES
+
     parameter = _format_parameter(workflow)
     kind = SUFFIXES.get(Path(template).suffix.lower())
-    if parameter is None or kind is None or _CHOICES.get(kind) not in parameter.choices:
+    # The choices of an output node are named as the formats are.
+    choice = kind.name.lower() if kind else ""
+    if parameter is None or choice not in parameter.choices:
         return dict(given)
     spelling = next((name for name in (parameter.name, *parameter.aliases) if name in given), None)
     if spelling is None:
-        return {**given, parameter.name: _CHOICES[kind]}
-    if given[spelling] in parameter.choices and given[spelling] != _CHOICES[kind]:
+        return {**given, parameter.name: choice}
+    if given[spelling] in parameter.choices and given[spelling] != choice:
         message = f"--{spelling} {given[spelling]} and the suffix of {template} contradict each other."
         raise RylaError("conflicting_options", message, hint=f"Leave --{spelling} out: the suffix decides.")
     return dict(given)
