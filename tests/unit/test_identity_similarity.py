@@ -114,3 +114,13 @@ def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     missing = ryla_face("compare", str(person / "reference-1.png"), str(person / "same.png"))
     assert missing.returncode == 3
     assert "antelopev2" in missing.stderr and "ryla models install antelopev2" in missing.stderr
+
+
+def test_a_program_reads_why_cuda_is_not_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RYLA_HOME", str(tmp_path / "home"))
+    photo = str(folder / "person-0" / "reference-1.png")
+    asked = json.loads(ryla_face("compare", photo, photo, "--demo", "--provider", "CUDA", "--json").stdout)
+    offered = "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers()
+    assert offered or "CUDA cannot be used for faces: this onnxruntime offers" in asked["warnings"][0]
+    plain = json.loads(ryla_face("compare", photo, photo, "--demo", "--json").stdout)
+    assert plain["warnings"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -302,6 +303,29 @@ def test_a_machine_without_any_model_is_not_well(machine: Machine) -> None:
     assert status == 3 and findings["flux-dev"]["fix"] == "ryla models install flux-dev"
     assert findings["token"]["level"] == "warning" and "HF_TOKEN" in findings["token"]["fix"]
     assert "token" not in machine.doctor(HF_TOKEN="hf_right")[0]
+
+
+def test_why_faces_cannot_use_cuda_is_said(machine: Machine) -> None:
+    machine.without("onnxruntime")
+    machine.distribution("onnxruntime-gpu", "1.20")
+    offers = "def get_available_providers(): return ['CUDAExecutionProvider', 'CPUExecutionProvider']"
+    (machine.site / "onnxruntime.py").write_text(offers)
+    libraries = [machine.site / "capi" / f"libonnxruntime_providers_{part}.so" for part in ("shared", "cuda")]
+    libraries[0].parent.mkdir()
+    # Any library that can be loaded will do for one of onnxruntime's.
+    loadable = importlib.util.find_spec("_ctypes")
+    assert loadable is not None and loadable.origin is not None
+    shutil.copy(loadable.origin, libraries[0])
+    libraries[1].write_text("damaged")
+    findings, status = machine.doctor()
+    assert status == 0 and findings["onnxruntime"]["level"] == "warning"
+    assert f"on the CPU: {libraries[1]}: " in findings["onnxruntime"]["message"]
+    assert "onnxruntime-gpu for CUDA 12.8" in findings["onnxruntime"]["fix"]
+    shutil.copy(loadable.origin, libraries[1])
+    assert machine.doctor()[0]["onnxruntime"]["level"] == "ok"
+    machine.gpu("")
+    libraries[1].unlink()
+    assert machine.doctor()[0]["onnxruntime"]["level"] == "ok", "without a GPU nobody expects CUDA"
 
 
 def test_gpu_memory_is_held_against_each_workflow(machine: Machine) -> None:

@@ -47,7 +47,8 @@ def compare(
         details: dict[str, Any] = {"scores": [_as_dict(score) for score in scores], "threshold": threshold}
         raise RylaError("another_person", f"Not the person of {reference}: {names}; {threshold} is needed.", **details)
     if output.json_mode():
-        output.emit({"reference": reference, "threshold": threshold, "scores": [_as_dict(score) for score in scores]})
+        facts = {"reference": reference, "threshold": threshold, "scores": [_as_dict(score) for score in scores]}
+        output.emit({**facts, "warnings": _warnings(analyzer)})
         return
     for score in scores:
         output.console.print(f"{_shown(score.similarity)}  {score.output}", markup=False, soft_wrap=True)
@@ -66,12 +67,14 @@ def evaluate(
     from ..identity import evaluate as evaluation
 
     people = evaluation.find_people(folder)
-    result = evaluation.evaluate(_analyzer(provider, demo), people, threshold)
+    analyzer = _analyzer(provider, demo)
+    result = evaluation.evaluate(analyzer, people, threshold)
     if sheet is not None:
         evaluation.write_contact_sheet(result, sheet)
     if output.json_mode():
         scores = [_as_dict(score) for score in result.scores]
-        output.emit({"threshold": threshold, "summary": _summary(result), "scores": scores, "sheet": sheet})
+        facts = {"threshold": threshold, "summary": _summary(result), "scores": scores, "sheet": sheet}
+        output.emit({**facts, "warnings": _warnings(analyzer)})
         return
     _print(result, threshold, sheet)
 
@@ -123,6 +126,11 @@ def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
     else:
         roots = folders.standalone(environment).get("insightface")
     return FaceAnalyzer(find_pack(roots), provider, roots)
+
+
+def _warnings(analyzer: FaceAnalyzer) -> list[str]:
+    """Why faces were analysed on the CPU where CUDA was asked for; without ``--json`` the log says it."""
+    return [analyzer.remark] if analyzer.remark else []
 
 
 def _shown(similarity: float | None) -> str:

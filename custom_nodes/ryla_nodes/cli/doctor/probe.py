@@ -5,6 +5,7 @@ Only the standard library is used, and nothing of this package: it is another Py
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -46,6 +47,20 @@ def _torch_cuda() -> str | None:
     return match[1] if match else None
 
 
+def _cuda_fault(runtime: Any) -> str:
+    """Why onnxruntime cannot load the CUDA that it offers, which it only logs; empty when it can, or offers none."""
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        return ""
+    _import("torch")  # As in ComfyUI: it brings CUDA's libraries along.
+    pattern = "onnxruntime_providers_{}.dll" if sys.platform == "win32" else "libonnxruntime_providers_{}.so"
+    try:
+        for part in ("shared", "cuda"):
+            ctypes.CDLL(str(Path(runtime.__file__).parent / "capi" / pattern.format(part)), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _describe() -> dict[str, Any]:
     modules = {name: _import(name) for name in ("numpy", "cv2", "onnxruntime", "insightface")}
     runtime = modules["onnxruntime"][0]
@@ -56,6 +71,7 @@ def _describe() -> dict[str, Any]:
         "broken": {name: error for name, (_, error) in modules.items() if error},
         "providers": runtime.get_available_providers() if runtime else [],
         "torch_cuda": _torch_cuda(),
+        "cuda_fault": _cuda_fault(runtime) if runtime else "",
     }
 
 

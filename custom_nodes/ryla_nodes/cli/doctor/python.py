@@ -29,6 +29,7 @@ class Python:
     broken: Mapping[str, str]
     providers: tuple[str, ...]
     torch_cuda: str | None
+    cuda_fault: str
 
     def pip(self, arguments: str) -> str:
         """The command that runs pip in it."""
@@ -67,6 +68,7 @@ def ask(python: Path) -> Python | Finding:
         broken=found["broken"],
         providers=tuple(found["providers"]),
         torch_cuda=found["torch_cuda"],
+        cuda_fault=found["cuda_fault"],
     )
 
 
@@ -138,6 +140,10 @@ def _onnxruntime(python: Python, gpu: bool) -> Finding:
     if there == ["onnxruntime-gpu"] and "CUDAExecutionProvider" not in python.providers:
         fix = python.pip("install --force-reinstall --no-deps onnxruntime-gpu")
         return warning("onnxruntime", f"onnxruntime-gpu offers no CUDA, only {providers}.", fix)
+    if gpu and python.cuda_fault:
+        message = f"onnxruntime cannot use CUDA, so faces are analysed on the CPU: {python.cuda_fault}."
+        wanted = f"Install an onnxruntime-gpu for CUDA {python.torch_cuda}" if python.torch_cuda else "Install CUDA"
+        return warning("onnxruntime", message, f"{wanted}, or leave face_provider at CPU.")
     return ok("onnxruntime", f"{there[0]} {python.distributions[there[0]]}: {providers}")
 
 
