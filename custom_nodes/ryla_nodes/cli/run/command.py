@@ -128,52 +128,64 @@ def _table(parameters: Sequence[Parameter]) -> Table:
     return table
 
 
+WorkflowArgument = Annotated[str, typer.Argument(help="Workflow; ryla workflows list names them.", show_default=False)]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="File of the picture. For many: a folder, or a template such as out/{index:04}-{seed}.jpg.",
+        show_default=False,
+    ),
+]
+ServerOption = Annotated[
+    list[str] | None, typer.Option(help="Base URL of an engine; repeat it for several.", show_default=False)
+]
+EngineOption = Annotated[
+    EngineKind | None, typer.Option(help="Use a ComfyUI, or the embedded engine.", show_default=False)
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that a job may take; it is then cancelled on its engine.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the bound graph and run nothing.")]
+CountOption = Annotated[int, typer.Option(min=1, help="How many pictures, each with another seed.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Seeds, such as 1,2,3: a picture each.", show_default=False)]
+BatchOption = Annotated[
+    Path | None, typer.Option(help="A .csv or .jsonl file: a job a row, columns are parameters.", show_default=False)
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where a batch writes what became of each job (else results.jsonl beside the pictures).",
+        show_default=False,
+    ),
+]
+SheetOption = Annotated[Path | None, typer.Option(help="A PNG with all pictures of the batch.", show_default=False)]
+StartOption = Annotated[
+    Path | None, typer.Option(help="Folder of a ComfyUI to start for this command.", show_default=False)
+]
+PythonOption = Annotated[
+    Path | None, typer.Option(help="The Python for --start-comfyui (else its own environment's).", show_default=False)
+]
+ArgumentsOption = Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")]
+
+
 def run(
     ctx: typer.Context,
-    workflow: Annotated[str, typer.Argument(help="Workflow; ryla workflows list names them.", show_default=False)],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="File of the picture. For many: a folder, or a template such as out/{index:04}-{seed}.jpg.",
-            show_default=False,
-        ),
-    ] = None,
-    server: Annotated[
-        list[str] | None, typer.Option(help="Base URL of an engine; repeat it for several.", show_default=False)
-    ] = None,
-    engine: Annotated[
-        EngineKind | None, typer.Option(help="Use a ComfyUI, or the embedded engine.", show_default=False)
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that a job may take; it is then cancelled on its engine.")
-    ] = DEFAULT_TIMEOUT,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the bound graph and run nothing.")] = False,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures, each with another seed.")] = 1,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 1,2,3: a picture each.", show_default=False)] = None,
-    batch: Annotated[
-        Path | None,
-        typer.Option(help="A .csv or .jsonl file: a job a row, columns are parameters.", show_default=False),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where a batch writes what became of each job (else results.jsonl beside the pictures).",
-            show_default=False,
-        ),
-    ] = None,
-    contact_sheet: Annotated[
-        Path | None, typer.Option(help="A PNG with all pictures of the batch.", show_default=False)
-    ] = None,
-    start_comfyui: Annotated[
-        Path | None, typer.Option(help="Folder of a ComfyUI to start for this command.", show_default=False)
-    ] = None,
-    comfyui_python: Annotated[
-        Path | None,
-        typer.Option(help="The Python for --start-comfyui (else its own environment's).", show_default=False),
-    ] = None,
-    comfyui_args: Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")] = "",
+    workflow: WorkflowArgument,
+    out: OutputOption = None,
+    server: ServerOption = None,
+    engine: EngineOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    dry_run: DryRunOption = False,
+    count: CountOption = 1,
+    seeds: SeedsOption = None,
+    batch: BatchOption = None,
+    results: ResultsOption = None,
+    contact_sheet: SheetOption = None,
+    start_comfyui: StartOption = None,
+    comfyui_python: PythonOption = None,
+    comfyui_args: ArgumentsOption = "",
     json_: output.JsonOption = False,
 ) -> None:
     """Run a workflow. Each of its parameters is an option: ryla run flux-dev --prompt "a red fox" --steps 20 -o fox.jpg
