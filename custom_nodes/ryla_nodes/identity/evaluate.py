@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RylaError
+from ..files import is_companion
 from .images import read_photo
 from .similarity import Score, Summary, best, embedding, reference_embedding, summarize
 
@@ -64,7 +65,8 @@ def _person(folder: Path) -> Person:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not is_companion(path.name))
 
 
 def evaluate(analyzer: FaceAnalyzer, people: tuple[Person, ...], threshold: float) -> Evaluation:

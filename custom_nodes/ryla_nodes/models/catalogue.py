@@ -111,11 +111,12 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A file of a Hugging Face repository; ``revision`` None is its main branch."""
+    """A file of a Hugging Face repository; ``revision`` None is its main branch; ``gated`` as the catalogue knows."""
 
     repo: str
     path: str
     revision: str | None = None
+    gated: bool = False
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.path}"
@@ -222,7 +223,7 @@ def sources_of(entry: ModelEntry, catalogue: Catalogue) -> list[Source]:
     same = [entry, *(twin for twin in twins if twin.sha256 is not None and twin.sha256 == entry.sha256)]
     found: list[Source] = []
     for item in same:
-        found += [HubSource(item.repo, item.path, item.revision)] if item.repo else []
+        found += [HubSource(item.repo, item.path, item.revision, item.gated)] if item.repo else []
         found += [parse_source(mirror) for mirror in item.mirrors]
     return list(dict.fromkeys(found))
 

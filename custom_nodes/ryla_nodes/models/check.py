@@ -12,7 +12,7 @@ from ..files import Advance, ignore, sha256
 from . import resolve
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
 from .folders import ModelFolders
-from .identify import FileKind, examine
+from .identify import FileKind, describe, examine
 
 OK, MISSING = "ok", "missing"
 _TABLE = """
@@ -87,7 +87,7 @@ def verify(entry: ModelEntry, path: Path, hashes: HashCache, advance: Advance, *
     if entry.kind in FILE_KINDS and kind.value != entry.kind:
         raise RylaError(
             "wrong_model_kind",
-            f"{path} is {kind.description}, not {FileKind(entry.kind).description}.",
+            f"{path} is {describe(path, kind)}, not {FileKind(entry.kind).description}.",
             path=path,
             kind=kind.value,
         )

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import RylaError
-from .headers import Header, Shape
+from .headers import Header, Shape, other_format
 
 _MAX_PICKLE = 64 << 20
+_START_BYTES = 400
 _STORAGE_DTYPES = {
     "FloatStorage": "F32",
     "HalfStorage": "F16",
@@ -55,10 +56,12 @@ def read_pickle_header(path: Path) -> Header:
 
 def _bad_zip(path: Path) -> RylaError:
     with path.open("rb") as file:
-        started = file.read(4) == b"PK\x03\x04"
-    if started:
+        start = file.read(_START_BYTES)
+    if start.startswith(b"PK\x03\x04"):
         return RylaError("truncated_file", f"{path} is truncated: the index at its end is not there.", path=path)
-    return RylaError("unsafe_pickle", f"{path} is not a file that torch.save wrote.", path=path)
+    what, hint = other_format(start)
+    why = f": it is {what}" if what else ""
+    return RylaError("unsafe_pickle", f"{path} is not a file that torch.save wrote{why}.", hint=hint, path=path)
 
 
 def _load(path: Path, archive: zipfile.ZipFile) -> Any:
@@ -128,6 +131,10 @@ def _check_plain(path: Path, suffix: str) -> None:
         raise RylaError("empty_file", f"{path} is empty (0 bytes).", path=path)
     if suffix == ".onnx":
         with path.open("rb") as file:
+            what, hint = other_format(file.read(_START_BYTES))
+            if what:
+                raise RylaError("unreadable_file", f"{path} is not an ONNX file: it is {what}.", hint=hint, path=path)
+            file.seek(0)
             _check_onnx(path, size, file)
     elif suffix == ".json":
         try:

@@ -14,7 +14,7 @@ from ..files import Advance
 from . import catalogue as catalogues
 from . import hub
 from .catalogue import FILE_KINDS, Archive, Catalogue, HubSource, ModelEntry, Source
-from .identify import FileKind, examine
+from .identify import FileKind, describe, examine
 from .plan import Target
 
 Phase = Callable[[ModelEntry, str, int | None], Advance]
@@ -103,10 +103,9 @@ class Downloader:
             part.unlink()
             raise
         if entry.kind in FILE_KINDS and kind.value != entry.kind:
+            what = describe(part, kind)
             part.unlink()
-            raise RylaError(
-                "wrong_model_kind", f"{source} is {kind.description}, not {FileKind(entry.kind).description}."
-            )
+            raise RylaError("wrong_model_kind", f"{source} is {what}, not {FileKind(entry.kind).description}.")
 
     def _only_part(self, entry: ModelEntry, version: str) -> Path:
         """The part file of this version; those of other versions are deleted (the file has changed at its source)."""

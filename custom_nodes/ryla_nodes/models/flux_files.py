@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import RylaError
-from . import catalogue, resolve
+from . import catalogue, foreign, resolve
 from .folders import ModelFolders
 from .headers import MADE_UP, read_header
-from .identify import FileKind, identify
+from .identify import FileKind, describe, identify
 
 AUTO = "auto"
 TEXT_ENCODERS = (AUTO, "t5xxl_fp16", "t5xxl_fp8_e4m3fn_scaled", "t5xxl_fp8_e4m3fn")
@@ -30,8 +30,9 @@ class FluxFiles:
 
 
 def choices(folders: ModelFolders) -> list[str]:
-    """What the loader offers: ``auto``, then every file that could be a transformer or an all-in-one."""
-    return list(dict.fromkeys((AUTO, *folders.list("diffusion_models"), *folders.list("checkpoints"))))
+    """What the loader offers: ``auto``, then every file that could be a transformer or an all-in-one (no parts)."""
+    names = (*folders.list("diffusion_models"), *folders.list("checkpoints"))
+    return list(dict.fromkeys((AUTO, *(name for name in names if foreign.part(Path(name)) is None))))
 
 
 def locate(folders: ModelFolders, model: str, text_encoder: str, stand_in: FluxFiles | None = None) -> FluxFiles:
@@ -109,7 +110,7 @@ class _Search:
                 raise RylaError("invalid_parameter", line, hint="Set text_encoder to auto.")
             return FluxFiles(path)
         if kind is not FileKind.FLUX_TRANSFORMER:
-            line = f"{path} is {kind.description}; this loader takes FLUX.1 Dev."
+            line = f"{path} is {describe(path, kind)}; this loader takes FLUX.1 Dev."
             raise RylaError("wrong_model_kind", line, hint=_INSTALL, path=path, kind=kind.value)
         return FluxFiles(path, *self._companions(text_encoder))
 

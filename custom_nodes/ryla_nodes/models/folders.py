@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from ..files import MODEL_SUFFIXES
+from ..files import MODEL_SUFFIXES, is_companion
 from ..settings import Settings
 from . import workspace
 
@@ -55,24 +55,32 @@ class ModelFolders:
         """The paths of ``folder`` (legacy names too), in search order; empty for an unknown one."""
         return self.paths.get(canonical(folder), ())
 
+    def every(self) -> tuple[Path, ...]:
+        """The paths of all folders, each once."""
+        return tuple(dict.fromkeys(path for paths in self.paths.values() for path in paths))
+
     def find(self, folder: str, filename: str) -> Path | None:
         """The first file or directory called ``filename`` (relative, ``/`` or ``\\``) in ``folder``, or None.
 
-        Like ComfyUI's own lookup it never leaves the folder: ``..`` and absolute names find nothing.
+        Like ComfyUI's own lookup it never leaves the folder: ``..`` and absolute names find nothing. A name in another
+        case (a disk that was filled on Windows) is found where the exact one is nowhere.
         """
         relative = PurePosixPath(filename.replace("\\", "/"))
         if relative.is_absolute() or ".." in relative.parts or relative.parts in ((), (".",)):
             return None
-        candidates = (root / relative for root in self.get(folder))
-        return next((path for path in candidates if path.exists()), None)
+        candidates = [root / relative for root in self.get(folder)]
+        exact = next((path for path in candidates if path.exists()), None)
+        return exact or next(filter(None, (_other_case(root, relative) for root in self.get(folder))), None)
 
     def find_name(self, folder: str, name: str) -> Path | None:
-        """The first file with the base name ``name`` anywhere below ``folder``, the shallowest first, or None."""
-        for root in self.get(folder):
-            hits = sorted(path for path in _walk(root) if path.name == name)
-            if hits:
-                return min(hits, key=lambda path: (len(path.parts), path))
-        return None
+        """The first file with the base name ``name`` anywhere below ``folder``, the shallowest first, or None.
+
+        One whose name is in another case is taken where none has the exact one.
+        """
+        alike = [[path for path in _walk(root) if path.name.casefold() == name.casefold()] for root in self.get(folder)]
+        exact = [[path for path in paths if path.name == name] for paths in alike]
+        hits = next(filter(None, (*exact, *alike)), [])
+        return min(hits, key=lambda path: (len(path.parts), path), default=None)
 
     def list(self, folder: str) -> list[str]:
         """All model files below ``folder``: sorted names relative to their root, with ``/``."""
@@ -80,7 +88,7 @@ class ModelFolders:
             path.relative_to(root).as_posix()
             for root in self.get(folder)
             for path in _walk(root)
-            if path.suffix.lower() in _LISTED
+            if path.suffix.lower() in _LISTED and not is_companion(path.name)
         }
         return sorted(names)
 
@@ -101,7 +109,31 @@ def at_root(root: Path, extra_names: Iterable[str] = ()) -> ModelFolders:
     names = dict.fromkeys(canonical(name) for name in (*_NAMES, *extra_names, *own))
     aliases = {name for several in _SEVERAL.values() for name in several}
     wanted = [name for name in names if name in _SEVERAL or name not in aliases]
-    return ModelFolders({name: tuple(root / sub for sub in _SEVERAL.get(name, (name,))) for name in wanted})
+    return ModelFolders({name: _places(root, _SEVERAL.get(name, (name,)), own) for name in wanted})
+
+
+def _places(root: Path, names: tuple[str, ...], own: Sequence[str]) -> tuple[Path, ...]:
+    """The paths of a folder; also those that are there in another case, such as ``VAE`` and ``Loras``."""
+    wanted = {name.casefold() for name in names}
+    others = (root / name for name in own if name not in names and name.casefold() in wanted)
+    exact = [root / name for name in names]
+    return (*exact, *(path for path in others if not any(_is_same(path, known) for known in exact)))
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return second.exists() and first.samefile(second)
+
+
+def _other_case(root: Path, relative: PurePosixPath) -> Path | None:
+    """The path below ``root`` whose parts are those of ``relative`` but for their case, or None."""
+    path = root
+    for part in relative.parts:
+        names = path.iterdir() if path.is_dir() else ()
+        found = next((entry for entry in sorted(names) if entry.name.casefold() == part.casefold()), None)
+        if found is None:
+            return None
+        path = found
+    return path
 
 
 def _subfolders(root: Path) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,28 +18,39 @@ MADE_UP = "ryla_small_models"
 """The metadata key of files whose weights are made up for tests: no node takes one unless it is named."""
 
 _LENGTH_BYTES = 8
+_SCALARS = {"F16": ("<e", 2), "BF16": ("<f", 2), "F32": ("<f", 4), "F64": ("<d", 8)}
 _MAX_HEADER = 100_000_000  # The safetensors format's own limit.
-_NOT_WEIGHTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (b"<!DOCTYPE", "a web page (a login or licence page was saved instead of the file)"),
-    (b"<html", "a web page (a login or licence page was saved instead of the file)"),
-    (b'{"error"', "an error message of a server"),
-    (b"PK\x03\x04", "a zip archive or a pickled PyTorch file"),
-    (b"\x80\x02", "a pickled PyTorch file"),
-    (b"GGUF", "a GGUF file"),
+_LFS = "a Git LFS pointer, not the file itself"
+_PAGE = "a web page (a login or licence page was saved instead of the file)"
+_PULL = "git lfs pull, where it was cloned; else ryla models check --repair"
+_GGUF_HINT = "Load it with the nodes of ComfyUI-GGUF, or take a .safetensors file: ryla models list"
+_COMPANION_HINT = "Delete it: macOS makes such files beside others on foreign disks, and nothing is in them."
+_NOT_WEIGHTS = (  # What a file begins with, what it is, and what to do where the registry's hint cannot help.
+    (b"version https://git-lfs", _LFS, _PULL),
+    (b"<!DOCTYPE", _PAGE, ""),
+    (b"<html", _PAGE, ""),
+    (b"<?xml", "an XML page of a server", ""),
+    (b"PK\x03\x04", "a zip archive or a pickled PyTorch file", ""),
+    (b"\x80\x02", "a pickled PyTorch file", ""),
+    (b"GGUF", "a GGUF file", _GGUF_HINT),
+    (b"\x00\x05\x16\x07", "the companion that macOS makes of a file (._NAME), not the file itself", _COMPANION_HINT),
 )
+_TEXT_BYTES = 400
+_SHOWN_TEXT = 160
 
 
 @dataclass(frozen=True)
 class Header:
     """Names, dtypes and shapes of a file's tensors, and its metadata.
 
-    ``tensors`` maps a key to ``(dtype, shape)``, dtype in safetensors' spelling (``"BF16"``, ``"F8_E4M3"`` ...).
+    ``tensors`` maps a key to ``(dtype, shape)``, dtype in safetensors' spelling (``"BF16"``, ``"F8_E4M3"`` ...);
+    ``starts`` maps it to the place of its first byte in the file.
     """
 
     path: Path
     tensors: Mapping[str, tuple[str, Shape]]
     metadata: Mapping[str, str]
+    starts: Mapping[str, int] = field(default_factory=dict)
 
     def shape(self, key: str) -> Shape | None:
         """The shape of ``key``, or None when the file has no such tensor."""
@@ -63,9 +76,9 @@ def _parse(path: Path, size: int, file: BinaryIO) -> Header:
     if size == 0:
         raise RylaError("empty_file", f"{path} is empty (0 bytes).", path=path)
     start = file.read(_LENGTH_BYTES)
-    follows = file.read(24)
+    follows = file.read(_TEXT_BYTES)
     # The length of a real header may begin with another format's magic: 640 is 80 02, a pickle's.
-    if not follows.startswith(b"{"):
+    if not follows.startswith(b"{") or start.startswith(b"{"):
         _refuse_other_formats(path, start + follows)
     file.seek(_LENGTH_BYTES)
     length = int.from_bytes(start, "little")
@@ -92,10 +105,12 @@ def _json_object(path: Path, raw: bytes) -> dict[str, Any]:
 def _header(path: Path, size: int, data_start: int, entries: dict[str, Any]) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     tensors: dict[str, tuple[str, Shape]] = {}
+    starts: dict[str, int] = {}
     end = 0
     try:
         for key, entry in entries.items():
             tensors[key] = (str(entry["dtype"]), tuple(int(n) for n in entry["shape"]))
+            starts[key] = data_start + int(entry["data_offsets"][0])
             end = max(end, int(entry["data_offsets"][1]))
         meta = {str(key): str(value) for key, value in metadata.items()}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -104,17 +119,61 @@ def _header(path: Path, size: int, data_start: int, entries: dict[str, Any]) -> 
         raise _truncated(path, size, data_start + end)
     if size > data_start + end:
         raise _not_safetensors(path, f"{size - data_start - end} bytes follow its last tensor")
-    return Header(path, tensors, meta)
+    return Header(path, tensors, meta, starts)
+
+
+def read_scalars(header: Header, names: Iterable[str]) -> dict[str, float]:
+    """The values of those tensors of one floating-point element, such as a LoRA's alphas.
+
+    Raises:
+        RylaError: ``unreadable_file``.
+    """
+    found: dict[str, float] = {}
+    try:
+        with header.path.open("rb") as file:
+            for name in names:
+                dtype, shape = header.tensors[name]
+                if dtype in _SCALARS and math.prod(shape) == 1:
+                    file.seek(header.starts[name])
+                    found[name] = _scalar(dtype, file)
+    except (OSError, struct.error) as error:
+        raise RylaError("unreadable_file", f"{header.path} cannot be read: {error}.", path=header.path) from error
+    return found
+
+
+def _scalar(dtype: str, file: BinaryIO) -> float:
+    form, size = _SCALARS[dtype]
+    raw = file.read(size)
+    # A bfloat16 is the upper half of a float32.
+    return float(struct.unpack(form, b"\0\0" + raw if dtype == "BF16" else raw)[0])
+
+
+def other_format(start: bytes) -> tuple[str, str]:
+    """What a file is by its first bytes, and what to do; ("", "") when these tell nothing.
+
+    A server's answer that was saved under a model's name is text: what it says is shown.
+    """
+    for magic, what, hint in _NOT_WEIGHTS:
+        if start.lstrip().lower().startswith(magic.lower()):
+            return what, hint
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = start[: error.start].decode() if len(start) - error.start < 4 else ""
+    if len(text.strip()) < 4 or not all(char.isprintable() or char.isspace() for char in text):
+        return "", ""
+    shown = " ".join(text.split())
+    return f"text, not weights: {shown[:_SHOWN_TEXT]!r}{' ...' if len(shown) > _SHOWN_TEXT else ''}", ""
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
-    for magic, what in _NOT_WEIGHTS:
-        if start.lstrip().lower().startswith(magic.lower()):
-            raise _not_safetensors(path, f"it is {what}")
+    what, hint = other_format(start)
+    if what:
+        raise _not_safetensors(path, f"it is {what}", hint)
 
 
-def _not_safetensors(path: Path, why: str) -> RylaError:
-    return RylaError("not_safetensors", f"{path} is not a safetensors file: {why}.", path=path)
+def _not_safetensors(path: Path, why: str, hint: str = "") -> RylaError:
+    return RylaError("not_safetensors", f"{path} is not a safetensors file: {why}.", hint=hint, path=path)
 
 
 def _truncated(path: Path, size: int, expected: int, *, at_least: bool = False) -> RylaError:

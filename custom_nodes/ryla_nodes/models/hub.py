@@ -198,17 +198,31 @@ def _retry_after(error: BaseException) -> float | None:
     return min(max(date.timestamp() - time.time(), 0.0), _MAX_WAIT) if date else None
 
 
-def cached(source: Source, sha256: str | None) -> Path | None:
-    """The file in the hub's cache on this machine: by its hash in any repository, else by its pinned revision."""
-    from huggingface_hub import constants, try_to_load_from_cache
+def cached(source: Source, sha256: str | None) -> Iterator[Path]:
+    """Where the hub's cache on this machine may have the file; the caller checks the bytes.
+
+    By its hash in any repository (blobs), by its name in any revision of its own (Windows and disks without links keep
+    the files there, and blobs of small files are named by another hash), or in the store that repositories share, where
+    names tell nothing. Without a hash only the pinned revision counts.
+    """
+    from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     if sha256 is not None:
-        return next((path for path in cache.glob(f"*/blobs/{sha256}") if path.is_file()), None)
-    if isinstance(source, UrlSource) or source.revision is None:
-        return None
-    found = try_to_load_from_cache(source.repo, source.path, cache_dir=cache, revision=source.revision)
-    return Path(found).resolve() if isinstance(found, str) else None
+        yield from cache.glob(f"*/blobs/{sha256}")
+    if isinstance(source, HubSource):
+        repository = cache / f"models--{source.repo.replace('/', '--')}" / "snapshots"
+        revisions = [source.revision or ""] if sha256 is None else _names(repository)
+        yield from (repository / revision / source.path for revision in revisions if revision)
+    if sha256 is not None:
+        yield from cache.glob("blobs/??/*")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
 
 
 def has_token() -> bool:

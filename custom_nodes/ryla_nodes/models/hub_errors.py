@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,12 @@ from ..files import FULL
 from .catalogue import HubSource, Source
 
 RANGE_NOT_SATISFIABLE = 416
+FORBIDDEN = 403
 
 _PASSING_STATUS = frozenset({408, RANGE_NOT_SATISFIABLE, 425, 429, 500, 502, 503, 504})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_LONGEST_ANSWER = 300
+_GATED = re.compile(r"gated|restricted|authori[sz]ed|licen[sc]e|access", re.IGNORECASE)
 _TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -87,13 +91,15 @@ def _is_offline(error: BaseException) -> bool:
 def _of_status(error: Exception, status: int, source: Source) -> RylaError:
     from huggingface_hub.errors import GatedRepoError
 
-    code = error.response.headers.get("X-Error-Code", "") if hasattr(error, "response") else ""
-    if isinstance(error, GatedRepoError) or (status == 403 and isinstance(source, HubSource)):
-        return _gated(status, source)
+    code, said = _header(error, "X-Error-Code"), _header(error, "X-Error-Message")
+    if isinstance(error, GatedRepoError):
+        return _gated(status, source, said)
+    if status == FORBIDDEN and isinstance(source, HubSource):
+        return _forbidden(source, said, _header(error, "Server"))
     if status == 401 and code != "RepoNotFound":
         return RylaError(
             "invalid_token",
-            f"The server does not accept the token for {source} (401).",
+            f"The server does not accept the token for {source} (401{_quoted(said)}).",
             hint=f"Make a new token at {_TOKENS} and set HF_TOKEN.",
             source=str(source),
         )
@@ -102,16 +108,47 @@ def _of_status(error: Exception, status: int, source: Source) -> RylaError:
         return RylaError(
             "remote_missing", f"{source} is not there: {what} was not found ({status}).", source=str(source)
         )
-    return RylaError("download_failed", f"{source} could not be fetched: HTTP {status}.", source=str(source))
+    line = f"{source} could not be fetched: HTTP {status}{_quoted(said)}."
+    return RylaError("download_failed", line, source=str(source))
 
 
-def _gated(status: int, source: Source) -> RylaError:
+def _forbidden(source: HubSource, said: str, server: str) -> RylaError:
+    """A 403 that the hub does not call gated: a token's rights, a licence that only the catalogue knows of, a proxy."""
+    if "token" in said.casefold():
+        return RylaError(
+            "invalid_token",
+            f"{source} was refused for what the token may do (403{_quoted(said)}).",
+            hint=f"Change the token's rights at {_TOKENS} (or set HF_TOKEN to another) and run the same command.",
+            source=str(source),
+        )
+    if source.gated and (not said or _GATED.search(said)):
+        return _gated(FORBIDDEN, source, said)
+    by = f" by {server}" if server and not said else ""
+    return RylaError(
+        "download_failed",
+        f"{source} was refused{by} (403{_quoted(said)}).",
+        hint="A proxy on the way, or the token, may refuse it: try without HF_TOKEN, and check HTTPS_PROXY.",
+        source=str(source),
+    )
+
+
+def _gated(status: int, source: Source, said: str = "") -> RylaError:
     page = f"https://huggingface.co/{source.repo}" if isinstance(source, HubSource) else str(source)
     lack = "no valid token was sent" if status == 401 else "the account of the token has no access yet"
     return RylaError(
         "gated_model",
-        f"{source} is gated: {lack} ({status}).",
+        f"{source} is gated: {lack} ({status}{_quoted(said)}).",
         hint=f"Open {page}, accept the licence, make a token at {_TOKENS}, set HF_TOKEN and run the same command.",
         source=str(source),
         page=page,
     )
+
+
+def _header(error: Exception, name: str) -> str:
+    """A header of the answer behind an error, on one line."""
+    response = getattr(error, "response", None)
+    return " ".join(str(response.headers.get(name, "")).split())[:_LONGEST_ANSWER] if response is not None else ""
+
+
+def _quoted(said: str) -> str:
+    return f": {said!r}" if said else ""

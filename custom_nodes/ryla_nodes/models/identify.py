@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
+from . import foreign
 from .contents import check_plain, read_pickle_header
 from .headers import Header, read_header
 
@@ -28,6 +29,9 @@ class FileKind(str, Enum):
     CONTROLNET_OTHER = "controlnet_other"
     INSTANTID_ADAPTER = "instantid_adapter"
     LORA = "lora"
+    QUANTISED = "quantised"
+    DIFFUSERS = "diffusers"
+    PART = "part"
     UNKNOWN = "unknown"
 
     @property
@@ -50,6 +54,9 @@ _DESCRIPTIONS = {
     FileKind.CONTROLNET_OTHER: "a ControlNet of another family",
     FileKind.INSTANTID_ADAPTER: "an InstantID adapter",
     FileKind.LORA: "a LoRA",
+    FileKind.QUANTISED: "a quantised model, which needs another loader",
+    FileKind.DIFFUSERS: "a model in diffusers' layout",
+    FileKind.PART: "a part of a model in diffusers' folder layout",
     FileKind.UNKNOWN: "nothing that is known here",
 }
 
@@ -81,13 +88,31 @@ def examine(path: Path, suffix: str = "") -> FileKind:
 
 def identify(header: Header) -> FileKind:
     """The kind of a file, by ComfyUI's own detection keys; small models with the same keys count as the same kind."""
+    if foreign.part(header.path) is not None:
+        return FileKind.PART
+    if foreign.quantisation(header) is not None:
+        return FileKind.QUANTISED
     if any(_LORA_KEY.search(key) for key in header.tensors):
         return FileKind.LORA
     for detect in (_adapter, _controlnet, _diffusion_model, _text_encoder, _vae):
         kind = detect(header)
         if kind is not None:
             return kind
-    return FileKind.UNKNOWN
+    return FileKind.DIFFUSERS if foreign.is_diffusers(header) else FileKind.UNKNOWN
+
+
+def describe(path: Path, kind: FileKind) -> str:
+    """What a file is, for people: of a foreign layout its name, the model behind it and what reads it."""
+    if kind is FileKind.PART:
+        number, count = foreign.part(path) or (1, 1)
+        return f"part {number} of {count} of a model in diffusers' folder layout, which ComfyUI does not read"
+    if kind in (FileKind.QUANTISED, FileKind.DIFFUSERS):
+        header = read_header(path)
+        found = foreign.quantisation(header)
+        if found is None:
+            return f"{foreign.base(header)} in diffusers' layout"
+        return f"{foreign.base(header)} in {found.name}, which needs another loader ({found.loader})"
+    return kind.description
 
 
 def _starts(header: Header, prefix: str) -> bool:

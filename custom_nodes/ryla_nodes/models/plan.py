@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -153,12 +155,26 @@ def _step(
 
 
 def candidates(entry: ModelEntry, catalogue: Catalogue, elsewhere: ModelFolders) -> Iterator[Path]:
-    """Files on this machine that may be the entry's: same name or place, same size; the hash is still to be checked."""
-    if entry.sha256 is None:
-        return
-    base = PurePosixPath(entry.filename).name
-    found = [find_entry(entry, elsewhere, catalogue), elsewhere.find_name(entry.folder, base)]
-    found += [hub.cached(source, entry.sha256) for source in catalogues.sources_of(entry, catalogue)[:1]]
-    for path in dict.fromkeys(found):
-        if path is not None and path.is_file() and path.stat().st_size == (entry.size or path.stat().st_size):
+    """Files on this machine that may be the entry's: same name or place, same size; the hash is still to be checked.
+
+    Without a hash only the hub's own cache of the pinned revision is trusted.
+    """
+    found: list[Path | None] = []
+    if entry.sha256 is not None:
+        base = PurePosixPath(entry.filename).name
+        found += [find_entry(entry, elsewhere, catalogue), elsewhere.find_name(entry.folder, base)]
+    for source in catalogues.sources_of(entry, catalogue):
+        found += hub.cached(source, entry.sha256)
+    for path in dict.fromkeys(filter(None, found)):
+        size = _size(path)
+        if size is not None and size == (entry.size or size):
             yield path
+
+
+def _size(path: Path) -> int | None:
+    """The size of a file that can be read; None for what cannot, or is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK) else None

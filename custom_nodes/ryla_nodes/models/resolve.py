@@ -10,7 +10,7 @@ from ..errors import RylaError
 from . import catalogue as catalogues
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
 from .folders import ModelFolders
-from .identify import FileKind, examine
+from .identify import FileKind, describe, examine
 
 _MAX_SEEN = 8
 
@@ -110,7 +110,7 @@ def _verified_kind(entry: ModelEntry, path: Path, accepted: set[str]) -> FileKin
         wanted = " or ".join(sorted(FileKind(value).description for value in accepted))
         raise RylaError(
             "wrong_model_kind",
-            f"{path} is {kind.description}; {entry.id} is {wanted}.",
+            f"{path} is {describe(path, kind)}; {entry.id} is {wanted}.",
             hint=f"Move it to the folder of its kind, then: {_install(entry)}",
             path=path,
             kind=kind.value,

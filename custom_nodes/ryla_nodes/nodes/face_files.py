@@ -64,7 +64,7 @@ class LoadFace(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[name for name in names if name.endswith(".safetensors")],
+                    options=[name for name in names if name.lower().endswith(".safetensors")],
                     tooltip="A saved face in the insightface folders.",
                 ),
                 io.Combo.Input(
