@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lora_files import Example
 from ryla_nodes.errors import RylaError
-from ryla_nodes.loras import families, keys, metadata
+from ryla_nodes.loras import families, keys, metadata, trigger
 from ryla_nodes.loras.inspect import inspect
 
 EXAMPLES = lora_files.examples()
@@ -128,7 +128,7 @@ FREQUENCY = {"5_x": {"ohwx woman": 8, "smiling": 8, "park": 2}}
     ],
 )
 def test_trigger_word_of_the_metadata(fields: dict[str, str], expected: str | None) -> None:
-    found = metadata.trigger_word(fields)
+    found = trigger.of_metadata(fields)
     assert (found[0] if found else None) == expected
 
 

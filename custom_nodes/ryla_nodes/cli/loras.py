@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import settings
-from ..loras import families, ids, inspect, library, store
+from ..loras import families, ids, inspect, library
 from ..loras.inspect import LoraInfo
 from ..loras.store import LoraFile, LoraStore
 from . import output
@@ -52,8 +52,10 @@ def list_loras(
     lora_store = _store()
     rows = [library.describe(file) for file in lora_store.list()]
     if output.json_mode():
-        output.emit({"loras": rows, "folders": [str(root) for root in lora_store.roots]})
+        links = [str(link) for link in lora_store.passed_over()]
+        output.emit({"loras": rows, "folders": [str(root) for root in lora_store.roots], "passed_over": links})
         return
+    _tell_passed_over(lora_store.passed_over())
     folders = "\n  ".join(map(str, lora_store.roots))
     if not rows:
         output.console.print(f"No LoRA in\n  {folders}", markup=False, soft_wrap=True)
@@ -63,6 +65,12 @@ def list_loras(
         facts = [Text(row["error"], "red"), "", ""] if "error" in row else _columns(row)
         table.add_row(Text(row["id"], "bold"), *facts, decimal(row["size"]), Text(row["path"], overflow="fold"))
     output.console.print(table)
+
+
+def _tell_passed_over(links: Iterable[Path]) -> None:
+    for link in links:
+        line = f"passed over {link}: a link that leads out of the LoRA folders (RYLA_LORA_ROOTS allows more)"
+        output.console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command("inspect")
@@ -129,7 +137,7 @@ def demo(
 
 
 def _store() -> LoraStore:
-    return store.shared(library.roots(settings.load()))
+    return library.of_machine(settings.load())
 
 
 def _columns(row: dict[str, Any]) -> list[Text]:
@@ -155,6 +163,9 @@ def _facts(file: LoraFile, info: LoraInfo) -> Iterable[tuple[str, str]]:
     yield "trigger", f"{info.trigger_word} (from {info.trigger_source})" if info.trigger_word else "none known"
     yield "base model", info.base_model or "not said"
     yield "trained by", info.tool or "not said"
+    yield from (("note", note) for note in info.notes)
+    if info.foreign:
+        yield "layout", f"{info.foreign}, which ComfyUI does not read. {info.advice}"
     if file.also:
         yield "also", ", ".join(map(str, file.also))
 

@@ -46,16 +46,22 @@ def require_strength(value: object, name: str = "lora_strength") -> float:
 
 
 def require_family(info: LoraInfo, model_family: str, *, clip: bool = True) -> None:
-    """Refuse a LoRA of another family than the model's, before any weight is read.
+    """Refuse a LoRA of another family than the model's, or of a layout that nobody here reads, before a weight is read.
 
-    An unknown family on either side passes: then ``require_matches`` decides. ``clip`` says whether a CLIP is
-    connected, without which a LoRA of text encoders only has nothing to patch.
+    A family that is unknown on either side, or one of several that the layers fit, passes: then ``require_matches``
+    decides. ``clip`` says whether a CLIP is connected, without which a LoRA of text encoders only has nothing to patch.
 
     Raises:
         RylaError: ``lora_wrong_family``, ``lora_matches_nothing``.
     """
-    known = "unknown" not in (info.family, model_family)
-    if known and info.family != model_family:
+    if info.foreign:
+        raise RylaError(
+            "lora_matches_nothing",
+            f"{info.path.name} (for {families.title(info.family)}) is in {info.foreign}; ComfyUI reads none of it.",
+            hint=info.advice,
+            **_both(info, model_family),
+        )
+    if info.possible_families and model_family != "unknown" and model_family not in info.possible_families:
         raise RylaError(
             "lora_wrong_family",
             f"{info.path.name} is a LoRA for {families.title(info.family)}, "
@@ -80,10 +86,12 @@ def require_matches(info: LoraInfo, result: LoraResult, model_family: str) -> No
     """
     if result.matched_model or (result.matched_clip and not info.patches_model):
         return
+    peft = info.format == "peft" and info.targets
     raise RylaError(
         "lora_matches_nothing",
         f"No weight of {info.path.name} (for {families.title(info.family)}; {info.kind}) fits the model "
         f"({families.title(model_family)}); its keys are such as {_some(result.unmatched)}.",
+        hint="Save it with diffusers' names: its keys then begin with transformer." if peft else "",
         **_both(info, model_family),
     )
 
@@ -104,6 +112,7 @@ def report(file: LoraFile, info: LoraInfo, result: LoraResult, strength: float, 
         lines.append(f"{len(result.unmatched)} keys of the file matched nothing, such as {_some(result.unmatched)}")
     if not info.patches_model:
         lines.append("it patches text encoders only: the diffusion model is unchanged")
+    lines.extend(info.notes)
     if info.family == "unknown":
         lines.append("its family is not known; the matched weights are the only check")
     if trigger_word or info.trigger_word:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import RylaError
-from ..files import PICKLE_SUFFIXES
+from ..files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
 
 SUFFIX = ".safetensors"
+SUFFIXES = SAFETENSORS_SUFFIXES
 FOLDER_WEIGHTS = f"pytorch_lora_weights{SUFFIX}"
 
 _PREFIXES = ("flux-character-", "character-")
@@ -27,20 +28,25 @@ _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LoraId:
-    """A checked name. ``folder`` is "" or ends in "/"; ``exact`` says that a file was named, suffix included."""
+    """A checked name. ``folder`` is "" or ends in "/"; ``suffix`` is that of a file that was named by it, else ""."""
 
     text: str
     folder: str
     name: str
     core: str
-    exact: bool
+    suffix: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether a file was named, suffix included."""
+        return bool(self.suffix)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Paths below a LoRA folder in groups: a later one is looked at only when all before it have no file."""
         every = _files(self.folder, self.name, self.core)
         if not self.exact:
             return (every,)
-        named = _spellings(f"{self.folder}{self.name}{SUFFIX}")
+        named = _spellings(f"{self.folder}{self.name}{self.suffix}")
         return named, tuple(file for file in every if file not in named)
 
     def files(self) -> tuple[str, ...]:
@@ -62,24 +68,35 @@ def parse(text: str) -> LoraId:
     if text.casefold().endswith(PICKLE_SUFFIXES):
         raise pickle_refused(text)
     *folders, name = text.split("/")
-    exact = name.casefold().endswith(SUFFIX)
-    name = name[: -len(SUFFIX)] if exact else name
+    stem = stem_of(name)
+    suffix, name = name[len(stem) :].lower(), stem
     for part in (*folders, name):
         _check_part(text, part)
     folder = "".join(f"{part}/" for part in folders)
-    return LoraId(text, folder, name, _core(name), exact)
+    return LoraId(text, folder, name, _core(name), suffix)
 
 
 @lru_cache(maxsize=1 << 16)
 def short_id(file: str) -> str:
     """The shortest id that names the file at this path below a LoRA folder: ``character-7.safetensors`` -> ``7``."""
     *folders, last = file.split("/")
-    stem = last[: -len(SUFFIX)]
-    if last == FOLDER_WEIGHTS and folders:
+    stem = stem_of(last)
+    if normal(last) == FOLDER_WEIGHTS and folders:
         stem = folders.pop()
     folder = "".join(f"{part}/" for part in folders)
     core = _core(stem)
-    return f"{folder}{core}" if file in _files(folder, core, core) else f"{folder}{stem}"
+    return f"{folder}{core}" if normal(file) in _files(folder, core, core) else f"{folder}{stem}"
+
+
+def stem_of(file: str) -> str:
+    """A file's name without its suffix, in whatever case it is written; the name itself when it has none of ours."""
+    suffix = next((suffix for suffix in SUFFIXES if file.casefold().endswith(suffix)), "")
+    return file[: len(file) - len(suffix)]
+
+
+def normal(file: str) -> str:
+    """A file's name with the usual suffix in place of ``.SAFETENSORS`` or ``.sft``."""
+    return f"{stem_of(file)}{SUFFIX}"
 
 
 def pickle_refused(name: str) -> RylaError:

@@ -2,8 +2,8 @@
 
 A key is ``<prefix><module><role>``: the prefix says which component of the pipeline and which naming scheme, the module
 is a layer of it, the role is what the tensor does in the low-rank product. Sources: the writers' own code (kohya
-sd-scripts, LyCORIS, PEFT/diffusers, ai-toolkit, OneTrainer, SimpleTuner, XLabs) and the reader in ComfyUI
-(``comfy/lora.py``).
+sd-scripts, LyCORIS, PEFT/diffusers, ai-toolkit, OneTrainer, SimpleTuner, XLabs, nunchaku) and the readers in ComfyUI
+(``comfy/lora.py``, ``comfy/weight_adapter``). Both engines read files by this.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[str, Shape]]
+
+PAIRS = (
+    (".lora_up.weight", ".lora_down.weight"),
+    ("_lora.up.weight", "_lora.down.weight"),
+    (".lora_B.weight", ".lora_A.weight"),
+    (".lora.up.weight", ".lora.down.weight"),
+    (".lora_B", ".lora_A"),
+    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+    (".lora_B.default.weight", ".lora_A.default.weight"),
+)
+"""The endings of an (up, down) pair behind a module's name that ComfyUI reads, in the order in which it looks."""
 
 _ROLES = re.compile(
     r"^(?P<module>.+?)(?:"
@@ -23,7 +34,8 @@ _ROLES = re.compile(
     r"|(?:\.|_)lora\.(?P<old>down|up)\.weight"
     r"|\.lora_linear_layer\.(?P<linear>down|up)\.weight"
     r"|(?<=_lora[12])\.(?P<xlabs>down|up)\.weight"
-    r"|\.(?P<other>alpha|dora_scale|lora_magnitude_vector(?:\.\w+)*|hada_[wt]\w+|lokr_[wt]\w+|oft_blocks|oft_diag|rescale"
+    r"|\.(?P<named>lora_magnitude_vector|lora_E|oft_[RS]|boft_[Rs]|vera_lambda_[bd]|ia3_l|hra_u|fourierft_spectrum)(?:\.\w+)*"
+    r"|\.(?P<other>alpha|dora_scale|hada_[wt]\w+|lokr_[wt]\w+|oft_blocks|oft_diag|rescale"
     r"|[ab][12]\.weight|diff|diff_b|set_weight|w_norm|b_norm|on_input|reshape_weight)"
     r")$"
 )
@@ -45,18 +57,36 @@ _PREFIXES = (  # (prefix, scheme, component); the component of a text encoder is
     ("unet.", "diffusers", "model"),
     ("diffusion_model.", "comfyui", "model"),
 )
-_ALGORITHMS = (("hada_", "loha"), ("lokr_", "lokr"), ("oft_", "oft"), ("set_weight", "full"), ("diff", "full"))
+_ALGORITHMS = (
+    ("hada_", "loha"),
+    ("lokr_", "lokr"),
+    ("oft_", "oft"),
+    ("boft_", "boft"),
+    ("vera_", "vera"),
+    ("ia3_", "ia3"),
+    ("hra_", "hra"),
+    ("fourierft_", "fourierft"),
+    ("set_weight", "full"),
+    ("diff", "full"),
+)
+# Roles of whole products that ComfyUI reads; pairs are told by their endings.
+_READ = ("hada_w1_a", "lokr_w1", "lokr_w1_a", "oft_blocks", "diff", "diff_b", "set_weight", "w_norm")
 _GLORA = {"a1.weight", "a2.weight", "b1.weight", "b2.weight"}
 
 
 @dataclass
 class Module:
-    """One patched layer. ``name`` is its path with "_" for "."; ``tensors`` maps a role to a shape."""
+    """One patched layer. ``name`` is its path with "_" for "."; ``tensors`` maps a role to a shape, ``keys`` to a key.
+
+    ``prefix`` is what the file calls it: the beginning of all its keys.
+    """
 
     component: str
     scheme: str
     path: str
-    tensors: dict[str, Shape]
+    prefix: str
+    tensors: dict[str, Shape] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -64,7 +94,8 @@ class Module:
 
     @property
     def algorithms(self) -> set[str]:
-        """LyCORIS' names: lora, locon (convolutions), loha, lokr, oft, glora, full, norm, ia3; and dora besides."""
+        """LyCORIS' and PEFT's names: lora, locon (convolutions), loha, lokr, oft, boft, glora, full, norm, ia3, vera,
+        hra, fourierft; dora and adalora besides."""
         found = {name for role in self.tensors for start, name in _ALGORITHMS if role.startswith(start)}
         if "down" in self.tensors or "up" in self.tensors:
             found.add("locon" if len(self.tensors.get("up", ())) == 4 or "mid" in self.tensors else "lora")
@@ -74,12 +105,31 @@ class Module:
             found.add("norm")
         if "on_input" in self.tensors:
             found.add("ia3")
-        return found | ({"dora"} if "dora_scale" in self.tensors else set())
+        if len(self.tensors.get("oft_blocks", ())) == 4:
+            found = found - {"oft"} | {"boft"}
+        found |= {"dora"} if self.tensors.keys() & {"dora_scale", "lora_magnitude_vector"} else set()
+        return found | ({"adalora"} if "lora_E" in self.tensors else set())
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The file's keys of the (up, down) matrices of a low-rank product; None when ComfyUI does not find them."""
+        up, down = (self.keys.get(role, "").removeprefix(self.prefix) for role in ("up", "down"))
+        return (self.keys["up"], self.keys["down"]) if (up, down) in PAIRS else None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether ComfyUI knows the spelling of this product, whatever the layer."""
+        return self.pair is not None or "glora" in self.algorithms or bool(self.tensors.keys() & set(_READ))
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is in nunchaku's layout: both matrices transposed, and without ".weight"."""
+        return self.keys.get("down", "").endswith(".lora_down")
 
     @property
     def rank(self) -> int | None:
         """The inner dimension of the low-rank product; None for a full-size difference."""
-        for role, axis in (("down", 0), ("hada_w1_b", 0), ("lokr_w2_a", 1), ("lokr_w1_a", 1)):
+        for role, axis in (("down", int(self.packed)), ("hada_w1_b", 0), ("lokr_w2_a", 1), ("lokr_w1_a", 1)):
             if len(self.tensors.get(role, ())) > axis:
                 return self.tensors[role][axis]
         # GLoRA's two writers transpose each other's matrices.
@@ -94,7 +144,7 @@ class Module:
                 and into in self.tensors
                 and min(map(len, (self.tensors[out], self.tensors[into]))) > 1
             ):
-                return self.tensors[out][0], self.tensors[into][1]
+                return self.tensors[out][0], self.tensors[into][0 if self.packed else 1]
         left, right = self._factor("lokr_w1"), self._factor("lokr_w2")
         if left and right:
             return left[0] * right[0], left[1] * right[1]
@@ -135,12 +185,19 @@ def modules(tensors: Tensors) -> dict[str, Module]:
             prefix = match["module"]
             module = found.setdefault(prefix, _module(prefix))
             module.tensors[_role(match)] = shape
+            module.keys[_role(match)] = key
     return {prefix: module for prefix, module in found.items() if module.algorithms}
 
 
 def is_control(tensors: Tensors) -> bool:
     """Whether the file is one of Black Forest Labs' control LoRAs (Canny, Depth), which widen ``img_in``."""
     return "img_in.lora_A.weight" in tensors and "single_blocks.0.norm.key_norm.scale" in tensors
+
+
+def is_whole_xlabs(tensors: Tensors) -> bool:
+    """Whether the file is one of XLabs' (or USO's) with all blocks, the only ones that ComfyUI converts."""
+    ends = ("single_blocks.37.processor.qkv_lora.up.weight", "double_blocks.18.processor.qkv_lora2.up.weight")
+    return all(key in tensors for key in ends)
 
 
 def patterns(found: Iterable[Module]) -> tuple[str, ...]:
@@ -160,18 +217,15 @@ def _role(match: re.Match[str]) -> str:
     if match["peft"]:
         bias = "_bias" if match["kind"] == "bias" else ""
         return {"A": "down", "B": "up"}[match["peft"]] + bias
-    if match["other"]:
-        return "dora_scale" if match["other"].startswith("lora_magnitude_vector") else match["other"]
-    return match["kohya"] or match["old"] or match["linear"] or match["xlabs"]
+    return match["named"] or match["other"] or match["kohya"] or match["old"] or match["linear"] or match["xlabs"]
 
 
 def _module(path: str) -> Module:
     for prefix, scheme, component in _PREFIXES:
         if path.startswith(prefix):
-            path = path[len(prefix) :]
-            return Module(_component(component, path), scheme, path, {})
-    xlabs = ".processor." in path
-    return Module("model", "xlabs" if xlabs else "bare", path, {})
+            rest = path[len(prefix) :]
+            return Module(_component(component, rest), scheme, rest, path)
+    return Module("model", "xlabs" if ".processor." in path else "bare", path, path)
 
 
 def _component(component: str, path: str) -> str:

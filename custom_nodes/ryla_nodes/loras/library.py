@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +18,22 @@ from ..models import shipped
 from ..models.folders import standalone
 from ..models.headers import read_header
 from ..settings import Settings
-from . import ids, sidecar, weights
+from . import ids, sidecar, store, weights
 from .inspect import LoraInfo, inspect
 from .store import LoraFile, LoraStore
+
+_LONGEST_ID = 60
 
 
 def roots(settings: Settings) -> tuple[Path, ...]:
     """The LoRA folders of this machine: the volume's, ComfyUI's, the embedded engine's own, the package's."""
     own = settings.home / "models" / "loras"
     return tuple(dict.fromkeys((*standalone(settings).get("loras"), own, *shipped.folders().get("loras"))))
+
+
+def of_machine(settings: Settings) -> LoraStore:
+    """The LoRAs of this machine; links may lead to any of its model folders, and to those of ``RYLA_LORA_ROOTS``."""
+    return store.shared(roots(settings), (*settings.lora_roots, *standalone(settings).every()))
 
 
 def describe(file: LoraFile) -> dict[str, Any]:
@@ -34,7 +43,8 @@ def describe(file: LoraFile) -> dict[str, Any]:
         ids.parse(file.id)
         info = inspect(file.path)
     except RylaError as error:
-        return row | {"error": error.message, "code": error.code}
+        line = f"{error.message} Rename the file." if error.code == "invalid_lora_id" else error.message
+        return row | {"error": line, "code": error.code}
     return row | {name: getattr(info, name) for name in ("family", "format", "rank", "trigger_word", "base_model")}
 
 
@@ -68,14 +78,14 @@ def add(source: Path, folder: Path, *, lora_id: str = "", trigger: str = "", for
     return LoraStore([folder]).find(target.relative_to(folder).as_posix())
 
 
-def remove(store: LoraStore, lora_id: str) -> list[Path]:
+def remove(lora_store: LoraStore, lora_id: str) -> list[Path]:
     """Delete the file of an id, its sidecar, and a ``character-<id>`` folder that it leaves empty.
 
     Raises:
         RylaError: what ``LoraStore.find`` raises; ``ambiguous_lora`` when several files answer to the id;
             ``not_writable``.
     """
-    file = store.find(lora_id)
+    file = lora_store.find(lora_id)
     if file.also and not ids.parse(lora_id).exact:
         answers = [str(path) for path in (file.path, *file.also)]
         raise RylaError(
@@ -105,9 +115,32 @@ def remove(store: LoraStore, lora_id: str) -> list[Path]:
 
 
 def _own_id(source: Path) -> str:
-    if source.name == ids.FOLDER_WEIGHTS:
+    """The name of a file as an id, when a person could write it in a command.
+
+    Raises:
+        RylaError: ``invalid_lora_id`` with an id to give instead.
+    """
+    if ids.normal(source.name) == ids.FOLDER_WEIGHTS:
         raise RylaError("invalid_lora_id", f"{source.name} says nothing about whose LoRA it is.", hint="Give --id ID.")
-    return source.name[: -len(ids.SUFFIX)] if source.name.casefold().endswith(ids.SUFFIX) else source.name
+    name = ids.stem_of(source.name)
+    try:
+        ids.parse(name)
+        if not name.startswith("-"):
+            return name
+        why = f"{name!r} would be read as an option of the command."
+    except RylaError as error:
+        why = error.message
+    raise RylaError("invalid_lora_id", why, hint=f"Give it a name of its own: --id {_plain_id(name)}")
+
+
+def _plain_id(name: str) -> str:
+    """An id of letters, digits, dots and dashes that reminds of ``name``."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", plain).strip("-._")[:_LONGEST_ID]
+    try:
+        return ids.parse(plain).text
+    except RylaError:
+        return "ID"
 
 
 def _target(wanted: ids.LoraId, folder: Path, force: bool) -> Path:
@@ -128,10 +161,16 @@ def _target(wanted: ids.LoraId, folder: Path, force: bool) -> Path:
 
 def _sidecar_text(source: Path, info: LoraInfo, trigger: str) -> str:
     """The source's sidecar, if it has one, with the trigger word and the base model filled in."""
-    beside = sidecar.read(source)
+    beside = sidecar.own(source)
     fields = json.loads(beside.path.read_text(encoding="utf-8-sig")) if beside else {}
     known = {"trigger_word": trigger.strip() or info.trigger_word, "base_model": info.base_model}
-    return sidecar.to_json(fields | {name: value for name, value in known.items() if value} | {"source": source.name})
+    said = {name: value for name, value in known.items() if value}
+    return sidecar.to_json(fields | said | {"source": _sayable(source.name)})
+
+
+def _sayable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 become question marks."""
+    return name.encode(errors="replace").decode()
 
 
 def _publish(source: Path, target: Path, beside: str, force: bool) -> None:

@@ -18,27 +18,36 @@ class _Directory:
     settled: bool
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    passed_over: tuple[str, ...]
 
     def current(self, mtime_ns: int) -> bool:
         return self.settled and self.mtime_ns == mtime_ns
 
 
 class Listing:
-    """Lists the files that end in ``suffix``, with one ``stat`` per directory that did not change.
+    """Lists the files that end in one of ``suffixes``, in whatever case, with one ``stat`` per unchanged directory.
 
     Hidden names are left out. A link is followed only when ``inside`` says that its target is allowed.
     """
 
-    def __init__(self, suffix: str, inside: Callable[[Path], bool]) -> None:
-        self._suffix = suffix
+    def __init__(self, suffixes: tuple[str, ...], inside: Callable[[Path], bool]) -> None:
+        self._suffixes = suffixes
         self._inside = inside
         self._known: dict[Path, _Directory] = {}
 
     def files(self, root: Path) -> list[str]:
         """Paths below ``root``, "/"-separated and sorted; [] when the folder is absent or unreadable."""
-        return sorted(self._walk(root, "", 0, set()))
+        found = self._walk(root, "", 0, set())
+        return sorted(f"{prefix}{name}" for prefix, entry in found for name in entry.files)
 
-    def _walk(self, directory: Path, prefix: str, depth: int, seen: set[tuple[int, int]]) -> Iterator[str]:
+    def passed_over(self, root: Path) -> list[str]:
+        """The links below ``root`` that were not followed, as their targets are not allowed."""
+        found = self._walk(root, "", 0, set())
+        return sorted(f"{prefix}{name}" for prefix, entry in found for name in entry.passed_over)
+
+    def _walk(
+        self, directory: Path, prefix: str, depth: int, seen: set[tuple[int, int]]
+    ) -> Iterator[tuple[str, _Directory]]:
         try:
             status = directory.stat()
             entry = self._known.get(directory)
@@ -47,10 +56,11 @@ class Listing:
         except OSError:
             self._known.pop(directory, None)
             return
-        if (status.st_dev, status.st_ino) in seen:
+        identity = (status.st_dev, status.st_ino) if status.st_ino else (0, hash(os.path.realpath(directory)))
+        if identity in seen:
             return
-        seen.add((status.st_dev, status.st_ino))
-        yield from (f"{prefix}{name}" for name in entry.files)
+        seen.add(identity)
+        yield prefix, entry
         if depth < _MAX_DEPTH:
             for name in entry.folders:
                 yield from self._walk(directory / name, f"{prefix}{name}/", depth + 1, seen)
@@ -59,24 +69,24 @@ class Listing:
         settled = is_settled(mtime_ns)
         files: list[str] = []
         folders: list[str] = []
+        passed_over: list[str] = []
         with os.scandir(directory) as entries:
             for entry in entries:
                 kind = self._kind(entry)
                 if kind == "folder":
                     folders.append(entry.name)
-                elif kind == "file" and entry.name.endswith(self._suffix):
+                elif kind == "link":
+                    passed_over.append(entry.name)
+                elif kind == "file" and entry.name.casefold().endswith(self._suffixes):
                     files.append(entry.name)
-        return _Directory(mtime_ns, settled, tuple(files), tuple(folders))
+        return _Directory(mtime_ns, settled, tuple(files), tuple(folders), tuple(passed_over))
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
-        """ "file", "folder", or "" for what is neither, hidden, or a link that must not be followed."""
+        """ "file", "folder", "link" for one that must not be followed, or "" for what is hidden or none of these."""
         try:
-            if entry.name.startswith(".") or (entry.is_symlink() and not self._followed(entry)):
+            if entry.name.startswith("."):
                 return ""
-            return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+            kind = "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+            return "link" if kind and entry.is_symlink() and not self._inside(Path(entry.path)) else kind
         except OSError:  # A link to itself, or a network file system's stale entry.
             return ""
-
-    def _followed(self, entry: os.DirEntry[str]) -> bool:
-        path = Path(entry.path)
-        return path.exists() and self._inside(path)

@@ -1,75 +1,76 @@
-"""What a trainer wrote into a LoRA file: trigger word, base model, tool, alpha.
+"""What a trainer wrote into a LoRA file about itself: tool, base model, and the scale that the weights were trained at.
 
 Keys of kohya (``ss_*``), the Stability metadata standard (``modelspec.*``), ai-toolkit (``software``), diffusers
-(``lora_adapter_metadata``) and OneTrainer (``ot_*``). Metadata is a stranger's text: none of it is trusted to be valid.
+(``lora_adapter_metadata``), PEFT (``adapter_config.json`` beside the file) and OneTrainer (``ot_*``). Metadata is a
+stranger's text: none of it is trusted to be valid.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-MAX_TRIGGER = 200
+from .families import Claim
 
-_TRIGGER_KEYS = (
-    "modelspec.trigger_phrase",
-    "ss_trigger_words",
-    "trigger_phrase",
-    "trigger_words",
-    "trigger_word",
-    "trigger",
-    "instance_prompt",
-)
 _BASE_KEYS = ("base_model", "ss_sd_model_name", "modelspec.architecture", "ss_base_model_version")
-_GENERIC = {
-    "1girl",
-    "1boy",
-    "solo",
-    "a woman",
-    "a man",
-    "woman",
-    "man",
-    "girl",
-    "boy",
-    "person",
-    "a person",
-    "photo",
-    "portrait",
-}
-_CAPTION_START = re.compile(r"^(a )?(photo|picture|image|portrait) of (a |an |the )?", re.IGNORECASE)
-_MAX_TAG = 60
+_ARCHITECTURE_KEYS = ("ss_base_model_version", "modelspec.architecture")
+_REPOSITORY_KEYS = ("base_model", "base_model_name_or_path", "ss_base_model", "ss_sd_model_name")
+_ADAPTER = "lora_adapter_metadata"
+# Parts of a pipeline that diffusers' adapter metadata may be about; the denoiser's are the ones that count here.
+_DENOISERS = ("transformer", "unet", "diffusion_model")
 
 
-def trigger_word(metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """``(trigger word, metadata key it came from)``; None when the metadata does not tell."""
-    for key in _TRIGGER_KEYS:
-        word = clean_trigger(_words(metadata.get(key, "")))
-        if word:
-            return word, key
-    tag = _only_tag(_objects(metadata, "ss_tag_frequency"), _objects(metadata, "ss_dataset_dirs"))
-    return (tag, "ss_tag_frequency") if tag else None
+@dataclass(frozen=True)
+class Scale:
+    """What ``source`` says about the scale of the low-rank product, beside the file's own ``.alpha`` keys.
 
+    ``by_layer``: single layers have other numbers. ``rslora``: alpha is divided by the rank's square root.
+    """
 
-def clean_trigger(text: str) -> str:
-    """One line without surrounding commas, at most ``MAX_TRIGGER`` characters; "a photo of sks dog" -> "sks dog"."""
-    line = _line(text).strip(" ,")
-    line = _CAPTION_START.sub("", line)
-    return line if len(line) <= MAX_TRIGGER and line.casefold() != "none" else ""
+    source: str
+    alpha: float | None
+    rank: int | None = None
+    rslora: bool = False
+    dora: bool = False
+    by_layer: bool = False
 
-
-def _line(text: str) -> str:
-    return " ".join("".join(char for char in text if char.isprintable() or char.isspace()).split())
+    def trained(self, rank: int | None) -> float | None:
+        """The scale of training, for the ``rank`` of the matrices where none is recorded; None when it is not known."""
+        rank = self.rank or rank
+        if self.alpha is None or not rank:
+            return None
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 def base_model(metadata: Mapping[str, str]) -> str | None:
     """The model the LoRA was trained on, as the trainer names it."""
     for key in _BASE_KEYS:
-        value = _line(metadata.get(key, "")).removesuffix("/lora")
+        value = line(metadata.get(key, "")).removesuffix("/lora")
         if value and value != "None":
             return value
-    return _adapter(metadata, "base_model_name_or_path")
+    told = adapter_fields(metadata).get("base_model_name_or_path")
+    return str(told) if told else None
+
+
+def claims(metadata: Mapping[str, str]) -> Iterator[Claim]:
+    """What the metadata says of the base model, the most telling first."""
+    for key in _ARCHITECTURE_KEYS:
+        if text := line(metadata.get(key, "")).removesuffix("/lora"):
+            yield Claim(f"metadata {key}", text, exact=True)
+    if text := str(_object(metadata.get("ot_config", "")).get("model_type", "")):
+        yield Claim("metadata ot_config", text, exact=True)
+    if text := str(adapter_fields(metadata).get("base_model_name_or_path") or ""):
+        yield Claim(f"metadata {_ADAPTER}", text)
+    network = re.fullmatch(r"networks\.lora_(\w+)", metadata.get("ss_network_module", ""))
+    if network:
+        yield Claim("metadata ss_network_module", network[1])
+    for key in _REPOSITORY_KEYS:
+        if text := line(metadata.get(key, "")):
+            yield Claim(f"metadata {key}", text)
 
 
 def tool(metadata: Mapping[str, str]) -> str | None:
@@ -82,20 +83,54 @@ def tool(metadata: Mapping[str, str]) -> str | None:
     if "lycoris" in module:
         return "LyCORIS"
     if module:
-        return (
-            "musubi-tuner"
-            if re.search(r"lora_(wan|qwen|hunyuan|zimage|framepack|flux_)", module)
-            else "kohya sd-scripts"
-        )
-    return "diffusers" if "lora_adapter_metadata" in metadata else None
+        musubi = re.search(r"lora_(wan|qwen|hunyuan|zimage|framepack|flux_)", module)
+        return "musubi-tuner" if musubi else "kohya sd-scripts"
+    return "diffusers" if _ADAPTER in metadata else None
 
 
 def alpha(metadata: Mapping[str, str]) -> float | None:
     """The network alpha that the trainer recorded (a low-rank product is scaled by alpha / rank)."""
-    for value in (metadata.get("ss_network_alpha", ""), _adapter(metadata, "lora_alpha") or ""):
-        if re.fullmatch(r"\d+(\.\d+)?", value):
-            return float(value)
-    return None
+    return next((scale.alpha for scale in scales(metadata) if scale.alpha is not None), None)
+
+
+def scales(metadata: Mapping[str, str]) -> Iterator[Scale]:
+    """Everything that the metadata records about the scale."""
+    kohya = _number(metadata.get("ss_network_alpha"))
+    if kohya is not None:
+        yield Scale("metadata ss_network_alpha", kohya, _count(metadata.get("ss_network_dim")))
+    fields = adapter_fields(metadata)
+    if fields:
+        yield scale_of(f"metadata {_ADAPTER}", fields)
+    plain = {key: metadata[key] for key in ("lora_alpha", "r", "use_rslora", "use_dora") if key in metadata}
+    if plain:
+        yield scale_of("metadata lora_alpha", plain)
+
+
+def scale_of(source: str, fields: Mapping[str, Any]) -> Scale:
+    """The scale that PEFT's fields (``r``, ``lora_alpha``, ``use_rslora``, ``alpha_pattern`` ...) describe."""
+    return Scale(
+        source,
+        _number(fields.get("lora_alpha")),
+        _count(fields.get("r")),
+        rslora=_is_set(fields.get("use_rslora")),
+        dora=_is_set(fields.get("use_dora")),
+        by_layer=bool(fields.get("alpha_pattern") or fields.get("rank_pattern")),
+    )
+
+
+def adapter_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """diffusers' adapter metadata of the denoiser; its keys carry the component: ``transformer.lora_alpha``."""
+    fields: dict[str, Any] = {}
+    for key, value in _object(metadata.get(_ADAPTER, "")).items():
+        component, _, name = key.rpartition(".")
+        if not component or component in _DENOISERS:
+            fields[name] = value
+    return fields
+
+
+def line(text: str) -> str:
+    """``text`` on one line, without what a terminal would obey."""
+    return " ".join("".join(char for char in text if char.isprintable() or char.isspace()).split())
 
 
 def parse_json(text: str) -> Any:
@@ -106,36 +141,20 @@ def parse_json(text: str) -> Any:
         return None
 
 
-def _adapter(metadata: Mapping[str, str], name: str) -> str | None:
-    """A field of diffusers' adapter metadata, whose keys carry the component: ``transformer.lora_alpha``."""
-    fields = parse_json(metadata.get("lora_adapter_metadata", ""))
-    if not isinstance(fields, dict):
-        return None
-    values = (value for key, value in fields.items() if key.split(".")[-1] == name and value is not None)
-    return next((str(value) for value in values), None)
+def _object(text: str) -> dict[str, Any]:
+    parsed = parse_json(text)
+    return parsed if isinstance(parsed, dict) else {}
 
 
-def _words(value: str) -> str:
-    parsed = parse_json(value) if value.lstrip().startswith("[") else None
-    return ", ".join(str(word) for word in parsed) if isinstance(parsed, list) else value
+def _number(value: object) -> float | None:
+    text = str(value) if not isinstance(value, bool) else ""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
 
 
-def _objects(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
-    parsed = parse_json(metadata.get(key, ""))
-    items = parsed.items() if isinstance(parsed, dict) else ()
-    return {name: value for name, value in items if isinstance(value, dict)}
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number and number.is_integer() else None
 
 
-def _only_tag(tags: dict[str, dict[str, Any]], folders: dict[str, dict[str, Any]]) -> str | None:
-    """The one tag of the training captions that every picture has; None when there are several or none.
-
-    ai-toolkit writes its trigger word in this form, as the only tag.
-    """
-    counts: dict[str, int] = {}
-    for tag, count in ((tag, count) for folder in tags.values() for tag, count in folder.items()):
-        if isinstance(count, int):
-            counts[tag.strip()] = counts.get(tag.strip(), 0) + count
-    pictures = sum(n for name in tags if isinstance(n := folders.get(name, {}).get("img_count"), int))
-    constant = [tag for tag, count in counts.items() if len(counts) == 1 or (pictures and count >= pictures)]
-    telling = [tag for tag in constant if tag.casefold() not in _GENERIC and 0 < len(tag) <= _MAX_TAG]
-    return clean_trigger(telling[0]) or None if len(telling) == 1 else None
+def _is_set(value: object) -> bool:
+    return str(value).casefold() == "true"

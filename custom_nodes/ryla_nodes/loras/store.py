@@ -21,6 +21,7 @@ from . import ids, refresh
 from .listing import Listing
 
 _NEAREST = 3
+_SHOWN_LINKS = 3
 _KEPT = 256
 _KEPT_S = 60.0  # Some mounts do not change a folder's mtime when a file comes.
 
@@ -73,12 +74,16 @@ class LoraStore:
     Args:
         roots: LoRA folders, the volume's first; a folder that does not exist (yet) is allowed.
         refresh: called once before an id is said to be missing.
+        allowed: further folders that links in the roots may lead to.
     """
 
-    def __init__(self, roots: Sequence[Path], refresh: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, roots: Sequence[Path], refresh: Callable[[], None] | None = None, allowed: Sequence[Path] = ()
+    ) -> None:
         self.roots = tuple(dict.fromkeys(Path(root) for root in roots))
         self._refresh = refresh
-        self._listing = Listing(ids.SUFFIX, self._inside)
+        self._allowed = tuple(dict.fromkeys((*self.roots, *allowed)))
+        self._listing = Listing(ids.SUFFIXES, self._inside)
         self._listed: dict[tuple[Path, str], LoraFile] = {}
         self._found: dict[str, _Found] = {}
 
@@ -124,13 +129,26 @@ class LoraStore:
         unique = {file.inode: file for file in reversed(listed.values())}
         return tuple(sorted(unique.values(), key=lambda file: (file.id.casefold(), file.name)))
 
+    def passed_over(self) -> tuple[Path, ...]:
+        """The links below the roots that are not followed, as they lead out of the folders that are allowed."""
+        return tuple(root / name for root in self.roots for name in self._listing.passed_over(root))
+
     def _search(self, wanted: ids.LoraId, search: _Search) -> LoraFile | None:
+        return self._first(wanted, lambda root, group: group, search) or self._first(wanted, self._unusual, search)
+
+    def _first(
+        self, wanted: ids.LoraId, names: Callable[[Path, Sequence[str]], Sequence[str]], search: _Search
+    ) -> LoraFile | None:
         for group in wanted.groups():
-            hits = [hit for root in self.roots for hit in self._newest_first(root, group, search)]
+            hits = [hit for root in self.roots for hit in self._newest_first(root, names(root, group), search)]
             if hits:
                 others = {hit.inode: hit.path for hit in reversed(hits) if hit.inode != hits[0].inode}
                 return replace(hits[0], also=tuple(reversed(others.values())))
         return None
+
+    def _unusual(self, root: Path, group: Sequence[str]) -> Sequence[str]:
+        """The files of these names in ``root`` that are written ``.SAFETENSORS`` or ``.sft``."""
+        return [name for name in self._listing.files(root) if ids.normal(name) in group and name not in group]
 
     def _newest_first(self, root: Path, names: Iterable[str], search: _Search) -> Sequence[LoraFile]:
         files = [file for name in names if (file := _file(root, name, search)) is not None]
@@ -140,7 +158,7 @@ class LoraStore:
 
     def _inside(self, path: Path) -> bool:
         real = os.path.realpath(path)
-        roots = (os.path.realpath(root) for root in self.roots)
+        roots = (os.path.realpath(root) for root in self._allowed)
         return any(os.path.commonpath((real, root)) == root for root in roots if _same_drive(real, root))
 
     def _not_found(self, wanted: ids.LoraId, search: _Search) -> RylaError:
@@ -148,6 +166,7 @@ class LoraStore:
             return RylaError(
                 "lora_outside_folders",
                 f"{search.outside[0]} is a link that leads out of the LoRA folders; it is not followed.",
+                hint="Copy the file in: ryla loras add FILE. Or allow its target's folder: RYLA_LORA_ROOTS=FOLDER.",
                 lora_id=wanted.text,
             )
         pickle = self._pickle(wanted)
@@ -157,19 +176,30 @@ class LoraStore:
         close = _nearest(wanted.core, {ids.short_id(name) for root in self.roots for name in self._listing.files(root)})
         where = ", ".join(map(str, self.roots)) or "no folder (set RYLA_VOLUME)"
         unreadable = f" Not readable: {'; '.join(search.unreadable)}." if search.unreadable else ""
+        links = self.passed_over()
         return RylaError(
             "lora_not_found",
             f"No LoRA {wanted.text!r}: looked for {', '.join(names)} in {where}."
-            f"{' Nearest: ' + ', '.join(close) + '.' if close else ' There is no LoRA at all.'}{unreadable}",
+            f"{' Nearest: ' + ', '.join(close) + '.' if close else ' There is no LoRA at all.'}{unreadable}"
+            f"{_passed_over(links)}",
+            hint="Allow the folders that the links lead to: RYLA_LORA_ROOTS=FOLDER." if links else "",
             lora_id=wanted.text,
             folders=[str(root) for root in self.roots],
             nearest=list(close),
+            passed_over=[str(link) for link in links],
         )
 
     def _pickle(self, wanted: ids.LoraId) -> Path | None:
         stems = (name[: -len(ids.SUFFIX)] for name in wanted.files())
         paths = (root / f"{stem}{suffix}" for stem in stems for root in self.roots for suffix in PICKLE_SUFFIXES)
         return next((path for path in paths if path.is_file()), None)
+
+
+def _passed_over(links: Sequence[Path]) -> str:
+    if not links:
+        return ""
+    shown = ", ".join(map(str, links[:_SHOWN_LINKS])) + (" ..." if len(links) > _SHOWN_LINKS else "")
+    return f" Not followed, as they lead out of the LoRA folders: {len(links)} links ({shown})."
 
 
 def _nearest(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -190,7 +220,8 @@ def _file(root: Path, name: str, search: _Search) -> LoraFile | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    inode = (status.st_dev, status.st_ino)
+    # Some mounts number no file: then its path is what tells it from others.
+    inode = (status.st_dev, status.st_ino) if status.st_ino else (0, hash(path))
     return LoraFile(ids.short_id(name), name, path, root, status.st_size, status.st_mtime_ns, inode)
 
 
@@ -219,10 +250,10 @@ def _same_drive(first: str, second: str) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _shared(roots: tuple[Path, ...]) -> LoraStore:
-    return LoraStore(roots, refresh.run)
+def _shared(roots: tuple[Path, ...], allowed: tuple[Path, ...]) -> LoraStore:
+    return LoraStore(roots, refresh.run, allowed)
 
 
-def shared(roots: Sequence[Path]) -> LoraStore:
+def shared(roots: Sequence[Path], allowed: Sequence[Path] = ()) -> LoraStore:
     """The process's store of these folders: keeps its listing, and uses the deployment's refresh hook."""
-    return _shared(tuple(roots))
+    return _shared(tuple(roots), tuple(allowed))

@@ -9,8 +9,8 @@ from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
 from ..loras import check, inspect, store
-from ..loras.prompt import add_trigger
 from ..loras.store import LoraFile
+from ..loras.trigger import add_trigger
 from .files import fingerprint
 
 ON_MISSING = ("error", "pass")
@@ -164,10 +164,11 @@ def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
 
 def _find(lora_id: str, on_missing: str) -> LoraFile | None:
     """The file of an id; None when there is none and that is allowed."""
-    volume = settings.load().volume
-    roots = (*((volume / "loras",) if volume else ()), *current_engine().folders().get("loras"))
+    known = settings.load()
+    folders = current_engine().folders()
+    roots = (*((known.volume / "loras",) if known.volume else ()), *folders.get("loras"))
     try:
-        return store.shared(roots).find(lora_id)
+        return store.shared(roots, (*known.lora_roots, *folders.every())).find(lora_id)
     except RylaError as error:
         if error.code == "lora_not_found" and on_missing == "pass":
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ryla_nodes.loras.prompt import add_trigger, has_phrase
+from ryla_nodes.loras.trigger import add_trigger, has_phrase
 
 
 @pytest.mark.parametrize(
