@@ -1,8 +1,8 @@
 """Fetch one file by huggingface_hub into a part file, so that a killed download goes on where it stopped.
 
 huggingface_hub 2 itself no longer resumes in another process; its request code (redirects, retries) is used on part
-files of ours. Xet, which does not resume either, is used when ``RYLA_XET`` asks for it. Works with huggingface_hub 0.30
-to 2.4.
+files of ours. Xet, which does not resume either, is used when ``RYLA_XET`` asks for it. Works with huggingface_hub
+0.19.3, the oldest that a transformers of ComfyUI's may bring, to 2.4.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ def ask(source: Source, advance: Advance) -> Remote:
     """
     if isinstance(source, UrlSource):
         return Remote(source, source.url)
-    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(source.repo, source.path, revision=source.revision, endpoint=endpoint())
     with hub_errors.explained(source):
         metadata = _patiently(lambda: get_hf_file_metadata(url), advance)
     location = str(metadata.location or url)
-    token = get_token() if urlsplit(location).netloc == urlsplit(url).netloc else None
-    headers = {"authorization": f"Bearer {token}"} if token else {}  # A signed address elsewhere gets no token.
-    return Remote(source, location, headers, metadata.size, metadata.etag, metadata.xet_file_data is not None)
+    # A signed address elsewhere gets no token.
+    headers = _login() if urlsplit(location).netloc == urlsplit(url).netloc else {}
+    by_xet = getattr(metadata, "xet_file_data", None) is not None
+    return Remote(source, location, headers, metadata.size, metadata.etag, by_xet)
 
 
 def fetch(remote: Remote, part: Path, size: int | None, advance: Advance) -> None:
@@ -93,7 +94,6 @@ def _fetch_by_http(remote: Remote, part: Path, size: int | None, advance: Advanc
                 resume_size=file.tell(),
                 headers=dict(remote.headers),
                 expected_size=size,
-                displayed_filename=part.name,
             )
         except hub_errors.network_errors() as error:
             if hub_errors.status_of(error) == hub_errors.RANGE_NOT_SATISFIABLE:
@@ -227,9 +227,14 @@ def _names(folder: Path) -> list[str]:
 
 def has_token() -> bool:
     """Whether there is a token: ``HF_TOKEN``, or one that ``hf auth login`` stored."""
-    from huggingface_hub import get_token
+    return bool(_login())
 
-    return bool(get_token())
+
+def _login() -> dict[str, str]:
+    """The header that tells who we are; empty without a token."""
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    return {name: value for name, value in build_hf_headers().items() if name == "authorization"}
 
 
 def endpoint() -> str | None:

@@ -23,7 +23,7 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 
 def network_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises: its own errors and those of its HTTP library, whichever that is."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError  # type: ignore[attr-defined]
 
     return (OSError, *HfHubHTTPError.__bases__)
 
@@ -83,13 +83,13 @@ def explain(error: Exception, source: Source) -> RylaError:
 
 
 def _is_offline(error: BaseException) -> bool:
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub import constants
 
-    return isinstance(error, OfflineModeIsEnabled)
+    return isinstance(error, ConnectionError) and constants.HF_HUB_OFFLINE
 
 
 def _of_status(error: Exception, status: int, source: Source) -> RylaError:
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.utils import GatedRepoError  # type: ignore[attr-defined]
 
     code, said = _header(error, "X-Error-Code"), _header(error, "X-Error-Message")
     if isinstance(error, GatedRepoError):
