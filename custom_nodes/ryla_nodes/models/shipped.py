@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parents[1] / "engines" / "embedded" / "paint"
 FLUX = ("ryla-paint-flux", "ryla-paint-clip_l", "ryla-paint-t5xxl", "ryla-paint-ae")
 """Transformer, CLIP-L, T5 and VAE: all that paints."""
 SOURCE = "shipped with the package"
+_ELSEWHERE = (
+    "Run in a ComfyUI with real weights (--server URL); or clone the repository, which has the small ones: "
+    "git clone https://github.com/ryla-nodes/ryla-nodes"
+)
 
 
 def folders() -> ModelFolders:
@@ -26,6 +30,11 @@ def path(model_id: str) -> Path:
     """Where the package holds the file of a shipped model."""
     entry = catalogues.load().get(model_id)
     return ROOT / entry.folder / entry.filename
+
+
+def included() -> bool:
+    """Whether this copy of the package has them at all: the ComfyUI registry's archive leaves all of them out."""
+    return ROOT.is_dir()
 
 
 def holds(file: Path) -> bool:
@@ -58,6 +67,9 @@ def _require(entry: ModelEntry, file: Path) -> None:
 
 def damaged(file: Path, why: str, **details: Any) -> RylaError:
     """The error about a shipped ``file`` that is missing or not itself."""
+    if not included():
+        message = f"This copy of ryla-nodes leaves out the embedded engine's small models: there is no {ROOT}."
+        return RylaError("damaged_package", message, hint=_ELSEWHERE, path=file, **details)
     return RylaError(
         "damaged_package",
         f"A model that ships with ryla-nodes is not whole: {why}",

@@ -219,7 +219,7 @@ def _findings(ctx: Context, names: list[str] | None, rehash: bool) -> list[Findi
         for entry in selection.files(entries, ctx.catalogue):
             advance = progress.phase(entry, "checking", entry.size)
             finding = check_entry(entry, ctx.folders, ctx.catalogue, ctx.hashes, advance, refresh=rehash)
-            ours = entry.shipped and not ctx.placed
+            ours = entry.shipped and not ctx.placed and shipped.included()
             if finding.state != MISSING or ours or (names and not entry.optional):
                 findings.append(finding)
                 view.show_finding(finding)
