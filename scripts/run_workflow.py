@@ -6,9 +6,16 @@ python scripts/run_workflow.py flux-dev --prompt "a red fox" -o fox.jpg
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from ryla_nodes.cli.app import main
+
+def main() -> None:
+    # The package lies beside this folder and need not be installed; ComfyUI's portable Python looks nowhere by itself.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
+    from ryla_nodes.cli.script import run
+
+    run("run", *sys.argv[1:])
+
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "run")
     main()
