@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo test lint unit test-comfyui test-gpu bench evaluate clean
+.PHONY: demo test lint unit test-comfyui bench evaluate clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,9 +32,6 @@ unit: $(READY)
 # Need a real ComfyUI: COMFYUI_PATH=/path/to/ComfyUI COMFYUI_PYTHON=/path/to/its/python
 test-comfyui: $(READY)
 	RYLA_REQUIRE=comfyui $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui
-
-test-gpu: $(READY)
-	RYLA_REQUIRE=gpu $(BIN)/python -m pytest -c tests/pytest.ini tests/gpu
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

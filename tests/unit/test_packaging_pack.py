@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ryla_nodes.cli.models import command as models
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,8 +27,27 @@ HEAVY = {
 }  # fmt: skip
 
 
-def _project() -> dict[str, object]:
-    return dict(tomllib.loads((REPO / "pyproject.toml").read_text()))
+# Modules of distributions with another name; what ComfyUI has, whatever is installed; what an extra brings.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "websocket": "websocket-client"}
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "numpy", "torch"}
+EXTRAS = {"insightface", "onnx", "onnxruntime"}
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((REPO / "pyproject.toml").read_text())
+
+
+def _imported() -> set[str]:
+    """The distributions that the package imports, early or late, without those of the embedded engine."""
+    embedded = PACKAGE / "engines" / "embedded"
+    roots: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())) if embedded not in path.parents else ():
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                roots.add(node.module.partition(".")[0])
+    return {DISTRIBUTIONS.get(root, root) for root in roots - set(sys.stdlib_module_names) - {"tomllib"}}
 
 
 def _node_classes() -> dict[str, tuple[Path, ast.ClassDef]]:
@@ -43,13 +65,55 @@ def _node_classes() -> dict[str, tuple[Path, ast.ClassDef]]:
 
 def test_requirements_are_the_projects_dependencies() -> None:
     lines = (REPO / "requirements.txt").read_text().splitlines()
-    assert lines == _project()["project"]["dependencies"]  # type: ignore[index]
+    assert lines == _project()["project"]["dependencies"]
+
+
+def test_requirements_are_what_the_package_imports() -> None:
+    declared = {re.split(r"[<>=;]", line)[0] for line in (REPO / "requirements.txt").read_text().splitlines()}
+    assert _imported() - COMFYUI - EXTRAS == declared
 
 
 def test_requirements_pin_nothing_and_leave_comfyuis_own_alone() -> None:
     for line in (REPO / "requirements.txt").read_text().splitlines():
         assert "==" not in line and "<" not in line.split(";")[0], line
         assert not line.startswith(("torch", "numpy", "opencv", "onnxruntime", "transformers", "xformers")), line
+
+
+def test_no_extra_brings_a_second_onnxruntime() -> None:
+    extras = _project()["project"]["optional-dependencies"]
+    assert extras.keys() == {"all", "comfy", "dev", "embedded", "identity"}
+    assert "insightface" in extras["identity"][0], "which itself requires onnxruntime"
+    assert [line for lines in extras.values() for line in lines if "onnxruntime" in line] == []
+
+
+def test_lint_checks_that_no_imports_make_a_circle() -> None:
+    contracts = {contract["type"]: contract for contract in _project()["tool"]["importlinter"]["contracts"]}
+    assert contracts["acyclic_siblings"]["ancestors"] == ["ryla_nodes"]
+    assert "ignore_imports" not in contracts["acyclic_siblings"]
+    lint = (REPO / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    assert "lint-imports" in lint
+
+
+def test_torch_stays_out_of_what_handles_files_and_jobs() -> None:
+    contracts = _project()["tool"]["importlinter"]["contracts"]
+    without = next(contract for contract in contracts if contract.get("forbidden_modules") == ["torch"])
+    assert {f"ryla_nodes.{name}" for name in ("cli", "client", "models", "workflows")} <= set(without["source_modules"])
+
+
+def test_install_models_knows_the_commands_of_ryla_models() -> None:
+    tree = ast.parse((REPO / "scripts" / "install_models.py").read_text())
+    assigned = next(node for node in tree.body if isinstance(node, ast.Assign))
+    commands = [command.name or getattr(command.callback, "__name__", "") for command in models.app.registered_commands]
+    assert ast.literal_eval(assigned.value) == tuple(sorted(commands))
+
+
+def test_a_script_without_its_packages_names_the_command_that_brings_them(tmp_path: Path) -> None:
+    # Isolated, as ComfyUI's portable Python is: not even the script's own folder is searched.
+    command = [sys.executable, "-I", "-S", str(REPO / "scripts" / "run_workflow.py"), "flux-dev"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("No module named 'typer'. Next: ")
+    assert done.stderr.rstrip().endswith(f"-m pip install -r {REPO / 'requirements.txt'}")
 
 
 def test_the_shim_does_nothing_without_comfyui() -> None:
