@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from ryla_nodes.engines.embedded.inference.flux_keys import to_diffusers
+from ryla_nodes.loras.flux_modules import to_diffusers
 from ryla_nodes.models import shipped
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel

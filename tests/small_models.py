@@ -133,7 +133,7 @@ def kohya(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05, 
 
 def diffusers(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05) -> Path:
     """The same LoRA in diffusers' names, its fused layers split, alpha multiplied in (the format has none)."""
-    from ryla_nodes.engines.embedded.inference.flux_keys import targets
+    from ryla_nodes.loras.flux_modules import targets
 
     tensors: Tensors = {}
     for name, (up, down) in factors(LAYERS, 256, rank, size).items():

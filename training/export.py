@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ryla_nodes.engines.embedded.inference.flux_keys import targets
+from ryla_nodes.loras.flux_modules import targets
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import small_models
 import torch
-from ryla_nodes.engines.embedded.inference import device, flux_keys, lora, tiny, tokenizers
+from ryla_nodes.engines.embedded.inference import device, lora, tiny, tokenizers
 from ryla_nodes.engines.embedded.inference.network import CastLinear
 from ryla_nodes.engines.embedded.inference.weights import WeightFile
 from ryla_nodes.errors import RylaError
+from ryla_nodes.loras import flux_modules
 from ryla_nodes.models.flux_files import FluxFiles
 from safetensors.torch import load_file, save_file
 from small_models import Loaded
@@ -34,22 +35,22 @@ def test_the_names_are_those_of_diffusers_own_converter() -> None:
     rows = {"qkv": 3, "proj": 1, "0": 4, "2": 1, "img_mod.lin": 6, "txt_mod.lin": 6, "modulation.lin": 3}
     rows |= {"linear1": 7, "linear2": 1, "adaLN_modulation.1": 2}
     bfl: dict[str, torch.Tensor] = {}
-    for number, module in enumerate(flux_keys.bfl_modules(2, 2)):
+    for number, module in enumerate(flux_modules.bfl_modules(2, 2)):
         if "norm" in module:
             bfl[f"{module}.scale"] = torch.full((128,), float(number))
             continue
         size = hidden * next((count for ending, count in rows.items() if module.endswith(ending)), 1)
         bfl[f"{module}.weight"] = torch.arange(size)[:, None] + number * 0.001
         bfl[f"{module}.bias"] = torch.arange(size) + number * 0.001
-    ours = {key: part for name, tensor in bfl.items() for key, part in flux_keys.to_diffusers(name, tensor, hidden)}
+    ours = {key: part for name, tensor in bfl.items() for key, part in flux_modules.to_diffusers(name, tensor, hidden)}
     theirs = convert_flux_transformer_checkpoint_to_diffusers(dict(bfl))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_an_unknown_name_goes_nowhere() -> None:
-    assert flux_keys.targets("double_blocks.0.img_attn.other", 256) == ()
-    assert flux_keys.targets("lora_something", 256) == ()
+    assert flux_modules.targets("double_blocks.0.img_attn.other", 256) == ()
+    assert flux_modules.targets("lora_something", 256) == ()
 
 
 def test_the_picture_depends_on_prompt_seed_and_guidance(flux: Loaded) -> None:

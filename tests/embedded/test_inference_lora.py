@@ -8,9 +8,9 @@ import pytest
 import small_models
 import torch
 from ryla_nodes.engines.embedded.inference import lora, tiny
-from ryla_nodes.engines.embedded.inference.flux_keys import targets
 from ryla_nodes.errors import RylaError
 from ryla_nodes.loras.check import LoraResult
+from ryla_nodes.loras.flux_modules import targets
 from safetensors.torch import load_file, save_file
 from small_models import CLIP_LAYERS, LAYERS, T5_LAYERS, Loaded
 

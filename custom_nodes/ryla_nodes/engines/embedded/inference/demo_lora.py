@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....loras.flux_modules import targets
 from ....models.headers import Header
-from .flux_keys import targets
 
 if TYPE_CHECKING:
     import torch

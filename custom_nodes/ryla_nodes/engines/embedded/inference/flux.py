@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from ....errors import RylaError
+from ....loras.flux_modules import to_diffusers
 from .device import Placement
-from .flux_keys import to_diffusers
 from .flux_network import HEAD_WIDTH, FluxNetwork, FluxShape
 from .network import Network, fill
 from .weights import WeightFile

@@ -1,6 +1,6 @@
 """FLUX.1's transformer: double-stream and single-stream blocks over text and picture tokens.
 
-Its parts have diffusers' names, into which ``flux_keys`` translates the files' and which LoRAs use, too.
+Its parts have diffusers' names, into which ``loras.flux_modules`` translates the files' and which LoRAs use, too.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import nn
 from ....errors import RylaError
 from ....loras import check, inspect, weights
 from ....loras.check import LoraResult
-from .flux_keys import Target, bfl_modules, targets
+from ....loras.flux_modules import Target, bfl_modules, targets
 from .flux_model import FluxModel
 from .flux_network import FluxShape
 from .network import Patch
