@@ -10,8 +10,8 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RYLA_HOME whose ``models/`` holds the small Flux, made once a session; to be read only."""
-    from ryla_nodes.engines.embedded.inference import tiny
+    import tiny_flux
 
     home = tmp_path_factory.mktemp("home")
-    tiny.ensure(home / "models")
+    tiny_flux.ensure(home / "models")
     return home

@@ -8,13 +8,15 @@ from pathlib import Path
 from shutil import copy2, copytree
 from typing import Any
 
+import tiny_flux
 import torch
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
-from ryla_nodes.engines.embedded.inference import sampling, tiny, tokenizers
-from ryla_nodes.engines.embedded.inference.flux_model import FluxModel
+from ryla_nodes.engines.embedded.inference import sampling, tokenizers
+from ryla_nodes.engines.embedded.inference.flux import FluxModel
 from ryla_nodes.engines.embedded.inference.sampling import Job
 from ryla_nodes.engines.embedded.inference.text import FluxText
 from ryla_nodes.engines.embedded.inference.vae import PictureVae
+from ryla_nodes.loras.flux_modules import diffusers_parts
 from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.folders import ModelFolders
 from safetensors.torch import load_file, save_file
@@ -53,7 +55,7 @@ def copied(home: Path, target: Path) -> Path:
 
 def load(home: Path) -> Loaded:
     """The small Flux, loaded."""
-    return engine(home).load_flux(tiny.files(home / "models"), "default")
+    return engine(home).load_flux(tiny_flux.files(home / "models"), "default")
 
 
 def latent(
@@ -133,13 +135,11 @@ def kohya(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05, 
 
 def diffusers(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0.05) -> Path:
     """The same LoRA in diffusers' names, its fused layers split, alpha multiplied in (the format has none)."""
-    from ryla_nodes.loras.flux_modules import targets
-
     tensors: Tensors = {}
-    for name, (up, down) in factors(LAYERS, 256, rank, size).items():
-        for part in targets(name, 256):
-            tensors[f"transformer.{part.module}.lora_B.weight"] = part.rows(up) * (alpha / rank)
-            tensors[f"transformer.{part.module}.lora_A.weight"] = down
+    for module, (up, down) in factors(LAYERS, 256, rank, size).items():
+        for name, place in diffusers_parts(module, 256).items():
+            tensors[f"transformer.{name}.lora_B.weight"] = place.rows(up) * (alpha / rank)
+            tensors[f"transformer.{name}.lora_A.weight"] = down
     return _saved(path, tensors)
 
 
@@ -150,6 +150,16 @@ def ai_toolkit(path: Path, *, rank: int = 4, alpha: float = 2.0, size: float = 0
         tensors[f"diffusion_model.{name}.lora_B.weight"] = up * (alpha / rank)
         tensors[f"diffusion_model.{name}.lora_A.weight"] = down
     return _saved(path, tensors)
+
+
+def in_diffusers_names(tensors: Tensors, hidden: int) -> Tensors:
+    """The transformer's weights as diffusers' FluxTransformer2DModel calls and splits them."""
+    split: Tensors = {}
+    for key, tensor in tensors.items():
+        module, _, kind = key.rpartition(".")
+        for name, place in diffusers_parts(module, hidden).items():
+            split[f"{name}.{'weight' if kind == 'scale' else kind}"] = place.rows(tensor)
+    return split
 
 
 def _saved(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:

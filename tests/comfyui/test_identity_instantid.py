@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI, Install
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny, tiny_sdxl
+from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.nodes import node_classes
@@ -93,7 +94,7 @@ def test_but_for_the_middle_block_it_is_the_known_pack(probe: dict[str, Any]) ->
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RYLA_HOME with every small model."""
     home = tmp_path_factory.mktemp("home")
-    tiny.ensure(home / "models")
+    tiny_flux.ensure(home / "models")
     tiny_sdxl.ensure(home / "models")
     return home
 

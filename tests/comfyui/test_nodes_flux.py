@@ -10,12 +10,12 @@ from typing import Any
 
 import lora_files
 import pytest
+import tiny_flux
 import torch
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI
 from PIL import Image
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
-from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.headers import read_header
 from safetensors.torch import load_file, save_file
@@ -31,7 +31,7 @@ def parts(files: FluxFiles) -> tuple[Path, ...]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    return parts(tiny.ensure(tmp_path_factory.mktemp("small")))
+    return parts(tiny_flux.ensure(tmp_path_factory.mktemp("small")))
 
 
 def copy_weights(source: Path, target: Path) -> None:

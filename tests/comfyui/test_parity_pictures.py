@@ -16,12 +16,12 @@ import httpx
 import numpy as np
 import pytest
 import small_models
+import tiny_flux
 import torch
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.models import shipped
 from ryla_nodes.nodes import node_classes
@@ -70,8 +70,8 @@ def home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small models, a checkpoint of them, LoRAs, and a picture with a soft mask in its alpha channel."""
     home = small_models.copied(tiny_home, tmp_path_factory.mktemp("parity"))
     models = home / "models"
-    small_models.all_in_one(tiny.files(models), models / "checkpoints" / "whole.safetensors")
-    small_models.all_in_one(tiny.files(models), models / "checkpoints" / "fp8.safetensors", torch.float8_e4m3fn)
+    small_models.all_in_one(tiny_flux.files(models), models / "checkpoints" / "whole.safetensors")
+    small_models.all_in_one(tiny_flux.files(models), models / "checkpoints" / "fp8.safetensors", torch.float8_e4m3fn)
     small_models.kohya(models / "loras" / "kohya.safetensors", clip=True)
     small_models.diffusers(models / "loras" / "diffusers.safetensors")
     small_models.ai_toolkit(models / "loras" / "ai-toolkit.safetensors")

@@ -15,10 +15,11 @@ from PIL import Image
 
 pytest.importorskip("insightface", reason="the extra `identity` is not installed")
 
+import tiny_flux
 import torch
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny, tiny_sdxl
-from ryla_nodes.engines.embedded.inference.sdxl_attention import IdentityProcessor
+from ryla_nodes.engines.embedded.inference import tiny_sdxl
+from ryla_nodes.engines.embedded.inference.instantid import IdentityProcessor
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
@@ -43,7 +44,7 @@ PROMPT = "a portrait of a person, tan skin, short black hair, no glasses, no bea
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
     home = tmp_path_factory.mktemp("home")
-    tiny.ensure(home / "models")
+    tiny_flux.ensure(home / "models")
     tiny_sdxl.ensure(home / "models")
     with EngineServer(home, node_classes()) as running:
         yield running

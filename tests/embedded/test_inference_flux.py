@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import small_models
+import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import device, lora, tiny, tokenizers
-from ryla_nodes.engines.embedded.inference.network import CastLinear
-from ryla_nodes.engines.embedded.inference.weights import WeightFile
+from ryla_nodes.engines.embedded.inference import device, lora, tokenizers
+from ryla_nodes.engines.embedded.inference.weights import CastLinear, WeightFile
 from ryla_nodes.errors import RylaError
 from ryla_nodes.loras import flux_modules
 from ryla_nodes.models.flux_files import FluxFiles
@@ -25,7 +25,7 @@ def flux(tiny_home: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def files(tiny_home: Path) -> FluxFiles:
-    return tiny.files(tiny_home / "models")
+    return tiny_flux.files(tiny_home / "models")
 
 
 def test_the_names_are_those_of_diffusers_own_converter() -> None:
@@ -35,22 +35,22 @@ def test_the_names_are_those_of_diffusers_own_converter() -> None:
     rows = {"qkv": 3, "proj": 1, "0": 4, "2": 1, "img_mod.lin": 6, "txt_mod.lin": 6, "modulation.lin": 3}
     rows |= {"linear1": 7, "linear2": 1, "adaLN_modulation.1": 2}
     bfl: dict[str, torch.Tensor] = {}
-    for number, module in enumerate(flux_modules.bfl_modules(2, 2)):
+    for number, module in enumerate(flux_modules.modules(2, 2)):
         if "norm" in module:
             bfl[f"{module}.scale"] = torch.full((128,), float(number))
             continue
         size = hidden * next((count for ending, count in rows.items() if module.endswith(ending)), 1)
         bfl[f"{module}.weight"] = torch.arange(size)[:, None] + number * 0.001
         bfl[f"{module}.bias"] = torch.arange(size) + number * 0.001
-    ours = {key: part for name, tensor in bfl.items() for key, part in flux_modules.to_diffusers(name, tensor, hidden)}
+    ours = small_models.in_diffusers_names(bfl, hidden)
     theirs = convert_flux_transformer_checkpoint_to_diffusers(dict(bfl))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_an_unknown_name_goes_nowhere() -> None:
-    assert flux_modules.targets("double_blocks.0.img_attn.other", 256) == ()
-    assert flux_modules.targets("lora_something", 256) == ()
+    assert flux_modules.diffusers_parts("double_blocks.0.img_attn.other", 256) == {}
+    assert flux_modules.diffusers_parts("lora_something", 256) == {}
 
 
 def test_the_picture_depends_on_prompt_seed_and_guidance(flux: Loaded) -> None:
@@ -78,10 +78,10 @@ def test_weights_rounded_to_eight_bits(
 ) -> None:
     model = small_models.engine(tiny_home).load_transformer(files.transformer, weight_dtype)
     module: Any = model.transformer.network.module
-    assert isinstance(module.x_embedder, CastLinear)
+    assert isinstance(module.img_in, CastLinear)
     original = load_file(files.transformer)["img_in.weight"]
-    assert torch.equal(module.x_embedder.weight, original.to(dtype))
-    assert torch.equal(module.x_embedder.bias, load_file(files.transformer)["img_in.bias"].to(dtype).float())
+    assert torch.equal(module.img_in.weight, original.to(dtype))
+    assert torch.equal(module.img_in.bias, load_file(files.transformer)["img_in.bias"].to(dtype).float())
     difference = (small_models.latent((model, *flux[1:])) - small_models.latent(flux)).abs().mean()
     assert 0 < difference < 0.5
 
@@ -93,7 +93,7 @@ def test_an_eight_bit_file_stays_so(files: FluxFiles, flux: Loaded, tiny_home: P
     by_file = engine.load_transformer(tmp_path / "fp8.safetensors")
     by_choice = engine.load_transformer(files.transformer, "fp8_e4m3fn")
     module: Any = by_file.transformer.network.module
-    assert module.x_embedder.weight.dtype == torch.float8_e4m3fn
+    assert module.img_in.weight.dtype == torch.float8_e4m3fn
     assert torch.equal(small_models.latent((by_file, *flux[1:])), small_models.latent((by_choice, *flux[1:])))
 
 
@@ -133,6 +133,15 @@ def test_an_all_in_one_gives_the_same_picture(flux: Loaded, files: FluxFiles, ti
         assert torch.equal(latent, small_models.latent(flux))
         assert torch.equal(whole[2].decode(latent), flux[2].decode(latent))
     model = engine.load_transformer(path)
+    assert torch.equal(small_models.latent((model, *flux[1:])), small_models.latent(flux))
+
+
+def test_a_transformer_as_comfyui_saves_it(flux: Loaded, files: FluxFiles, tiny_home: Path, tmp_path: Path) -> None:
+    """The newer ModelSave calls the scale of a head's norm its weight."""
+    saved = {name.replace("_norm.scale", "_norm.weight"): t for name, t in load_file(files.transformer).items()}
+    assert len(saved.keys() & load_file(files.transformer).keys()) < len(saved)
+    save_file(saved, tmp_path / "x.safetensors")
+    model = small_models.engine(tiny_home).load_transformer(tmp_path / "x.safetensors")
     assert torch.equal(small_models.latent((model, *flux[1:])), small_models.latent(flux))
 
 

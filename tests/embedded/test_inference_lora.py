@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import small_models
+import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import lora, tiny
+from ryla_nodes.engines.embedded.inference import lora
 from ryla_nodes.errors import RylaError
 from ryla_nodes.loras.check import LoraResult
-from ryla_nodes.loras.flux_modules import targets
+from ryla_nodes.loras.flux_modules import diffusers_parts
 from safetensors.torch import load_file, save_file
 from small_models import CLIP_LAYERS, LAYERS, T5_LAYERS, Loaded
 
-SPLIT = sum(len(targets(name, 256)) for name in LAYERS)  # Layers of diffusers' network behind LAYERS.
+SPLIT = sum(len(diffusers_parts(name, 256)) for name in LAYERS)  # Layers of diffusers' network behind LAYERS.
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +30,14 @@ def weight(flux: Loaded, result: LoraResult, name: str) -> tuple[torch.Tensor, t
     return flux[0].transformer.network.base.get_parameter(name), network.module.get_parameter(name)
 
 
+@pytest.mark.parametrize("write", [small_models.kohya, small_models.diffusers])
 @pytest.mark.parametrize("strength", [1.0, 0.5, -2.0])
-def test_the_arithmetic(flux: Loaded, tmp_path: Path, strength: float) -> None:
-    path = small_models.kohya(tmp_path / "x.safetensors", rank=4, alpha=2.0)
-    result = lora.apply(flux[0], None, path, strength, 0.0)
-    up, down = small_models.factors(LAYERS, 256, 4, 0.05)["double_blocks.0.img_attn.qkv"]
-    for number, name in enumerate(("to_q", "to_k", "to_v")):
-        before, after = weight(flux, result, f"transformer_blocks.0.attn.{name}.weight")
-        rows = up[256 * number : 256 * (number + 1)]
-        assert torch.allclose(after, before + strength * (2.0 / 4) * (rows @ down), atol=1e-6)
-    shift, scale = small_models.factors(LAYERS, 256, 4, 0.05)["final_layer.adaLN_modulation.1"][0].chunk(2)
-    down = small_models.factors(LAYERS, 256, 4, 0.05)["final_layer.adaLN_modulation.1"][1]
-    before, after = weight(flux, result, "norm_out.linear.weight")
-    assert torch.allclose(after, before + strength * 0.5 * (torch.cat((scale, shift)) @ down), atol=1e-6)
+def test_the_arithmetic(flux: Loaded, tmp_path: Path, strength: float, write: Callable[..., Path]) -> None:
+    """Fused layers, which diffusers takes apart, and the one whose halves it swaps, among them."""
+    result = lora.apply(flux[0], None, write(tmp_path / "x.safetensors", rank=4, alpha=2.0), strength, 0.0)
+    for name, (up, down) in small_models.factors(LAYERS, 256, 4, 0.05).items():
+        before, after = weight(flux, result, f"{name}.weight")
+        assert torch.allclose(after, before + strength * (2.0 / 4) * (up @ down), atol=1e-6), name
 
 
 def test_every_format_says_the_same(flux: Loaded, tmp_path: Path) -> None:
@@ -81,14 +78,14 @@ def test_a_clone_shares_what_is_not_patched(flux: Loaded, tmp_path: Path) -> Non
     base = dict(flux[0].transformer.network.base.named_parameters())
     clone = dict(result.model.transformer.network.module.named_parameters())
     assert base.keys() == clone.keys()
-    assert sum(clone[name] is not base[name] for name in base) == SPLIT
+    assert sum(clone[name] is not base[name] for name in base) == len(LAYERS)
 
 
 def test_loras_add_up_in_a_chain(flux: Loaded, tmp_path: Path) -> None:
     path = small_models.kohya(tmp_path / "x.safetensors")
     once = lora.apply(flux[0], None, path, 1.0, 0.0)
     twice = lora.apply(lora.apply(flux[0], None, path, 0.25, 0.0).model, None, path, 0.75, 0.0)
-    for name in ("transformer_blocks.0.attn.to_q.weight", "single_transformer_blocks.3.proj_out.weight"):
+    for name in ("double_blocks.0.img_attn.qkv.weight", "single_blocks.3.linear2.weight"):
         assert torch.allclose(weight(flux, once, name)[1], weight(flux, twice, name)[1], atol=1e-6)
     back = lora.apply(once.model, None, path, -1.0, 0.0)
     assert torch.allclose(small_models.latent((back.model, *flux[1:])), small_models.latent(flux), atol=1e-2)
@@ -164,14 +161,14 @@ def test_a_lora_of_another_family_matches_nothing(flux: Loaded, tmp_path: Path) 
 
 def test_on_eight_bit_weights_the_sum_is_rounded_once(tiny_home: Path, tmp_path: Path) -> None:
     engine = small_models.engine(tiny_home)
-    model = engine.load_transformer(tiny.files(tiny_home / "models").transformer, "fp8_e4m3fn")
+    model = engine.load_transformer(tiny_flux.files(tiny_home / "models").transformer, "fp8_e4m3fn")
     result = lora.apply(model, None, small_models.kohya(tmp_path / "x.safetensors"), 1.0, 0.0)
-    name = "transformer_blocks.0.attn.to_q.weight"
+    name = "double_blocks.0.img_attn.qkv.weight"
     before = model.transformer.network.base.get_parameter(name)
     after = result.model.transformer.network.module.get_parameter(name)
     up, down = small_models.factors(LAYERS, 256, 4, 0.05)["double_blocks.0.img_attn.qkv"]
     assert after.dtype == torch.float8_e4m3fn
-    assert torch.equal(after, (before.float() + 0.5 * (up[:256] @ down)).to(torch.float8_e4m3fn))
+    assert torch.equal(after, (before.float() + 0.5 * (up @ down)).to(torch.float8_e4m3fn))
 
 
 @pytest.mark.parametrize("ending", lora._PAIRS)
@@ -182,7 +179,7 @@ def test_every_spelling_of_a_pair(flux: Loaded, tmp_path: Path, ending: tuple[st
         tmp_path / "x.safetensors",
     )
     result = lora.apply(flux[0], None, tmp_path / "x.safetensors", 1.0, 0.0)
-    before, after = weight(flux, result, "x_embedder.weight")
+    before, after = weight(flux, result, "img_in.weight")
     assert result.matched_model == 1
     assert torch.allclose(after, before + up @ down, atol=1e-6)
 
@@ -198,5 +195,6 @@ def test_every_spelling_of_a_diffusers_name(flux: Loaded, tmp_path: Path, prefix
     name = prefix + (module.replace(".", "_") if prefix.endswith("_") else module)
     save_file({f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down}, tmp_path / "x.safetensors")
     result = lora.apply(flux[0], None, tmp_path / "x.safetensors", 1.0, 0.0)
-    before, after = weight(flux, result, f"{module}.weight")
-    assert torch.allclose(after, before + up @ down, atol=1e-6)
+    before, after = weight(flux, result, "single_blocks.1.linear1.weight")
+    assert torch.equal(after[:768], before[:768])  # Query, key and value.
+    assert torch.allclose(after[768:], before[768:] + up @ down, atol=1e-6)

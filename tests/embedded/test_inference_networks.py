@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import small_models
+import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import tiny, vae
+from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights, vae
 from ryla_nodes.engines.embedded.inference.device import cpu
-from ryla_nodes.engines.embedded.inference.text_networks import distance_buckets
+from ryla_nodes.engines.embedded.inference.flux_network import to_latent, to_tokens
+from ryla_nodes.engines.embedded.inference.sdxl import from_open_clip
+from ryla_nodes.engines.embedded.inference.text_networks import ClipShape, ClipText, distance_buckets
 from ryla_nodes.engines.embedded.inference.weights import WeightFile
 from safetensors.torch import load_file, save_file
 from small_models import Loaded
@@ -40,15 +43,18 @@ def test_the_transformer(flux: Loaded) -> None:
         pooled_projection_dim=shape.pooled,
         guidance_embeds=True,
     ).eval()
-    assert not any(theirs.load_state_dict(transformer.network.base.state_dict()))
+    own = small_models.in_diffusers_names(transformer.network.base.state_dict(), shape.hidden)
+    assert not any(theirs.load_state_dict(own))
     rows, columns, batch = 5, 7, 2
-    tokens = torch.randn(batch, rows * columns, shape.token)
+    latent = torch.randn(batch, shape.latent_channels, 2 * rows, 2 * columns)
     context, pooled = torch.randn(batch, 20, shape.context), torch.randn(batch, shape.pooled)
     sigma, guidance = torch.tensor([0.7595, 0.1]), torch.tensor([3.5, 1.0])
     places = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
-    (expected,) = theirs(tokens, context, pooled, sigma, places, torch.zeros(20, 3), guidance, return_dict=False)
-    ours = transformer.network.module(tokens, context, pooled, sigma, guidance, (rows, columns))
-    assert close(ours, expected)
+    (expected,) = theirs(
+        to_tokens(latent), context, pooled, sigma, places, torch.zeros(20, 3), guidance, return_dict=False
+    )
+    ours = transformer.network.module(latent, sigma, context, pooled, guidance)
+    assert close(ours, to_latent(expected, rows, columns))
 
 
 @torch.inference_mode()
@@ -72,10 +78,43 @@ def test_clip(flux: Loaded) -> None:
     assert not theirs.load_state_dict(own, strict=False).unexpected_keys
     chunks = encoder.tokenizer.tokenize("a (red) cat on a sofa, " * 8)
     ids = torch.tensor([[token for token, _ in chunk] for chunk in chunks])
-    expected, ours = theirs(ids, output_hidden_states=True), base(ids, output_hidden_states=True)
-    assert len(ids) > 1 and close(ours.last_hidden_state, expected.last_hidden_state)
-    assert close(ours.pooler_output, expected.pooler_output)
-    assert close(ours.hidden_states[-2], expected.hidden_states[-2])
+    expected, ours = theirs(ids), base(ids)
+    assert len(ids) > 1 and close(ours.states, expected.last_hidden_state)
+    assert close(ours.pooled, expected.pooler_output)
+
+
+@torch.inference_mode()
+def test_clip_g_as_sdxl_reads_it() -> None:
+    """OpenCLIP's layout under the published names, the states before the last layer, the projected end."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    vocabulary, end = 300, 299
+    width, layers, projected = tiny_sdxl_weights.CLIP_WIDTH, tiny_sdxl_weights.CLIP_LAYERS, tiny_sdxl_weights.POOLED
+    open_clip = {name: torch.randn(shape) / 8 for name, shape in tiny_sdxl_weights.clip_g(vocabulary)}
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=1,
+        projection_dim=projected,
+        hidden_act="gelu",
+        eos_token_id=end,
+    )
+    theirs: Any = CLIPTextModelWithProjection(config).eval()
+    converted = convert_open_clip_checkpoint(theirs, dict(open_clip), prefix="")
+    assert not theirs.load_state_dict(converted, strict=False).unexpected_keys
+    shape = ClipShape(
+        vocabulary, 77, width, 4 * width, layers, 1, end, projected=projected, penultimate=True, quick=False
+    )
+    ours = ClipText(shape)
+    ours.load_state_dict(dict(pair for name, tensor in open_clip.items() for pair in from_open_clip(name, tensor)))
+    ids = torch.randint(end, (2, 77))
+    ids[0, 9:], ids[1, 40:] = end, end
+    expected, encoded = theirs(ids, output_hidden_states=True), ours(ids)
+    assert close(encoded.states, expected.hidden_states[-2])
+    assert encoded.pooled is not None and close(encoded.pooled, expected.text_embeds)
 
 
 @torch.inference_mode()
@@ -97,7 +136,7 @@ def test_t5(flux: Loaded) -> None:
     theirs: Any = T5EncoderModel(config).eval()
     theirs.load_state_dict(state, strict=False)
     ids = torch.randint(vocabulary, (2, 300))
-    assert close(base(ids).last_hidden_state, theirs(input_ids=ids).last_hidden_state)
+    assert close(base(ids).states, theirs(input_ids=ids).last_hidden_state)
 
 
 def test_t5_buckets_at_every_distance() -> None:
@@ -105,7 +144,7 @@ def test_t5_buckets_at_every_distance() -> None:
 
     places = torch.arange(700)
     expected = T5Attention._relative_position_bucket(places[None] - places[:, None], bidirectional=True)
-    assert torch.equal(distance_buckets(700, 32), expected)
+    assert torch.equal(distance_buckets(700, 32, places.device), expected)
 
 
 @pytest.mark.parametrize("quant", [False, True], ids=["Flux", "Stable Diffusion"])
@@ -114,7 +153,7 @@ def test_the_autoencoder(tiny_home: Path, tmp_path: Path, quant: bool) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    tensors = load_file(str(tiny.files(tiny_home / "models").vae))
+    tensors = load_file(str(tiny_flux.files(tiny_home / "models").vae))
     if quant:
         for name, size in (("quant_conv", 32), ("post_quant_conv", 16)):
             tensors |= {f"{name}.weight": torch.randn(size, size, 1, 1), f"{name}.bias": torch.randn(size)}
@@ -132,5 +171,7 @@ def test_the_autoencoder(tiny_home: Path, tmp_path: Path, quant: bool) -> None:
     theirs: Any = AutoencoderKL(**config).eval()
     assert not any(theirs.load_state_dict(convert_ldm_vae_checkpoint(tensors, config)))
     picture, latent = torch.rand(2, 3, 48, 64) * 2 - 1, torch.randn(2, 16, 6, 8)
-    assert close(ours.encode(picture), theirs.encode(picture).latent_dist.mode())
+    theirs_of = theirs.encode(picture).latent_dist
+    assert close(ours.encode(picture)[0], theirs_of.mode())
+    assert close(ours.encode(picture)[1].clamp(-30, 20), theirs_of.logvar)
     assert close(ours.decode(latent), theirs.decode(latent).sample)

@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import pytest
 import small_models
+import tiny_flux
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.engines.embedded.core_nodes import diffusion_loaders, diffusion_prompts, diffusion_sampling
 from ryla_nodes.engines.embedded.execution.registry import Registry
-from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.nodes import node_classes
@@ -161,7 +161,7 @@ def test_loras_by_core_nodes(engine: EngineServer, home: Path) -> None:
 
 
 def test_a_checkpoint_and_a_picture_to_start_from(engine: EngineServer, home: Path) -> None:
-    files = tiny.files(home / "models")
+    files = tiny_flux.files(home / "models")
     small_models.all_in_one(files, home / "models" / "checkpoints" / "core-whole.safetensors")
     (home / "input").mkdir(exist_ok=True)
     Image.new("RGB", (64, 64), (200, 30, 30)).save(home / "input" / "red.png")
@@ -181,7 +181,7 @@ def test_a_file_that_went_away_after_validation(registry: Registry) -> None:
 
 
 def test_a_failure_while_loading_reaches_the_history(engine: EngineServer, home: Path) -> None:
-    whole = tiny.files(home / "models").transformer
+    whole = tiny_flux.files(home / "models").transformer
     cut = home / "models" / "diffusion_models" / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-10])
     try:

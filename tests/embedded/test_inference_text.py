@@ -7,10 +7,12 @@ from shutil import copy2
 
 import pytest
 import small_models
+import tiny_flux
 import torch
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
-from ryla_nodes.engines.embedded.inference import tiny, tiny_tokenizers, tokenizers
+from ryla_nodes.engines.embedded.inference import tokenizers
 from ryla_nodes.engines.embedded.inference.text import FluxText
+from ryla_nodes.engines.embedded.inference.tiny_sdxl import byte_level, clip_tokenizer
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from tokenizers import Tokenizer
@@ -19,7 +21,7 @@ from tokenizers.processors import TemplateProcessing
 
 @pytest.fixture(scope="module")
 def clip(tiny_home: Path) -> FluxText:
-    files = tiny.files(tiny_home / "models")
+    files = tiny_flux.files(tiny_home / "models")
     assert files.clip_l and files.t5xxl
     return small_models.engine(tiny_home).load_clip(files.clip_l, files.t5xxl)
 
@@ -67,7 +69,7 @@ def test_the_pooled_vector_is_taken_at_the_first_end(clip: FluxText) -> None:
 
 @pytest.mark.parametrize("text", ["A Red  cat", "naïve café", "日本語", "", "line\nbreak\ttab", "</s><|endoftext|>"])
 def test_small_tokenizers_lose_nothing_but_case(text: str) -> None:
-    t5, clip_l = tiny_tokenizers.t5xxl(), tiny_tokenizers.clip_l()
+    t5, clip_l = tiny_flux.t5_tokenizer(), clip_tokenizer()
     ids = t5.encode(text).ids
     assert ids[-1] == 1 and min(ids) >= 0 and max(ids) < t5.get_vocab_size()
     if "</s>" not in text:
@@ -77,7 +79,7 @@ def test_small_tokenizers_lose_nothing_but_case(text: str) -> None:
 
 def test_a_tokenizer_file_beside_the_encoder_is_taken(tmp_path: Path) -> None:
     encoder = tmp_path / "x.safetensors"
-    tiny_tokenizers.t5xxl().save(str(tokenizers.beside(encoder)))
+    tiny_flux.t5_tokenizer().save(str(tokenizers.beside(encoder)))
     found = tokenizers.t5xxl(encoder, 258, ModelFolders({}))
     assert found.end == 1 and found.start is None
     assert found.encode("ab") == Tokenizer.from_file(str(tokenizers.beside(encoder))).encode("ab").ids[:-1]
@@ -85,7 +87,7 @@ def test_a_tokenizer_file_beside_the_encoder_is_taken(tmp_path: Path) -> None:
 
 def test_its_padding_and_truncation_do_not_count(tmp_path: Path) -> None:
     encoder = tmp_path / "x.safetensors"
-    tokenizer = tiny_tokenizers.t5xxl()
+    tokenizer = tiny_flux.t5_tokenizer()
     tokenizer.enable_padding(length=20)
     tokenizer.enable_truncation(4)
     tokenizer.save(str(tokenizers.beside(encoder)))
@@ -111,7 +113,7 @@ def test_the_real_ones_are_looked_for_by_vocabulary(tmp_path: Path, kind: str, v
     for place in (tmp_path / "tokenizers" / kind, comfyui / "comfy"):
         assert str(place) in caught.value.message
 
-    made = tiny_tokenizers.clip_l() if kind == "clip_l" else tiny_tokenizers.t5xxl()
+    made = clip_tokenizer() if kind == "clip_l" else tiny_flux.t5_tokenizer()
     inside = {"clip_l": "sd1_tokenizer", "t5xxl": "text_encoders/t5_tokenizer"}[kind]
     for place in (comfyui / "comfy" / inside, tmp_path / "tokenizers" / kind):
         place.mkdir(parents=True)
@@ -159,12 +161,12 @@ def test_a_damaged_tokenizer(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_does_not_fit_its_encoder(tmp_path: Path) -> None:
     encoder = tmp_path / "x.safetensors"
-    early_end = tiny_tokenizers._byte_level(["a", "b", "</s>"], ["</s>"])
+    early_end = byte_level(["a", "b", "</s>"], ["</s>"])
     early_end.post_processor = TemplateProcessing(single="a $A </s>", special_tokens=[("a", 0), ("</s>", 2)])
     cases = [
-        (tokenizers.clip_l, 300, tiny_tokenizers.t5xxl(), "1 tokens around a prompt, not a start and an end"),
-        (tokenizers.t5xxl, 300, tiny_tokenizers.clip_l(), "2 tokens around a prompt, not an end"),
-        (tokenizers.t5xxl, 100, tiny_tokenizers.t5xxl(), "258 tokens, the encoder 100"),
+        (tokenizers.clip_l, 300, tiny_flux.t5_tokenizer(), "1 tokens around a prompt, not a start and an end"),
+        (tokenizers.t5xxl, 300, clip_tokenizer(), "2 tokens around a prompt, not an end"),
+        (tokenizers.t5xxl, 100, tiny_flux.t5_tokenizer(), "258 tokens, the encoder 100"),
         (tokenizers.clip_l, 300, early_end, "its end is token 2"),
     ]
     for load, vocabulary, tokenizer, message in cases:
@@ -175,7 +177,7 @@ def test_a_tokenizer_that_does_not_fit_its_encoder(tmp_path: Path) -> None:
 
 
 def test_a_small_encoder_without_its_tokenizer(tiny_home: Path, tmp_path: Path) -> None:
-    files = tiny.files(tiny_home / "models")
+    files = tiny_flux.files(tiny_home / "models")
     assert files.clip_l and files.t5xxl
     alone = tmp_path / files.clip_l.name
     copy2(files.clip_l, alone)

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import tiny, tokenizers
+from ryla_nodes.engines.embedded.inference import tiny_sdxl, tokenizers
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.identify import FileKind, identify
@@ -26,7 +27,7 @@ KINDS = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with nothing but the small Flux."""
     folder = tmp_path_factory.mktemp("models")
-    tiny.ensure(folder)
+    tiny_flux.ensure(folder)
     return folder
 
 
@@ -36,7 +37,7 @@ def paths(folder: Path) -> list[Path]:
 
 def test_the_same_bytes_every_time(models: Path, tmp_path: Path) -> None:
     start = time.monotonic()
-    tiny.ensure(tmp_path)
+    tiny_flux.ensure(tmp_path)
     assert time.monotonic() - start < 10
     first, second = paths(models), paths(tmp_path)
     assert [path.name for path in first] == [path.name for path in second]
@@ -46,12 +47,12 @@ def test_the_same_bytes_every_time(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", KINDS)
 def test_each_file_is_known_by_its_header(models: Path, part: str) -> None:
-    path = getattr(tiny.files(models), part)
+    path = getattr(tiny_flux.files(models), part)
     assert identify(read_header(path)) is KINDS[part]
 
 
 def test_weights_are_finite_and_of_the_real_files_dtypes(models: Path) -> None:
-    files = tiny.files(models)
+    files = tiny_flux.files(models)
     dtypes = {"transformer": torch.bfloat16, "clip_l": torch.float16, "t5xxl": torch.float16, "vae": torch.float32}
     for part, dtype in dtypes.items():
         tensors = load_file(getattr(files, part))
@@ -61,31 +62,31 @@ def test_weights_are_finite_and_of_the_real_files_dtypes(models: Path) -> None:
 
 def test_what_is_there_is_left_alone(models: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in paths(models)}
-    tiny.ensure(models)
+    tiny_flux.ensure(models)
     assert before == {path: path.stat().st_mtime_ns for path in paths(models)}
 
 
 def test_a_damaged_or_older_set_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.ensure(tmp_path)
+    made = tiny_flux.ensure(tmp_path)
     whole = made.transformer.read_bytes()
     made.transformer.write_bytes(whole[:-100])
-    tiny.ensure(tmp_path)
+    tiny_flux.ensure(tmp_path)
     assert made.transformer.read_bytes() == whole
 
     assert made.clip_l is not None
     tokenizers.beside(made.clip_l).unlink()
-    tiny.ensure(tmp_path)
+    tiny_flux.ensure(tmp_path)
     assert tokenizers.beside(made.clip_l).is_file()
 
-    monkeypatch.setattr(tiny, "VERSION", "other")
-    tiny.ensure(tmp_path)
+    monkeypatch.setattr(tiny_sdxl, "VERSION", "other")
+    tiny_flux.ensure(tmp_path)
     assert read_header(made.transformer).metadata["ryla_small_models"] == "other"
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(RylaError) as caught:
-        tiny.ensure(tmp_path / "models")
+        tiny_flux.ensure(tmp_path / "models")
     assert caught.value.code == "unwritable_home"
     assert str(tmp_path / "models") in caught.value.message
 

@@ -14,12 +14,12 @@ import httpx
 import lora_files
 import numpy as np
 import pytest
+import tiny_flux
 import torch
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.cli import app
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
-from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
@@ -97,7 +97,7 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loras]:
     home, volume = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("volume")
     environment = replace(settings.load({}), home=home, volume=volume, comfyui=home / "none")
     with EngineServer(home, node_classes(), settings=environment) as engine:
-        yield Loras(engine, volume / "loras", tiny.ensure(home / "models"))
+        yield Loras(engine, volume / "loras", tiny_flux.ensure(home / "models"))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 import lora_files
 import pytest
 import small_models
+import tiny_flux
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
-from ryla_nodes.engines.embedded.inference import tiny
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
@@ -25,7 +25,7 @@ Loaded = tuple[Any, Any, Any]
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
     home = tmp_path_factory.mktemp("home")
-    tiny.ensure(home / "models")
+    tiny_flux.ensure(home / "models")
     return EmbeddedEngine(home, ModelFolders({}))
 
 
@@ -39,7 +39,7 @@ def volume(engine: EmbeddedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """RYLA_VOLUME with a LoRA of id 7."""
     monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
     (tmp_path / "loras").mkdir()
-    transformer = tiny.files(engine.home / "models").transformer
+    transformer = tiny_flux.files(engine.home / "models").transformer
     demo.write(tmp_path / "loras" / "character-7.safetensors", read_header(transformer), "kohya", "ohwx woman")
     with running_in(engine):
         yield tmp_path

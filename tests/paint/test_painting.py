@@ -12,8 +12,9 @@ from shutil import copy2
 
 import numpy as np
 import pytest
+import tiny_flux
 from PIL import Image
-from ryla_nodes.engines.embedded.inference import tiny, tokenizers
+from ryla_nodes.engines.embedded.inference import tokenizers
 from scipy.stats import binom
 
 from training import evaluation
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def untrained(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Some of the prompts on made-up weights, which the engine takes for the real ones by their names."""
     home = tmp_path_factory.mktemp("home")
-    made, models = tiny.files(tiny_home / "models"), home / "models"
+    made, models = tiny_flux.files(tiny_home / "models"), home / "models"
     names = {
         "transformer": "diffusion_models/flux1-dev",
         "clip_l": "text_encoders/clip_l",

@@ -1,9 +1,13 @@
-"""Names of Flux's weights: BFL's (the files') and diffusers' (the network's)."""
+"""What LoRA files call the modules of FLUX.1, and the weights that they mean by it.
+
+The published file's names (BFL's) are the network's own. kohya, ComfyUI and ai-toolkit keep them; diffusers, PEFT,
+OneTrainer and SimpleTuner write diffusers' names, which take BFL's fused weights apart.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,51 +50,48 @@ _SINGLE = {
     "linear2": ("proj_out",),
 }
 _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
+_CLIP_LAYERS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 
 @dataclass(frozen=True)
-class Target:
-    """A diffusers module and the rows of BFL's weight that it takes, from ``start``; no ``length`` means the rest.
+class Place:
+    """Rows of the weight of ``module``, from ``start`` to before ``stop`` (None: to the end).
 
-    ``swapped``: BFL holds (shift, scale), diffusers (scale, shift).
+    ``swapped``: the network holds (shift, scale), the LoRA's writer (scale, shift).
     """
 
     module: str
     start: int = 0
-    length: int | None = None
+    stop: int | None = None
     swapped: bool = False
 
     def rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """This module's rows of a BFL weight, bias or LoRA up matrix (dimension 0 is the output)."""
+        """The writer's rows of a whole weight, bias or up matrix (dimension 0 is the output)."""
+        return self.ordered(tensor[self.start : self.stop])
+
+    def ordered(self, rows: torch.Tensor) -> torch.Tensor:
+        """The writer's rows in the network's order, and the other way round."""
+        if not self.swapped:
+            return rows
         import torch
 
-        if self.swapped:
-            shift, scale = tensor.chunk(2, dim=0)
-            return torch.cat((scale, shift))
-        end = None if self.length is None else self.start + self.length
-        return tensor[self.start : end]
+        first, second = rows.chunk(2, dim=0)
+        return torch.cat((second, first))
 
 
-def targets(bfl_module: str, hidden: int) -> tuple[Target, ...]:
-    """Where a BFL module's rows go, in their order; empty for a name that Flux does not have. ``hidden``: the width."""
-    if bfl_module in _TOP:
-        return (Target(_TOP[bfl_module], swapped=bfl_module == "final_layer.adaLN_modulation.1"),)
-    match = _BLOCK.fullmatch(bfl_module)
-    if match is None:
-        return ()
-    kind, index, rest = match.groups()
-    block, names = ("transformer_blocks", _DOUBLE) if kind == "double" else ("single_transformer_blocks", _SINGLE)
-    modules = [f"{block}.{index}.{name}" for name in names.get(rest, ())]
-    if len(modules) == 1:
-        return (Target(modules[0]),)
-    # Fused rows: query, key, value of `hidden` rows each, then (in single blocks) the MLP's.
-    return tuple(
-        Target(module, hidden * number, hidden if number < 3 else None) for number, module in enumerate(modules)
-    )
+Places = Mapping[str, Place]
+"""What a LoRA may call a module -> the rows that it stands for."""
 
 
-def bfl_modules(double_blocks: int, single_blocks: int) -> Iterator[str]:
-    """The BFL names of every module of a Flux of this depth."""
+def modules(double_blocks: int, single_blocks: int) -> Iterator[str]:
+    """Every module of a transformer of this depth, by its own name."""
     yield from _TOP
     for index in range(double_blocks):
         yield from (f"double_blocks.{index}.{name}" for name in _DOUBLE)
@@ -98,8 +99,57 @@ def bfl_modules(double_blocks: int, single_blocks: int) -> Iterator[str]:
         yield from (f"single_blocks.{index}.{name}" for name in _SINGLE)
 
 
-def to_diffusers(name: str, tensor: torch.Tensor, hidden: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Split one BFL tensor into diffusers' (views where possible); nothing for a name that Flux does not have."""
-    module, _, kind = name.rpartition(".")
-    for target in targets(module, hidden):
-        yield f"{target.module}.{'weight' if kind == 'scale' else kind}", target.rows(tensor)
+def diffusers_parts(module: str, hidden: int) -> dict[str, Place]:
+    """diffusers' modules that make up ``module``, in the order of its rows; {} for a name that FLUX.1 does not have.
+
+    ``hidden`` is the width of the transformer.
+    """
+    if module in _TOP:
+        return {_TOP[module]: Place(module, swapped=module == "final_layer.adaLN_modulation.1")}
+    match = _BLOCK.fullmatch(module)
+    if match is None:
+        return {}
+    kind, index, rest = match.groups()
+    block, layers = ("transformer_blocks", _DOUBLE) if kind == "double" else ("single_transformer_blocks", _SINGLE)
+    names = [f"{block}.{index}.{name}" for name in layers.get(rest, ())]
+    if len(names) == 1:
+        return {names[0]: Place(module)}
+    # Query, key and value of `hidden` rows each, then (in single blocks) the MLP's.
+    stops = (hidden, 2 * hidden, 3 * hidden, None)
+    return {name: Place(module, number * hidden, stops[number]) for number, name in enumerate(names)}
+
+
+def transformer(double_blocks: int, single_blocks: int, hidden: int) -> Places:
+    """The transformer's modules as kohya, BFL, diffusers, PEFT, ai-toolkit, OneTrainer and SimpleTuner write them."""
+    places: dict[str, Place] = {}
+    for module in modules(double_blocks, single_blocks):
+        places |= {f"lora_unet_{_flat(module)}": Place(module), f"diffusion_model.{module}": Place(module)}
+        for name, place in diffusers_parts(module, hidden).items():
+            spellings = (f"transformer.{name}", f"lora_transformer_{_flat(name)}", f"lycoris_{_flat(name)}", name)
+            places |= dict.fromkeys(spellings, place)
+    return places
+
+
+def clip_l(linear: Iterable[str]) -> Places:
+    """CLIP-L's modules; ``linear`` are the names of its linear layers."""
+    places: dict[str, Place] = {}
+    for name in linear:
+        if name.startswith("text_model.encoder.layers.") and name.endswith(_CLIP_LAYERS):
+            flat = _flat(name)
+            spellings = (f"lora_te_{flat}", f"lora_te1_{flat}", f"text_encoder.{name}")
+            places |= dict.fromkeys((*spellings, f"text_encoders.clip_l.transformer.{name}"), Place(name))
+    return places
+
+
+def t5xxl(linear: Iterable[str]) -> Places:
+    """T5's modules; ``linear`` are the names of its linear layers."""
+    places: dict[str, Place] = {}
+    for name in linear:
+        flat = _flat(name)
+        spellings = (f"lora_te2_{flat}", f"lora_te3_{flat}", f"text_encoders.t5xxl.transformer.{name}")
+        places |= dict.fromkeys(spellings, Place(name))
+    return places
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")

@@ -6,15 +6,29 @@ from importlib.util import find_spec
 
 from ...errors import RylaError
 
-NEEDED = ("aiohttp", "accelerate", "diffusers", "psutil", "torch", "transformers")
+NEEDED = ("aiohttp", "numpy", "PIL", "psutil", "safetensors", "tokenizers", "torch")
 
 
-def require() -> None:
-    """Check that the packages of the ``embedded`` extra are there, without importing them.
+def require(what: str = "The embedded engine", *names: str, extra: str = "embedded") -> None:
+    """Check that the modules ``names`` (those of every picture when none is given) are there, without importing them.
+
+    ``what`` needs them, and the extra ``extra`` of this package brings them.
 
     Raises:
         RylaError: ``embedded_not_installed`` naming those that are not.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in names or NEEDED if not _is_there(name)]
     if missing:
-        raise RylaError("embedded_not_installed", f"The embedded engine needs {', '.join(missing)}.", missing=missing)
+        raise RylaError(
+            "embedded_not_installed",
+            f"{what} needs {', '.join(missing)}.",
+            hint=f"pip install 'ryla-nodes[{extra}]'",
+            missing=missing,
+        )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # Not even the package around it.
+        return False

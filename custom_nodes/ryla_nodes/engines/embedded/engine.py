@@ -23,7 +23,7 @@ from .files import EngineFiles
 if TYPE_CHECKING:
     from ...identity.adapter import Adapter
     from ...identity.face_file import FaceIdentity
-    from .inference.flux_model import FluxModel
+    from .inference.flux import FluxModel
     from .inference.text import FluxText
     from .inference.vae import PictureVae
 
@@ -85,7 +85,6 @@ class EmbeddedEngine:
     def load_transformer(self, path: Path, weight_dtype: str = "default") -> FluxModel:
         """Load a transformer, alone in its file or from a checkpoint; raises as ``load_flux``."""
         from .inference import device, flux
-        from .inference.flux_model import FluxModel
         from .inference.weights import WeightFile
 
         if weight_dtype not in WEIGHT_DTYPES:
@@ -94,7 +93,7 @@ class EmbeddedEngine:
         kind = _require(path, FileKind.FLUX_TRANSFORMER, FileKind.FLUX_ALL_IN_ONE)
         file = WeightFile.open(path)
         inside = kind is FileKind.FLUX_ALL_IN_ONE or f"{_TRANSFORMER_PREFIX}img_in.weight" in file
-        return FluxModel(flux.load(file.part(_TRANSFORMER_PREFIX) if inside else file, weight_dtype, device.best()))
+        return flux.load(file.part(_TRANSFORMER_PREFIX) if inside else file, weight_dtype, device.best())
 
     def load_clip(self, clip_l: Path, t5xxl: Path, *, on_cpu: bool = False) -> FluxText:
         """Load the two text encoders, given in either order; raises as ``load_flux``."""

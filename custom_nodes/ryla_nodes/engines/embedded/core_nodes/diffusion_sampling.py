@@ -6,7 +6,8 @@ from typing import Any
 
 from ...schema import io
 from ..execution.progress import ProgressBar
-from ..inference.sampler_names import SAMPLERS, SCHEDULERS
+from ..inference.samplers import SAMPLERS
+from ..inference.schedules import SCHEDULERS
 
 MAX_RESOLUTION = 16384
 BATCH: dict[str, Any] = {"default": 1, "min": 1, "max": 4096}

@@ -55,7 +55,7 @@ class DifferentialDiffusion(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, strength: float = 1.0) -> io.NodeOutput:
-        from ..inference.sdxl_sampling import differential
+        from ..inference.sdxl_model import differential
 
         return io.NodeOutput(replace(model, mask_function=differential(model.sampling, strength)))
 

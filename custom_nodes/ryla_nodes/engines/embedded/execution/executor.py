@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ....errors import RylaError
 from ...schema import io
 from .. import interrupt
-from ..inference import start
+from ..inference import device
 from .cache import Entry, OutputCache, signatures
 from .calls import Blocker, Values, call, collect
 from .inputs import full_type_name, is_link, text_of
@@ -48,7 +48,7 @@ class Executor:
 
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end. A node's failure is the job's outcome, not an exception."""
-        start.import_torch()
+        device.import_torch()
         import torch
 
         with torch.inference_mode(), interrupt.listening(job.cancelled):

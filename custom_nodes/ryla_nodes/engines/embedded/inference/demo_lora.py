@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....loras.flux_modules import targets
+from ....loras.flux_modules import diffusers_parts
 from ....models.headers import Header
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def _diffusers(transformer: Header, seed: int) -> dict[str, torch.Tensor]:
     width = transformer.tensors["img_in.weight"][1][0]
     tensors: dict[str, torch.Tensor] = {}
     for module, down, up in _pairs(transformer, seed):
-        for part in targets(module, width):
-            tensors |= _peft(f"transformer.{part.module}", down.clone(), part.rows(up).contiguous())
+        for name, place in diffusers_parts(module, width).items():
+            tensors |= _peft(f"transformer.{name}", down.clone(), place.rows(up).contiguous())
     return tensors
 
 

@@ -1,22 +1,25 @@
-"""Flux's transformer: loaded from a BFL-named file, run on latents as ComfyUI runs it."""
+"""Flux as a MODEL of the embedded engine: loaded from its file, run on latents as ComfyUI runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ....errors import RylaError
-from ....loras.flux_modules import to_diffusers
 from .device import Placement
-from .flux_network import HEAD_WIDTH, FluxNetwork, FluxShape
-from .network import Network, fill
-from .weights import WeightFile
+from .flux_network import HEAD_WIDTH, PATCH, Flux, FluxShape
+from .sampling import LatentScale, MaskFunction, repeated
+from .schedules import FlowSampling
+from .text import Conditioning
+from .weights import Network, Patch, WeightFile, fill
 
-PATCH = 2
+DEFAULT_GUIDANCE = 3.5  # ComfyUI's, for a conditioning that went through no FluxGuidance.
+LATENT = LatentScale(scale=0.3611, shift=0.1159)
 _FILE_FP8 = {"F8_E4M3": "fp8_e4m3fn", "F8_E5M2": "fp8_e5m2"}
 
 
@@ -50,21 +53,58 @@ class FluxTransformer:
         """
         height, width = latent.shape[-2:]
         padded = functional.pad(latent, (0, width % PATCH, 0, height % PATCH), mode="circular")
-        rows, columns = padded.shape[-2] // PATCH, padded.shape[-1] // PATCH
         device, dtype = self.placement.device, self.placement.dtype
-        tokens = self.network.module(
-            _to_tokens(padded).to(device, dtype),
+        velocity: torch.Tensor = self.network.module(
+            padded.to(device, dtype),
+            sigma.to(device),
             context.to(device, dtype),
             pooled[:, : self.shape.pooled].to(device, dtype),
-            sigma.to(device),
             guidance.to(device),
-            (rows, columns),
         )
-        return _to_latent(tokens.float(), rows, columns)[..., :height, :width]
+        return velocity.float()[..., :height, :width]
 
 
-def load(file: WeightFile, weight_dtype: str, placement: Placement) -> FluxTransformer:
-    """Build the transformer in ``file``.
+@dataclass(frozen=True)
+class FluxModel:
+    """What the engine calls a MODEL; ``sampling.Model`` says what its members mean."""
+
+    family: ClassVar[str] = "flux"
+
+    transformer: FluxTransformer
+    sampling: FlowSampling = field(default_factory=FlowSampling)
+    latent: LatentScale = LATENT
+    mask_function: MaskFunction | None = None
+
+    @property
+    def latent_channels(self) -> int:
+        return self.transformer.shape.latent_channels
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.placement.device
+
+    def patched(self, patches: Iterable[Patch]) -> FluxModel:
+        """A clone with further patches on the transformer."""
+        network = self.transformer.network.patched(patches)
+        return replace(self, transformer=replace(self.transformer, network=network))
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, negative: bool) -> torch.Tensor:
+        """The picture latent that the network sees behind ``x`` [B, C, h, w] at the noise level ``sigma`` (scalar)."""
+        context, values = conditioning[0]
+        batch = len(x)
+        guidance = torch.tensor(float(values.get("guidance", DEFAULT_GUIDANCE)))
+        velocity = self.transformer.velocity(
+            x,
+            sigma.expand(batch),
+            repeated(context, batch),
+            repeated(values["pooled_output"], batch),
+            guidance.expand(batch),
+        )
+        return x - velocity * sigma
+
+
+def load(file: WeightFile, weight_dtype: str, placement: Placement) -> FluxModel:
+    """The model of the transformer in ``file``.
 
     Args:
         weight_dtype: one of ``engines.protocol.WEIGHT_DTYPES``: an 8-bit float rounds the weights to it, and stores
@@ -75,9 +115,9 @@ def load(file: WeightFile, weight_dtype: str, placement: Placement) -> FluxTrans
     """
     shape = _shape(file)
     with torch.device("meta"):
-        module = FluxNetwork(shape)
-    weights = _weights(file, shape, module, _storage(file, weight_dtype), placement)
-    return FluxTransformer(Network(fill(module, weights, str(file.path))), shape, placement)
+        module = Flux(shape)
+    weights = _weights(file, module, _storage(file, weight_dtype), placement)
+    return FluxModel(FluxTransformer(Network(fill(module, weights, str(file.path))), shape, placement))
 
 
 def _shape(file: WeightFile) -> FluxShape:
@@ -108,25 +148,13 @@ def _storage(file: WeightFile, weight_dtype: str) -> torch.dtype | None:
 
 
 def _weights(
-    file: WeightFile, shape: FluxShape, module: nn.Module, storage: torch.dtype | None, placement: Placement
+    file: WeightFile, module: nn.Module, storage: torch.dtype | None, placement: Placement
 ) -> Iterator[tuple[str, torch.Tensor]]:
     linear = {f"{name}.weight" for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    for bfl_name, tensor in file.tensors():
+    for name, tensor in file.tensors():
         rounded = tensor if storage is None else tensor.to(storage)
-        for name, part in to_diffusers(bfl_name, rounded, shape.hidden):
-            kept = storage is not None and placement.stores_fp8 and name in linear
-            # Converted before it is moved: not every device knows every dtype of a file.
-            yield name, (part if kept else part.to(placement.dtype)).to(placement.device)
-
-
-def _to_tokens(latent: torch.Tensor) -> torch.Tensor:
-    """[B, C, h, w] -> [B, h/2 * w/2, C * 4], channels outermost within a token."""
-    batch, channels, height, width = latent.shape
-    patches = latent.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def _to_latent(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The inverse of ``_to_tokens``."""
-    patches = tokens.reshape(tokens.shape[0], rows, columns, -1, PATCH, PATCH)
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        kept = storage is not None and placement.stores_fp8 and name in linear
+        # Converted before it is moved: not every device knows every dtype of a file.
+        part = rounded if kept else rounded.to(placement.dtype)
+        # ComfyUI's ModelSave calls a head's scale its weight.
+        yield name.replace("_norm.weight", "_norm.scale"), part.to(placement.device)

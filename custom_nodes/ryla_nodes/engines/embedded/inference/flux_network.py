@@ -1,6 +1,7 @@
-"""FLUX.1's transformer: double-stream and single-stream blocks over text and picture tokens.
+"""FLUX.1's transformer under the names of the published file: double-stream and single-stream blocks.
 
-Its parts have diffusers' names, into which ``loras.flux_modules`` translates the files' and which LoRAs use, too.
+The engine paints with it and ``training`` trains it. Nothing in it waits for the host or copies from there, so that a
+whole training step can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
+PATCH = 2
 HEAD_WIDTH = 128
 ROPE_AXES = (16, 56, 56)
 _ROPE_BASE = 10000.0
@@ -23,7 +25,7 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class FluxShape:
-    """The dimensions of a Flux."""
+    """The dimensions of a FLUX.1. ``hidden`` is a multiple of 128; ``context`` T5's width, ``pooled`` CLIP-L's."""
 
     hidden: int
     latent_channels: int
@@ -32,82 +34,84 @@ class FluxShape:
     double_blocks: int
     single_blocks: int
     guidance: bool
-    patch: int = 2
 
     @property
     def token(self) -> int:
         """The width of a picture token: a patch of the latent."""
-        return self.latent_channels * self.patch**2
+        return self.latent_channels * PATCH**2
 
 
-class FluxNetwork(nn.Module):
-    """Predicts the velocity of every picture token."""
+class Flux(nn.Module):
+    """Predicts the velocity ``noise - picture`` of a rectified flow."""
 
     def __init__(self, shape: FluxShape) -> None:
         super().__init__()
         width = shape.hidden
-        self.x_embedder = nn.Linear(shape.token, width)
-        self.context_embedder = nn.Linear(shape.context, width)
-        self.time_text_embed = _VectorEmbedder(shape)
-        self.transformer_blocks = nn.ModuleList(_DoubleBlock(width) for _ in range(shape.double_blocks))
-        self.single_transformer_blocks = nn.ModuleList(_SingleBlock(width) for _ in range(shape.single_blocks))
-        self.norm_out = _Modulation(width, 2)
-        self.proj_out = nn.Linear(width, shape.token)
+        self.img_in = nn.Linear(shape.token, width)
+        self.txt_in = nn.Linear(shape.context, width)
+        self.time_in = _Embedder(_WAVES, width)
+        self.vector_in = _Embedder(shape.pooled, width)
+        self.guidance_in = _Embedder(_WAVES, width) if shape.guidance else None
+        self.double_blocks = nn.ModuleList(_DoubleBlock(width) for _ in range(shape.double_blocks))
+        self.single_blocks = nn.ModuleList(_SingleBlock(width) for _ in range(shape.single_blocks))
+        self.final_layer = _FinalLayer(width, shape.token)
 
     def forward(
         self,
-        tokens: torch.Tensor,
+        latent: torch.Tensor,
+        sigma: torch.Tensor,
         context: torch.Tensor,
         pooled: torch.Tensor,
-        sigma: torch.Tensor,
         guidance: torch.Tensor,
-        grid: tuple[int, int],
     ) -> torch.Tensor:
-        """From ``tokens`` [B, N, 4C], rows of a ``grid`` (rows, columns), ``context`` [B, T, D] and scalars [B]."""
-        vector = self.time_text_embed(sigma, guidance, pooled)
-        picture, text = self.x_embedder(tokens), self.context_embedder(context)
-        rope = rotations(text.shape[1], *grid).to(tokens.device)
-        for block in self.transformer_blocks:
+        """The velocity [B, C, h, w] at ``latent`` [B, C, h, w], h and w even, of the noise level ``sigma`` [B] in 0..1.
+
+        ``context`` is [B, T, D], ``pooled`` [B, D'], ``guidance`` [B] as users give it, read only where the network has
+        an input for it.
+        """
+        rows, columns = (side // PATCH for side in latent.shape[-2:])
+        picture, text = self.img_in(to_tokens(latent)), self.txt_in(context)
+        vector = self.vector_in(pooled) + self.time_in(_waves(sigma).to(pooled.dtype))
+        if self.guidance_in is not None:
+            vector = vector + self.guidance_in(_waves(guidance).to(pooled.dtype))
+        rope = rotations(text.shape[1], rows, columns, latent.device)
+        for block in self.double_blocks:
             picture, text = block(picture, text, vector, rope)
         both = torch.cat((text, picture), dim=1)
-        for block in self.single_transformer_blocks:
+        for block in self.single_blocks:
             both = block(both, vector, rope)
-        scale, shift = self.norm_out(vector)
-        out: torch.Tensor = self.proj_out(_modulated(both[:, text.shape[1] :], shift, scale))
-        return out
+        return to_latent(self.final_layer(both[:, text.shape[1] :], vector), rows, columns)
 
 
-def rotations(text: int, rows: int, columns: int) -> torch.Tensor:
+def to_tokens(latent: torch.Tensor) -> torch.Tensor:
+    """[B, C, h, w] -> [B, h/2 * w/2, C * 4], channels outermost within a token."""
+    batch, channels, height, width = latent.shape
+    patches = latent.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def to_latent(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The inverse of ``to_tokens`` for a grid of ``rows`` and ``columns``."""
+    patches = tokens.reshape(tokens.shape[0], rows, columns, -1, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def rotations(text: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """Cosines and sines [text + rows * columns, 64, 2] of each token's place: 0 for text, else (0, row, column).
 
     Source: Su et al. 2021 (RoFormer), over three axes.
     """
-    places = torch.zeros(text + rows * columns, len(ROPE_AXES), dtype=torch.float64)
-    places[text:, 1] = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)
-    places[text:, 2] = torch.arange(columns, dtype=torch.float64).repeat(rows)
+    made_on = torch.device("cpu") if device.type == "mps" else device  # Metal has no float64.
+    places = torch.zeros(text + rows * columns, len(ROPE_AXES), dtype=torch.float64, device=made_on)
+    grid = places[text:].view(rows, columns, len(ROPE_AXES))
+    grid[..., 1] = torch.arange(rows, dtype=torch.float64, device=made_on)[:, None]
+    grid[..., 2] = torch.arange(columns, dtype=torch.float64, device=made_on)
     angles = [
-        places[:, axis, None] * _ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        places[:, axis, None] * _ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64, device=made_on) / width)
         for axis, width in enumerate(ROPE_AXES)
     ]
     angle = torch.cat(angles, dim=1)
-    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
-
-
-class _VectorEmbedder(nn.Module):
-    """One vector from the noise level, the guidance (where the network has it) and CLIP's pooled state."""
-
-    def __init__(self, shape: FluxShape) -> None:
-        super().__init__()
-        self.timestep_embedder = _Embedder(_WAVES, shape.hidden)
-        if shape.guidance:
-            self.guidance_embedder = _Embedder(_WAVES, shape.hidden)
-        self.text_embedder = _Embedder(shape.pooled, shape.hidden)
-
-    def forward(self, sigma: torch.Tensor, guidance: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        vector: torch.Tensor = self.text_embedder(pooled) + self.timestep_embedder(_waves(sigma).to(pooled.dtype))
-        if hasattr(self, "guidance_embedder"):
-            vector = vector + self.guidance_embedder(_waves(guidance).to(pooled.dtype))
-        return vector
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float().to(device)
 
 
 def _waves(value: torch.Tensor) -> torch.Tensor:
@@ -121,10 +125,10 @@ def _waves(value: torch.Tensor) -> torch.Tensor:
 class _Embedder(nn.Module):
     def __init__(self, source: int, width: int) -> None:
         super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(source, width), nn.Linear(width, width)
+        self.in_layer, self.out_layer = nn.Linear(source, width), nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.linear_2(functional.silu(self.linear_1(x)))
+        out: torch.Tensor = self.out_layer(functional.silu(self.in_layer(x)))
         return out
 
 
@@ -134,60 +138,36 @@ class _Modulation(nn.Module):
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
         self.count = count
-        self.linear = nn.Linear(width, count * width)
+        self.lin = nn.Linear(width, count * width)
 
     def forward(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.linear(functional.silu(vector))[:, None].chunk(self.count, dim=-1))
+        return tuple(self.lin(functional.silu(vector))[:, None].chunk(self.count, dim=-1))
 
 
 def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=_EPSILON) * (1 + scale) + shift
 
 
-class _Project(nn.Module):
-    def __init__(self, width: int) -> None:
+class _HeadNorm(nn.Module):
+    """Root-mean-square norm over a head."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, 4 * width)
+        self.scale = nn.Parameter(torch.ones(HEAD_WIDTH))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.gelu(self.proj(x), approximate="tanh")
+        return functional.rms_norm(x, (HEAD_WIDTH,), self.scale.to(x.dtype), _EPSILON)
 
 
-class _FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
+class _QueryKeyNorm(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(_Project(width), nn.Identity(), nn.Linear(4 * width, width))
+        self.query_norm, self.key_norm = _HeadNorm(), _HeadNorm()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.net(x)
-        return out
-
-
-class _Attention(nn.Module):
-    """Queries, keys and values of one stream; the second one's, with ``added``, have names of their own."""
-
-    def __init__(self, width: int, *, added: bool) -> None:
-        super().__init__()
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.norm_q, self.norm_k = (nn.RMSNorm(HEAD_WIDTH, _EPSILON) for _ in range(2))
-        if added:
-            self.to_out = nn.ModuleList([nn.Linear(width, width)])
-            self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width) for _ in range(3))
-            self.norm_added_q, self.norm_added_k = (nn.RMSNorm(HEAD_WIDTH, _EPSILON) for _ in range(2))
-            self.to_add_out = nn.Linear(width, width)
-
-    def heads(self, x: torch.Tensor) -> Heads:
-        """Query, key and value, each [B, heads, N, 128]."""
-        return self.norm_q(_split(self.to_q(x))), self.norm_k(_split(self.to_k(x))), _split(self.to_v(x))
-
-    def added_heads(self, x: torch.Tensor) -> Heads:
-        """The same of the second stream."""
-        query, key = _split(self.add_q_proj(x)), _split(self.add_k_proj(x))
-        return self.norm_added_q(query), self.norm_added_k(key), _split(self.add_v_proj(x))
-
-
-def _split(x: torch.Tensor) -> torch.Tensor:
-    return x.reshape(*x.shape[:-1], -1, HEAD_WIDTH).transpose(1, 2)
+    def forward(self, qkv: torch.Tensor) -> Heads:
+        """Query, key and value, each [B, heads, N, 128], of [B, N, 3 * width]; the first two are normed."""
+        query, key, value = qkv.reshape(*qkv.shape[:2], 3, -1, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
+        return self.query_norm(query), self.key_norm(key), value
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
@@ -202,27 +182,45 @@ def _rotated(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2).to(x.dtype)
 
 
+class _Attention(nn.Module):
+    """What one stream brings into the attention and takes from it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm = _QueryKeyNorm()
+        self.proj = nn.Linear(width, width)
+
+    def heads(self, x: torch.Tensor) -> Heads:
+        heads: Heads = self.norm(self.qkv(x))
+        return heads
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+
 class _DoubleBlock(nn.Module):
     """Picture and text with weights of their own, in one attention."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm1_context = _Modulation(width, 6), _Modulation(width, 6)
-        self.attn = _Attention(width, added=True)
-        self.ff, self.ff_context = _FeedForward(width), _FeedForward(width)
+        self.img_mod, self.txt_mod = _Modulation(width, 6), _Modulation(width, 6)
+        self.img_attn, self.txt_attn = _Attention(width), _Attention(width)
+        self.img_mlp, self.txt_mlp = _mlp(width), _mlp(width)
 
     def forward(
         self, picture: torch.Tensor, text: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shift, scale, gate, *picture_rest = self.norm1(vector)
-        text_shift, text_scale, text_gate, *text_rest = self.norm1_context(vector)
-        of_picture = self.attn.heads(_modulated(picture, shift, scale))
-        of_text = self.attn.added_heads(_modulated(text, text_shift, text_scale))
+        shift, scale, gate, *picture_rest = self.img_mod(vector)
+        text_shift, text_scale, text_gate, *text_rest = self.txt_mod(vector)
+        of_picture = self.img_attn.heads(_modulated(picture, shift, scale))
+        of_text = self.txt_attn.heads(_modulated(text, text_shift, text_scale))
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(of_text, of_picture, strict=True))
         mixed = _attend(query, key, value, rope)
-        picture = picture + gate * self.attn.to_out[0](mixed[:, text.shape[1] :])
-        text = text + text_gate * self.attn.to_add_out(mixed[:, : text.shape[1]])
-        return _fed(picture, self.ff, *picture_rest), _fed(text, self.ff_context, *text_rest)
+        picture = picture + gate * self.img_attn.proj(mixed[:, text.shape[1] :])
+        text = text + text_gate * self.txt_attn.proj(mixed[:, : text.shape[1]])
+        return _fed(picture, self.img_mlp, *picture_rest), _fed(text, self.txt_mlp, *text_rest)
 
 
 def _fed(x: torch.Tensor, layer: nn.Module, *how: torch.Tensor) -> torch.Tensor:
@@ -236,15 +234,28 @@ class _SingleBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = _Modulation(width, 3)
-        self.attn = _Attention(width, added=False)
-        self.proj_mlp = nn.Linear(width, 4 * width)
-        self.proj_out = nn.Linear(5 * width, width)
+        self.widths = [3 * width, 4 * width]
+        self.modulation = _Modulation(width, 3)
+        self.linear1, self.linear2 = nn.Linear(width, 7 * width), nn.Linear(5 * width, width)
+        self.norm = _QueryKeyNorm()
 
     def forward(self, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate = self.norm(vector)
-        inside = _modulated(x, shift, scale)
-        mixed = _attend(*self.attn.heads(inside), rope)
-        fed = functional.gelu(self.proj_mlp(inside), approximate="tanh")
-        out: torch.Tensor = x + gate * self.proj_out(torch.cat((mixed, fed), dim=-1))
+        shift, scale, gate = self.modulation(vector)
+        qkv, inside = self.linear1(_modulated(x, shift, scale)).split(self.widths, dim=-1)
+        query, key, value = self.norm(qkv)
+        mixed = _attend(query, key, value, rope)
+        fed = functional.gelu(inside, approximate="tanh")
+        out: torch.Tensor = x + gate * self.linear2(torch.cat((mixed, fed), dim=-1))
+        return out
+
+
+class _FinalLayer(nn.Module):
+    def __init__(self, width: int, token: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, token)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        shift, scale = self.adaLN_modulation(vector)[:, None].chunk(2, dim=-1)
+        out: torch.Tensor = self.linear(_modulated(x, shift, scale))
         return out

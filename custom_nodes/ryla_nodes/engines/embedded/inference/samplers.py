@@ -1,6 +1,7 @@
 """Solvers, step for step as ComfyUI's of the same names, for flows and for noise prediction alike.
 
 Each takes the run, the start ``x`` [B, C, h, w] and descending ``sigmas`` [steps + 1], and gives the end [B, C, h, w].
+Torch is imported when one runs: nodes list their names without it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-
+from ... import embedded
 from .schedules import Sampling
 
-Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-NoiseSource = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Denoise: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+NoiseSource: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Run:
     on_step: Callable[[int], None]
 
 
-Sampler = Callable[[Run, torch.Tensor, torch.Tensor], torch.Tensor]
+Sampler: TypeAlias = "Callable[[Run, torch.Tensor, torch.Tensor], torch.Tensor]"
 
 
 def euler(run: Run, x: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -113,7 +117,8 @@ def dpmpp_2m_sde(run: Run, x: torch.Tensor, sigmas: torch.Tensor) -> torch.Tenso
     return x
 
 
-# ComfyUI's ddim is Euler's method that keeps an inpainting mask's outside with noise of its own (see ``sampling``).
+# In ComfyUI's order. Its ddim is Euler's method that keeps an inpainting mask's outside with noise of its own (see
+# ``sampling``).
 SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
@@ -129,6 +134,8 @@ def _pairs(sigmas: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _independent_noise(x: torch.Tensor, seed: int) -> NoiseSource:
+    import torch
+
     # The start's noise comes from the seed itself: the next one, so that the two are independent.
     generator = torch.Generator("cpu").manual_seed((seed + 1) % 2**64)
     return lambda sigma, following: torch.randn(x.shape, generator=generator).to(x)
@@ -136,6 +143,8 @@ def _independent_noise(x: torch.Tensor, seed: int) -> NoiseSource:
 
 def _brownian_noise(x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSource:
     """Unit noise for each interval of noise levels, from one Brownian path: the same path at any number of steps."""
+    embedded.require("The sampler dpmpp_2m_sde", "torchsde")
+    import torch
     from torchsde import BrownianTree
 
     low, high = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()

@@ -1,4 +1,7 @@
-"""Noise levels: what a model's are, and how ComfyUI's schedulers spread them over the steps of a run."""
+"""Noise levels: what a model's are, and how ComfyUI's schedulers spread them over the steps of a run.
+
+Torch is imported when levels are computed: nodes list the schedulers' names without it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import torch
+from ... import embedded
+
+if TYPE_CHECKING:
+    import torch
 
 _KARRAS_RHO = 7.0  # Karras et al. 2022, section 5.
 _BETA = 0.6  # Both parameters of the beta distribution; Lee et al. 2024 (arXiv 2407.12173).
 _LINEAR_NOISE = 0.025  # Share of the noise that linear_quadratic removes in its linear half.
 _NEARLY_ONE = 1 - 1e-4  # A flow's first time, where a solver needs the logarithm of the picture's share.
+_BETA_START, _BETA_END, _NOISE_STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's, of noise prediction.
 
 
 class Sampling(Protocol):
@@ -66,6 +73,8 @@ class FlowSampling:
 
     @cached_property
     def sigmas(self) -> torch.Tensor:
+        import torch
+
         return self.sigma(torch.arange(1, self.levels + 1) / self.levels)
 
     @property
@@ -86,7 +95,7 @@ class FlowSampling:
     def sigma_at(self, percent: float) -> float:
         if percent <= 0.0:
             return 1.0
-        return 0.0 if percent >= 1.0 else float(self.sigma(torch.tensor(1.0 - percent)))
+        return 0.0 if percent >= 1.0 else float(self.sigma(self.sigmas.new_tensor(1.0 - percent)))
 
     def signal(self, sigma: torch.Tensor) -> torch.Tensor:
         return 1.0 - sigma
@@ -97,13 +106,69 @@ class FlowSampling:
     def finite(self, sigmas: torch.Tensor) -> torch.Tensor:
         if sigmas[0] < 1:
             return sigmas
-        return torch.cat((self.sigma(torch.tensor([_NEARLY_ONE])).to(sigmas), sigmas[1:]))
+        finite = sigmas.clone()
+        finite[0] = self.sigma(self.sigmas.new_tensor(_NEARLY_ONE))
+        return finite
 
     def start(self, picture: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return sigma * noise + (1.0 - sigma) * picture
 
 
-Scheduler = Callable[[Sampling, int], torch.Tensor]
+@dataclass(frozen=True)
+class NoiseSampling:
+    """Noise prediction, as SDXL's: sigma over 1000 steps of the scaled-linear beta schedule, the picture's share is 1.
+
+    The time is the table's step.
+    """
+
+    @cached_property
+    def sigmas(self) -> torch.Tensor:
+        import torch
+
+        betas = torch.linspace(_BETA_START**0.5, _BETA_END**0.5, _NOISE_STEPS, dtype=torch.float64) ** 2
+        kept = torch.cumprod(1 - betas, dim=0)
+        return ((1 - kept) / kept).sqrt().float()
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
+
+    def sigma(self, time: torch.Tensor) -> torch.Tensor:
+        steps = time.cpu().clamp(0, _NOISE_STEPS - 1)
+        table = self.sigmas.log()
+        low, high, share = table[steps.floor().long()], table[steps.ceil().long()], steps.frac()
+        return ((1 - share) * low + share * high).exp().to(time.device)
+
+    def time(self, sigma: torch.Tensor) -> torch.Tensor:
+        nearest = (self.sigmas.log() - sigma.cpu().float().log()[..., None]).abs().argmin(dim=-1)
+        return nearest.to(sigma.device)
+
+    def sigma_at(self, percent: float) -> float:
+        if percent <= 0.0:
+            return math.inf
+        time = self.sigmas.new_tensor((1.0 - percent) * (_NOISE_STEPS - 1))
+        return 0.0 if percent >= 1.0 else float(self.sigma(time))
+
+    def signal(self, sigma: torch.Tensor) -> torch.Tensor:
+        return sigma.new_ones(sigma.shape)
+
+    def log_snr(self, sigma: torch.Tensor) -> torch.Tensor:
+        return -sigma.log()
+
+    def finite(self, sigmas: torch.Tensor) -> torch.Tensor:
+        return sigmas
+
+    def start(self, picture: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        # At the top the picture counts for nothing: the start has the variance that the network was trained on there.
+        at_top = float(sigma) > self.sigma_max * (1 - 1e-5)
+        return noise * ((sigma**2 + 1).sqrt() if at_top else sigma) + picture
+
+
+Scheduler: TypeAlias = "Callable[[Sampling, int], torch.Tensor]"
 
 
 def _simple(sampling: Sampling, steps: int) -> torch.Tensor:
@@ -128,19 +193,20 @@ def _sgm_uniform(sampling: Sampling, steps: int) -> torch.Tensor:
 
 def _times(sampling: Sampling, count: int) -> torch.Tensor:
     first, last = (float(sampling.time(sampling.sigmas[end])) for end in (-1, 0))
-    return torch.linspace(first, last, count)
+    return _line(first, last, count)
 
 
 def _karras(sampling: Sampling, steps: int) -> torch.Tensor:
     low, high = (sigma ** (1 / _KARRAS_RHO) for sigma in (sampling.sigma_min, sampling.sigma_max))
-    return _ending_in_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** _KARRAS_RHO)
+    return _ending_in_zero((high + _line(0, 1, steps) * (low - high)) ** _KARRAS_RHO)
 
 
 def _exponential(sampling: Sampling, steps: int) -> torch.Tensor:
-    return _ending_in_zero(torch.linspace(math.log(sampling.sigma_max), math.log(sampling.sigma_min), steps).exp())
+    return _ending_in_zero(_line(math.log(sampling.sigma_max), math.log(sampling.sigma_min), steps).exp())
 
 
 def _beta(sampling: Sampling, steps: int) -> torch.Tensor:
+    embedded.require("The scheduler beta", "scipy")
     import numpy
     from scipy.stats import beta
 
@@ -152,7 +218,7 @@ def _beta(sampling: Sampling, steps: int) -> torch.Tensor:
 
 def _linear_quadratic(sampling: Sampling, steps: int) -> torch.Tensor:
     if steps == 1:
-        return torch.tensor([1.0, 0.0]) * sampling.sigma_max
+        return sampling.sigmas.new_tensor([1.0, 0.0]) * sampling.sigma_max
     linear = steps // 2
     curved = steps - linear
     # A parabola that meets the line at step `linear` and 1 at the last one.
@@ -161,20 +227,29 @@ def _linear_quadratic(sampling: Sampling, steps: int) -> torch.Tensor:
     slope = _LINEAR_NOISE / linear - 2 * gap / curved**2
     removed = [step * _LINEAR_NOISE / linear for step in range(linear)]
     removed += [square * (step**2 + linear**2) + slope * step for step in range(linear, steps)]
-    return (1.0 - torch.tensor([*removed, 1.0])) * sampling.sigma_max
+    return (1.0 - sampling.sigmas.new_tensor([*removed, 1.0])) * sampling.sigma_max
 
 
 def _kl_optimal(sampling: Sampling, steps: int) -> torch.Tensor:
     # Sabour et al. 2024 (Align Your Steps), equation 4.1.
-    share = torch.arange(steps, dtype=torch.float32) / max(steps - 1, 1)
+    share = sampling.sigmas.new_tensor(range(steps)) / max(steps - 1, 1)
     angles = share * math.atan(sampling.sigma_min) + (1 - share) * math.atan(sampling.sigma_max)
     return _ending_in_zero(angles.tan())
 
 
+def _line(first: float, last: float, count: int) -> torch.Tensor:
+    import torch
+
+    return torch.linspace(first, last, count)
+
+
 def _ending_in_zero(sigmas: torch.Tensor) -> torch.Tensor:
+    import torch
+
     return torch.cat((sigmas, sigmas.new_zeros(1)))
 
 
+# In ComfyUI's order.
 SCHEDULERS: dict[str, Scheduler] = {
     "simple": _simple,
     "sgm_uniform": _sgm_uniform,
@@ -197,7 +272,7 @@ def sigmas(sampling: Sampling, scheduler: str, steps: int, denoise: float) -> to
         denoise: in 0..1; below 1 the levels are the last ``steps + 1`` of a longer run, at 0 there are none.
     """
     if denoise <= 0.0:
-        return torch.empty(0)
+        return sampling.sigmas.new_empty(0)
     if denoise > 0.9999:
         return SCHEDULERS[scheduler](sampling, steps)
     return SCHEDULERS[scheduler](sampling, int(steps / denoise))[-(steps + 1) :]

@@ -1,4 +1,4 @@
-"""SDXL for the embedded engine: UNet, ControlNet and text encoders from ComfyUI's files, over diffusers."""
+"""SDXL for the embedded engine, from ComfyUI's files: UNet and ControlNet are diffusers'."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ....errors import RylaError
 from ....models.folders import ModelFolders
 from ....models.headers import read_header
 from ....models.identify import FileKind, identify
+from ... import embedded
 from . import text, tokenizers, vae
 from .device import Placement
-from .network import Network, fill
-from .sdxl_attention import install
+from .instantid import install
 from .sdxl_model import ControlNet, SdxlModel
 from .text import Conditioning, TextEncoder, Tokens
-from .weights import WeightFile
+from .text_networks import ClipShape, ClipText
+from .weights import Network, WeightFile, fill
 
 HEAD_WIDTH = 64
 ADDED_WIDTH = 256
@@ -51,21 +52,36 @@ class SdxlText:
         return [[context, {"pooled_output": pooled, **values}]]
 
 
+def require() -> None:
+    """Check that diffusers is there. Raises ``embedded_not_installed``."""
+    embedded.require("SDXL on the embedded engine", "diffusers", extra="sdxl")
+
+
 def load_checkpoint(
     path: Path, folders: ModelFolders, placement: Placement
 ) -> tuple[SdxlModel, SdxlText, vae.PictureVae]:
-    """Load an SDXL checkpoint. Raises ``incomplete_weights``, ``missing_tokenizer``."""
+    """Load an SDXL checkpoint.
+
+    Raises:
+        RylaError: ``embedded_not_installed`` without diffusers, ``incomplete_weights``, ``missing_tokenizer``,
+            ``wrong_tokenizer``.
+    """
+    require()
     file = WeightFile.open(path)
     names = (path.with_name(f"{path.stem}.{part}{path.suffix}") for part in ("clip_l", "clip_g"))
-    clip_l = text.load_clip_l(file.part(_CLIP_L_PREFIX), next(names), folders, placement)
-    hidden = replace(clip_l, network=Network(_Penultimate(clip_l.network.module).eval()))
-    clip = SdxlText(hidden, _load_clip_g(file.part(_CLIP_G_PREFIX), next(names), folders, placement))
+    # SDXL reads both encoders one layer before the end.
+    clip_l = text.load_clip_l(file.part(_CLIP_L_PREFIX), next(names), folders, placement, penultimate=True)
+    clip = SdxlText(clip_l, _load_clip_g(file.part(_CLIP_G_PREFIX), next(names), folders, placement))
     return _load_unet(file, placement), clip, vae.load(file.part(_VAE_PREFIX), placement)
 
 
 def load_control_net(path: Path, placement: Placement) -> ControlNet:
-    """Load an SDXL ControlNet in diffusers' format. Raises ``wrong_controlnet``, ``incomplete_weights``."""
-    from accelerate import init_empty_weights
+    """Load an SDXL ControlNet in diffusers' format.
+
+    Raises:
+        RylaError: ``embedded_not_installed`` without diffusers, ``wrong_controlnet``, ``incomplete_weights``.
+    """
+    require()
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     kind = identify(read_header(path))
@@ -76,7 +92,7 @@ def load_control_net(path: Path, placement: Placement) -> ControlNet:
     width, added = file.shape(first)[1], file.shape("add_embedding.linear_1.weight")[1]
     widths = [file.shape(f"down_blocks.{level}.resnets.0.conv1.weight")[0] for level in range(LEVELS)]
     blocks = [f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", *(f"blocks.{i}" for i in (1, 3, 5)))]
-    with init_empty_weights():
+    with torch.device("meta"):
         module = ControlNetModel(
             **shared_config(widths, width, added),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -90,7 +106,6 @@ def load_control_net(path: Path, placement: Placement) -> ControlNet:
 
 
 def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
-    from accelerate import init_empty_weights
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -102,7 +117,7 @@ def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
     config = shared_config(widths, width, added)
     config["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
     config["up_block_types"] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
-    with init_empty_weights():
+    with torch.device("meta"):
         module = UNet2DConditionModel(**config)
     converted = convert_ldm_unet_checkpoint({_UNET_PREFIX + name: t for name, t in inside.tensors()}, config)
     weights = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in converted.items())
@@ -127,50 +142,49 @@ def shared_config(widths: Sequence[int], context: int, added: int) -> dict[str, 
     }
 
 
-class _Penultimate(nn.Module):
-    """SDXL reads the text encoders one layer before the end, and CLIP-G's projected end token."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, input_ids: torch.Tensor) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        output = self.module(input_ids=input_ids, output_hidden_states=True)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=output.hidden_states[-2], pooler_output=getattr(output, "text_embeds", None)
-        )
-
-
 def _load_clip_g(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
-    from accelerate import init_empty_weights
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    vocabulary, hidden = file.shape("token_embedding.weight")
+    vocabulary, width = file.shape("token_embedding.weight")
     # The same tokens as CLIP-L's; only the padding differs.
     tokenizer = replace(tokenizers.clip_l(tokenizer_of, vocabulary, folders), pad=0)
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=file.shape("transformer.resblocks.0.mlp.c_fc.weight")[0],
-        num_hidden_layers=file.count("transformer.resblocks.{}."),
-        num_attention_heads=hidden // HEAD_WIDTH,
-        max_position_embeddings=file.shape("positional_embedding")[0],
-        projection_dim=file.shape("text_projection")[1],
-        hidden_act="gelu",
-        bos_token_id=tokenizer.start,
-        eos_token_id=tokenizer.end,
-        pad_token_id=tokenizer.pad,
+    shape = ClipShape(
+        vocabulary=vocabulary,
+        positions=file.shape("positional_embedding")[0],
+        width=width,
+        inner=file.shape("transformer.resblocks.0.mlp.c_fc.weight")[0],
+        layers=file.count("transformer.resblocks.{}."),
+        heads=width // HEAD_WIDTH,
+        end=tokenizer.end,
+        projected=file.shape("text_projection")[1],
+        penultimate=True,
+        quick=False,
     )
-    with init_empty_weights():
-        module = CLIPTextModelWithProjection(config)
-    converted = convert_open_clip_checkpoint(module, dict(file.tensors()), prefix="")
-    network = Network(_Penultimate(fill(module, _placed(converted, placement), str(file.path))).eval())
-    return TextEncoder(network, tokenizer, placement)
+    with torch.device("meta"):
+        module = ClipText(shape)
+    published = (pair for name, tensor in file.tensors() for pair in from_open_clip(name, tensor))
+    return text.filled(module, published, file.path, tokenizer, placement)
 
 
-def _placed(tensors: dict[str, torch.Tensor], placement: Placement) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in tensors.items():
-        yield name, tensor.to(placement.device, placement.dtype)
+_OPEN_CLIP = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "transformer.resblocks.": "text_model.encoder.layers.",
+    ".attn.": ".self_attn.",
+    ".ln_1.": ".layer_norm1.",
+    ".ln_2.": ".layer_norm2.",
+    ".c_fc.": ".fc1.",
+    ".c_proj.": ".fc2.",
+    "ln_final.": "text_model.final_layer_norm.",
+}
+
+
+def from_open_clip(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor of OpenCLIP's layout under the names of the published CLIP."""
+    for theirs, ours in _OPEN_CLIP.items():
+        name = name.replace(theirs, ours)
+    if name == "text_projection":
+        yield f"{name}.weight", tensor.T.contiguous()
+    elif ".in_proj_" in name:
+        for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+            yield name.replace("in_proj_", f"{part}_proj."), rows.contiguous()
+    else:
+        yield name, tensor

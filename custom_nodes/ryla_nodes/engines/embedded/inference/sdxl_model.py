@@ -1,4 +1,4 @@
-"""SDXL as a MODEL of the embedded engine: noise prediction, ControlNets, identities, soft masks."""
+"""SDXL as a MODEL of the embedded engine: ControlNets, identities, differential diffusion."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from .device import Placement
-from .network import Network
 from .sampling import LatentScale, MaskFunction, repeated
-from .sdxl_attention import ActiveIdentity
-from .sdxl_sampling import EpsSampling
+from .schedules import NoiseSampling, Sampling
 from .text import Conditioning
+from .weights import Network
 
 if TYPE_CHECKING:
     from ....identity.attention import IdentityTerm, Window
@@ -60,6 +59,18 @@ class Control:
 
 
 @dataclass(frozen=True)
+class ActiveIdentity:
+    """What one call of the UNet adds: per identity a term for each layer of ``LAYERS``.
+
+    ``half``: 0 for the conditional, 1 for the unconditional side; ``latent_size``: height and width.
+    """
+
+    terms: Sequence[Sequence[IdentityTerm]]
+    half: int
+    latent_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class AppliedIdentity:
     """Terms of one identity, for a part of the schedule."""
 
@@ -82,7 +93,7 @@ class SdxlModel:
     placement: Placement
     added: int
     widths: tuple[int, ...]
-    sampling: EpsSampling = field(default_factory=EpsSampling)
+    sampling: NoiseSampling = field(default_factory=NoiseSampling)
     latent: LatentScale = LATENT
     identities: tuple[AppliedIdentity, ...] = ()
     mask_function: MaskFunction | None = None
@@ -158,3 +169,15 @@ def _hint(hint: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
     if hint.shape[-2:] != size:
         hint = torch.nn.functional.interpolate(hint, size=size, mode="nearest-exact")
     return repeated(hint, len(latent)).to(latent)
+
+
+def differential(sampling: Sampling, strength: float) -> MaskFunction:
+    """Differential diffusion (arXiv 2306.00950): a pixel of mask m is sampled during the last part m of the run."""
+
+    def threshold(sigma: torch.Tensor, mask: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        first = sampling.time(levels[0])
+        last = sampling.time(levels[-1].clamp(min=sampling.sigma_min))
+        binary = (mask >= (sampling.time(sigma) - last) / (first - last)).to(mask.dtype)
+        return binary * strength + mask * (1 - strength) if 0 < strength < 1 else binary
+
+    return threshold

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ....models.folders import ModelFolders
 from . import tokenizers
 from .device import Placement
-from .network import Network, Patch, fill
 from .prompts import Chunk, PromptTokenizer
 from .text_networks import ClipShape, ClipText, T5Encoder, T5Shape
-from .weights import WeightFile
+from .weights import Network, Patch, WeightFile, fill
 
 CLIP_HEAD_WIDTH = 64
 Tokens = dict[str, list[Chunk]]
@@ -49,12 +49,12 @@ class TextEncoder:
         weighted = bool((weights != 1.0).any())
         if weighted:
             ids.append(self.tokenizer.empty(len(ids[0])))
-        output = self.network.module(input_ids=torch.tensor(ids, device=self.placement.device))
-        states = output.last_hidden_state.float().cpu()
+        encoded = self.network.module(torch.tensor(ids, device=self.placement.device))
+        states = encoded.states.float().cpu()
         if weighted:
             states, empty = states[:-1], states[-1:]
             states = torch.where(weights[..., None] == 1.0, states, empty + weights[..., None] * (states - empty))
-        pooled = getattr(output, "pooler_output", None)
+        pooled = encoded.pooled
         return states.flatten(0, 1)[None], None if pooled is None else pooled[:1].float().cpu()
 
 
@@ -80,11 +80,15 @@ class FluxText:
         return FluxText(self.clip_l.patched(clip_l), self.t5xxl.patched(t5xxl))
 
 
-def load_clip_l(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
+def load_clip_l(
+    file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement, *, penultimate: bool = False
+) -> TextEncoder:
     """CLIP-L from a file with ``text_model.*`` keys; ``tokenizer_of`` is the file that the tokenizer lies beside.
 
+    With ``penultimate`` its states are those before the last layer.
+
     Raises:
-        RylaError: ``incomplete_weights``, ``missing_tokenizer``.
+        RylaError: ``incomplete_weights``, ``missing_tokenizer``, ``wrong_tokenizer``.
     """
     vocabulary, width = file.shape("text_model.embeddings.token_embedding.weight")
     tokenizer = tokenizers.clip_l(tokenizer_of, vocabulary, folders)
@@ -96,18 +100,15 @@ def load_clip_l(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, pla
         layers=file.count("text_model.encoder.layers.{}."),
         heads=width // CLIP_HEAD_WIDTH,
         end=tokenizer.end,
+        penultimate=penultimate,
     )
     with torch.device("meta"):
         module = ClipText(shape)
-    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
+    return filled(module, file.tensors(), file.path, tokenizer, placement)
 
 
 def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
-    """T5 v1.1's encoder from a file with ``encoder.block.*`` keys; ``tokenizer_of`` as for CLIP-L.
-
-    Raises:
-        RylaError: ``incomplete_weights``, ``missing_tokenizer``.
-    """
+    """T5 v1.1's encoder from a file with ``encoder.block.*`` keys; ``tokenizer_of`` and errors as for CLIP-L."""
     vocabulary, width = file.shape("shared.weight")
     tokenizer = tokenizers.t5xxl(tokenizer_of, vocabulary, folders)
     attention = "encoder.block.0.layer.0.SelfAttention"
@@ -123,9 +124,17 @@ def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, plac
     )
     with torch.device("meta"):
         module = T5Encoder(shape)
-    return TextEncoder(Network(fill(module, _placed(file, placement), str(file.path))), tokenizer, placement)
+    return filled(module, file.tensors(), file.path, tokenizer, placement)
 
 
-def _placed(file: WeightFile, placement: Placement) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in file.tensors():
-        yield name, tensor.to(placement.dtype).to(placement.device)
+def filled(
+    module: nn.Module,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    path: Path,
+    tokenizer: PromptTokenizer,
+    placement: Placement,
+) -> TextEncoder:
+    """The encoder of ``module``, which is on the meta device, with its weights from ``path`` put in their place."""
+    # Converted before it is moved: not every device knows every dtype of a file.
+    placed = ((name, tensor.to(placement.dtype).to(placement.device)) for name, tensor in tensors)
+    return TextEncoder(Network(fill(module, placed, str(path))), tokenizer, placement)

@@ -1,4 +1,8 @@
-"""The text encoders' networks: CLIP's text tower and T5's encoder, with the names of the published files."""
+"""The text encoders' networks, CLIP's text tower and T5's encoder, under the names of the published files.
+
+The engine reads prompts with them and ``training`` trains them. Nothing in them waits for the host or copies from
+there, so that a whole training step can be captured as a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +20,38 @@ _T5_FARTHEST = 128  # Distances from here on share the last bucket.
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder makes of token ids: its last states [B, N, D], the pooled one [B, D], the states before each
-    layer and after the last."""
+    """What an encoder makes of token ids: a state [B, N, D] for each, and the pooled one [B, D] (T5 has none)."""
 
-    last_hidden_state: torch.Tensor
-    pooler_output: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] = ()
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
 
 
 class _Table(nn.Module):
-    """``nn.Embedding`` without its first values: drawing those on the meta device imports all of torch's compiler."""
+    """``nn.Embedding`` without its first values: drawing those on the meta device imports all of torch's compiler.
+
+    In training a product with one-hot rows: its gradient is a product, too, which is the same every time and can be
+    captured in a CUDA graph.
+    """
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return functional.embedding(ids, self.weight)
+        if not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return functional.embedding(ids, self.weight)
+        chosen = ids[..., None] == torch.arange(len(self.weight), device=ids.device)
+        return chosen.to(self.weight.dtype) @ self.weight
 
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The dimensions of CLIP's text tower; ``end`` is the id of the token whose state is the pooled one."""
+    """The dimensions of CLIP's text tower, and what is read of it.
+
+    ``end`` is the id of the token whose state is the pooled one, ``projected`` the width of its projection, if it has
+    one. ``penultimate``: the states are those before the last layer, as SDXL reads them. ``quick``: OpenAI's
+    approximation of GELU.
+    """
 
     vocabulary: int
     positions: int
@@ -46,6 +60,9 @@ class ClipShape:
     layers: int
     heads: int
     end: int
+    projected: int | None = None
+    penultimate: bool = False
+    quick: bool = True
 
 
 class ClipText(nn.Module):
@@ -53,18 +70,22 @@ class ClipText(nn.Module):
 
     def __init__(self, shape: ClipShape) -> None:
         super().__init__()
-        self.end = shape.end
+        self.end, self.penultimate = shape.end, shape.penultimate
         self.text_model = _ClipTower(shape)
+        if shape.projected is not None:
+            self.text_projection = nn.Linear(shape.width, shape.projected, bias=False)
 
-    def forward(self, input_ids: torch.Tensor, output_hidden_states: bool = False) -> Encoded:
+    def forward(self, ids: torch.Tensor) -> Encoded:
         """Encode ids [B, N]; pooled is the normed state of the first end token."""
-        states = [self.text_model.embeddings(input_ids)]
+        before = after = self.text_model.embeddings(ids)
         for layer in self.text_model.encoder.layers:
-            states.append(layer(states[-1]))
-        last = self.text_model.final_layer_norm(states[-1])
-        ends = (input_ids == self.end).int().argmax(dim=1)
-        pooled = last[torch.arange(len(last), device=last.device), ends]
-        return Encoded(last, pooled, tuple(states) if output_hidden_states else ())
+            before, after = after, layer(after)
+        last = self.text_model.final_layer_norm(after)
+        ends = (ids == self.end).int().argmax(dim=1)
+        pooled = last.gather(1, ends[:, None, None].expand(-1, 1, last.shape[2]))[:, 0]
+        if hasattr(self, "text_projection"):
+            pooled = self.text_projection(pooled)
+        return Encoded(before if self.penultimate else last, pooled)
 
 
 class _ClipTower(nn.Module):
@@ -97,7 +118,7 @@ class _ClipLayer(nn.Module):
         super().__init__()
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
         self.self_attn = _ClipAttention(shape.width, shape.heads)
-        self.mlp = _ClipMlp(shape.width, shape.inner)
+        self.mlp = _ClipMlp(shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -121,13 +142,14 @@ class _ClipAttention(nn.Module):
 
 
 class _ClipMlp(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, shape: ClipShape) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.quick = shape.quick
+        self.fc1, self.fc2 = nn.Linear(shape.width, shape.inner), nn.Linear(shape.inner, shape.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inside = self.fc1(x)
-        out: torch.Tensor = self.fc2(inside * torch.sigmoid(1.702 * inside))
+        out: torch.Tensor = self.fc2(inside * torch.sigmoid(1.702 * inside) if self.quick else functional.gelu(inside))
         return out
 
 
@@ -156,9 +178,9 @@ class T5Encoder(nn.Module):
         self.shared = _Table(shape.vocabulary, shape.width)
         self.encoder = _T5Stack(shape)
 
-    def forward(self, input_ids: torch.Tensor) -> Encoded:
+    def forward(self, ids: torch.Tensor) -> Encoded:
         """Encode ids [B, N]; padding is read like any token, as Flux was trained."""
-        return Encoded(self.encoder(self.shared(input_ids)))
+        return Encoded(self.encoder(self.shared(ids)))
 
 
 class _T5Stack(nn.Module):
@@ -171,17 +193,17 @@ class _T5Stack(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first: Any = self.block[0]
         table = first.layer[0].SelfAttention.relative_attention_bias
-        bias = table(distance_buckets(x.shape[1], self.buckets).to(x.device)).permute(2, 0, 1)[None].to(x.dtype)
+        bias = table(distance_buckets(x.shape[1], self.buckets, x.device)).permute(2, 0, 1)[None]
         for block in self.block:
             x = block(x, bias)
         out: torch.Tensor = self.final_layer_norm(x)
         return out
 
 
-def distance_buckets(length: int, buckets: int) -> torch.Tensor:
+def distance_buckets(length: int, buckets: int, device: torch.device) -> torch.Tensor:
     """The bucket [length, length] of each key's distance from its query: half of them for either direction, of which
     half are exact and the others grow with the logarithm."""
-    places = torch.arange(length)
+    places = torch.arange(length, device=device)
     distance = places[None, :] - places[:, None]
     half, exact = buckets // 2, buckets // 4
     far = torch.log(distance.abs().clamp(min=1).float() / exact) / math.log(_T5_FARTHEST / exact) * (half - exact)
@@ -235,7 +257,7 @@ class _T5Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         query, key, value = (_split(layer(x), self.heads) for layer in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
         out: torch.Tensor = self.o(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from ....identity.attention import LAYERS, adapter_name
-from .tiny_weights import Shapes, TinyDesign, _conv, _linear, _norm, vae
+from .text_networks import ClipShape, ClipText
+from .vae import Autoencoder, VaeShape
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
+Tensors = dict[str, torch.Tensor]
 
 CHANNELS = 32
 CONTEXT = 128  # CLIP-L and CLIP-G, 64 each.
@@ -26,6 +31,7 @@ TOKENS, EMBEDDING, RESAMPLER = 16, 512, 128
 LATENT = 4
 _WIDTHS = (CHANNELS, CHANNELS, 2 * CHANNELS)
 _DEPTHS = (0, 2, 10)
+_VAE_WIDTHS = (32, 32, 32, 128)
 _VAE_GAIN = 120.0
 _BLUR = torch.tensor([0.25, 0.5, 0.25])
 
@@ -93,6 +99,21 @@ def _transformer(block: str, width: int, depth: int) -> Shapes:
         yield from _linear(f"{inner}.ff.net.2", width, 4 * width)
 
 
+def _conv(name: str, out: int, source: int, size: int = 3) -> Shapes:
+    yield f"{name}.weight", (out, source, size, size)
+    yield f"{name}.bias", (out,)
+
+
+def _linear(name: str, out: int, source: int) -> Shapes:
+    yield f"{name}.weight", (out, source)
+    yield f"{name}.bias", (out,)
+
+
+def _norm(name: str, width: int) -> Shapes:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)
+
+
 def clip_g(vocabulary: int) -> Shapes:
     """CLIP-G's names and shapes in OpenCLIP's layout."""
     width = CLIP_WIDTH
@@ -138,40 +159,44 @@ def adapter() -> Shapes:
 
 def control_net() -> Shapes:
     """InstantID's ControlNet in diffusers' layout."""
-    from accelerate import init_empty_weights
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     from .sdxl import shared_config
 
-    with init_empty_weights():
+    with torch.device("meta"):
         module = ControlNetModel(
             **shared_config(_WIDTHS, CONTEXT, ADDED),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         )
-    for name, parameter in module.named_parameters():
-        yield name, tuple(parameter.shape)
+    return shapes(module)
 
 
-def checkpoint_values(vocabulary: int) -> dict[str, torch.Tensor]:
+def shapes(module: nn.Module) -> Shapes:
+    """The names and shapes of a network's weights; it may be on the meta device."""
+    return [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
+
+
+def checkpoint_values(vocabulary: int) -> Tensors:
     """A whole SDXL checkpoint, float16."""
-    from . import tiny_weights
-
-    design = TinyDesign(clip_width=CLIP_WIDTH, clip_layers=CLIP_LAYERS, vae_levels=(1, 1, 1, 4), vae_blocks=1)
+    shape = ClipShape(vocabulary, 77, CLIP_WIDTH, 4 * CLIP_WIDTH, CLIP_LAYERS, heads=1, end=vocabulary - 1)
+    with torch.device("meta"):
+        clip_l = ClipText(shape)
+        vae = Autoencoder(VaeShape(_VAE_WIDTHS, blocks=1, latent=LATENT, quant=True, post_quant=True))
     parts = {
         "model.diffusion_model.": _unet_values(),
-        "conditioner.embedders.0.transformer.": tiny_weights.clip_l_values(design, vocabulary),
+        "conditioner.embedders.0.transformer.": _values(shapes(clip_l)),
         "conditioner.embedders.1.model.": _values(clip_g(vocabulary)),
-        "first_stage_model.": _vae_values(design),
+        "first_stage_model.": _vae_values(shapes(vae)),
     }
     return {prefix + name: tensor.half() for prefix, part in parts.items() for name, tensor in part.items()}
 
 
-def adapter_values() -> dict[str, torch.Tensor]:
+def adapter_values() -> Tensors:
     """The adapter, float16."""
     return {name: tensor.half() for name, tensor in _values(adapter()).items()}
 
 
-def control_net_values() -> dict[str, torch.Tensor]:
+def control_net_values() -> Tensors:
     """The ControlNet, float16."""
     values = _values(control_net())
     for name, tensor in values.items():
@@ -180,7 +205,7 @@ def control_net_values() -> dict[str, torch.Tensor]:
     return {name: tensor.half() for name, tensor in values.items()}
 
 
-def _unet_values() -> dict[str, torch.Tensor]:
+def _unet_values() -> Tensors:
     """Random, with a straight way for the latent from the first convolution over the last skip to the end.
 
     ``silu(a) - silu(-a) = a``: eight channels carry the latent and its negative past the last activation.
@@ -203,10 +228,9 @@ def _unet_values() -> dict[str, torch.Tensor]:
     return values
 
 
-def _vae_values(design: TinyDesign) -> dict[str, torch.Tensor]:
+def _vae_values(vae: Shapes) -> Tensors:
     """A VAE whose latents are the coarse colours: nothing but averaging, copying and smoothing."""
-    shapes = _with_latents(vae(design))
-    values = {n: torch.ones(s) if "norm" in n and n.endswith("weight") else torch.zeros(s) for n, s in shapes}
+    values = {n: torch.ones(s) if "norm" in n and n.endswith("weight") else torch.zeros(s) for n, s in vae}
     for name, tensor in values.items():
         if name.endswith("nin_shortcut.weight"):
             _copy(tensor)
@@ -230,26 +254,14 @@ def _vae_values(design: TinyDesign) -> dict[str, torch.Tensor]:
     return values
 
 
-def _with_latents(shapes: Shapes) -> Shapes:
-    """The Flux VAE's shapes with SDXL's four latent channels and its two 1x1 convolutions."""
-    for name, shape in shapes:
-        if name.startswith("encoder.conv_out"):
-            shape = (2 * LATENT, *shape[1:])
-        elif name == "decoder.conv_in.weight":
-            shape = (shape[0], LATENT, *shape[2:])
-        yield name, shape
-    yield from _conv("quant_conv", 2 * LATENT, 2 * LATENT, size=1)
-    yield from _conv("post_quant_conv", LATENT, LATENT, size=1)
-
-
 def _copy(tensor: torch.Tensor) -> None:
     """A 1x1 convolution that copies the channels which both sides have."""
     for index in range(min(tensor.shape[:2])):
         tensor[index, index] = 1
 
 
-def _values(shapes: Iterator[tuple[str, tuple[int, ...]]]) -> dict[str, torch.Tensor]:
-    return {name: _value(name, shape) for name, shape in shapes}
+def _values(named: Shapes) -> Tensors:
+    return {name: _value(name, shape) for name, shape in named}
 
 
 def _value(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -259,4 +271,6 @@ def _value(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     fan_in = math.prod(shape[1:]) if name != "text_projection" else shape[0]
     scale = 1.0 if "token_embedding" in name or name.endswith("latents") else fan_in**-0.5
+    if "position_embedding" in name:
+        scale = 0.1
     return torch.randn(shape, generator=generator) * scale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from ....errors import RylaError
 from ....models.folders import ModelFolders
 from ....models.workspace import enclosing_comfyui
+from ... import embedded
 from .prompts import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -19,26 +21,24 @@ CLIP_LENGTH = 77
 T5_MIN_LENGTH = 256  # What Flux was trained with.
 T5_PAD = 0
 _LEGACY_END = 2  # transformers pools such a CLIP at its highest token instead.
+_WHOLE = "tokenizer.json"
+# OpenAI's pattern of a CLIP's words.
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+CLIP_FRAME = ("<|startoftext|>", "<|endoftext|>")
+_T5_SENTINELS = 100  # T5's tokens for gaps, behind the pieces of its model, the last of them first.
 
 
 @dataclass(frozen=True)
 class _Real:
-    """The real tokenizer of a kind of encoder, and where a ComfyUI keeps it."""
+    """The real tokenizer of a kind of encoder: its files, how they are read, and where a ComfyUI keeps it."""
 
     vocabulary: int
     in_comfyui: str
-    transformers_class: str
     files: tuple[str, ...]
+    read: Callable[[Path], Tokenizer]
 
     def is_in(self, folder: Path) -> bool:
-        """Whether ``folder`` holds it; transformers makes an empty tokenizer of a folder that does not."""
-        return _whole(folder).is_file() or all((folder / name).is_file() for name in self.files)
-
-
-_REAL = {
-    "clip_l": _Real(49408, "comfy/sd1_tokenizer", "CLIPTokenizerFast", ("vocab.json", "merges.txt")),
-    "t5xxl": _Real(32128, "comfy/text_encoders/t5_tokenizer", "T5TokenizerFast", ("spiece.model",)),
-}
+        return (folder / _WHOLE).is_file() or all((folder / name).is_file() for name in self.files)
 
 
 def beside(encoder: Path) -> Path:
@@ -127,10 +127,6 @@ def _real_folders(kind: str, folders: ModelFolders) -> Iterator[Path]:
         yield comfyui / _REAL[kind].in_comfyui
 
 
-def _whole(folder: Path) -> Path:
-    return folder / "tokenizer.json"
-
-
 def _from_file(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
@@ -141,13 +137,65 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _from_folder(folder: Path, real: _Real) -> Tokenizer:
-    if _whole(folder).is_file():
-        return _from_file(_whole(folder))
-    import transformers
+    if (folder / _WHOLE).is_file():
+        return _from_file(folder / _WHOLE)
+    try:
+        return real.read(folder)
+    except (OSError, ValueError) as error:
+        raise RylaError("wrong_tokenizer", f"The tokenizer in {folder} cannot be read: {error}", path=folder) from error
+
+
+def _openai_clip(folder: Path) -> Tokenizer:
+    """CLIP's byte pairs from ``vocab.json`` and ``merges.txt``."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    vocabulary = json.loads((folder / "vocab.json").read_bytes())
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines if line[:8] != "#version")]
+    model = models.BPE(vocab=vocabulary, merges=merges, unk_token=CLIP_FRAME[-1], end_of_word_suffix="</w>")
+    tokenizer = Tokenizer(model)
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    tokenizer.add_special_tokens(list(CLIP_FRAME))
+    return framed(tokenizer, "{} $A {}", CLIP_FRAME)
+
+
+def _google_t5(folder: Path) -> Tokenizer:
+    """T5's pieces from ``spiece.model``, and the sentinels, which are no part of it."""
+    embedded.require("The tokenizer of T5", "sentencepiece", "google.protobuf")
+    from google.protobuf.message import DecodeError
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     try:
-        wrapper = getattr(transformers, real.transformers_class).from_pretrained(folder, local_files_only=True)
-    except (ImportError, OSError, ValueError) as error:
-        raise RylaError("wrong_tokenizer", f"The tokenizer in {folder} cannot be read: {error}", path=folder) from error
-    tokenizer: Tokenizer = wrapper.backend_tokenizer
+        told = ModelProto.FromString((folder / "spiece.model").read_bytes())
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    pieces = [(piece.piece, piece.score) for piece in told.pieces]
+    sentinels = [f"<extra_id_{number}>" for number in reversed(range(_T5_SENTINELS))]
+    vocabulary = [*pieces, *((sentinel, 0.0) for sentinel in sentinels)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, told.trainer_spec.unk_id))
+    tokenizer.normalizer = normalizers.Precompiled(told.normalizer_spec.precompiled_charsmap)
+    words = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    special = (told.trainer_spec.pad_id, told.trainer_spec.eos_id, told.trainer_spec.unk_id)
+    tokenizer.add_special_tokens([*(pieces[number][0] for number in special), *sentinels])
+    return framed(tokenizer, "$A {}", (pieces[told.trainer_spec.eos_id][0],))
+
+
+def framed(tokenizer: Tokenizer, template: str, special: Sequence[str]) -> Tokenizer:
+    """Put the tokens ``special`` around a text, as ``template`` says."""
+    from tokenizers.processors import TemplateProcessing
+
+    ids = [(token, tokenizer.token_to_id(token)) for token in special]
+    tokenizer.post_processor = TemplateProcessing(single=template.format(*special), special_tokens=ids)
     return tokenizer
+
+
+_REAL = {
+    "clip_l": _Real(49408, "comfy/sd1_tokenizer", ("vocab.json", "merges.txt"), _openai_clip),
+    "t5xxl": _Real(32128, "comfy/text_encoders/t5_tokenizer", ("spiece.model",), _google_t5),
+}
