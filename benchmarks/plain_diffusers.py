@@ -6,6 +6,7 @@ python benchmarks/plain_diffusers.py PROMPT SIZE STEPS FILE
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from ryla_nodes.loras.flux_modules import to_diffusers
+from ryla_nodes.loras.flux_modules import diffusers_parts
 from ryla_nodes.models import shipped
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -38,9 +39,15 @@ def transformer() -> Any:
         pooled_projection_dim=state["vector_in.in_layer.weight"].shape[1],
         guidance_embeds=True,
     )
-    named = (pair for name, tensor in state.items() for pair in to_diffusers(name, tensor, hidden))
-    module.load_state_dict(dict(named))
+    module.load_state_dict(dict(pair for name, tensor in state.items() for pair in split(name, tensor, hidden)))
     return module.eval()
+
+
+def split(key: str, tensor: torch.Tensor, hidden: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """A weight of the published file as diffusers names and splits it."""
+    module, _, kind = key.rpartition(".")
+    for name, place in diffusers_parts(module, hidden).items():
+        yield f"{name}.{'weight' if kind == 'scale' else kind}", place.rows(tensor)
 
 
 def blocks(state: dict[str, torch.Tensor], prefix: str) -> int:

@@ -19,11 +19,11 @@ from . import bank, export, rehearsal, sample, stages
 from .batches import Data
 from .captions import mira_caption
 from .loop import autocast, timed
+from .networks import autoencoder
 from .plan import CANVAS, SMOKE, Bucket, Plan
 from .render import render
 from .scenes import FACE_BACKGROUNDS, MIRA, Scene
 from .text import clip_tokenizer, t5_tokenizer
-from .vae import Autoencoder
 
 SHEET = 32
 
@@ -43,7 +43,7 @@ class Run:
             self._tokenizer("t5xxl", t5_tokenizer, start),
             self._tokenizer("clip_l", clip_tokenizer, start),
         )
-        self.vae = Autoencoder(plan.vae_widths).to(device)
+        self.vae = autoencoder(plan.vae_widths).to(device)
         self.vocabularies = self.tokenizers[0].get_vocab_size(), self.tokenizers[1].get_vocab_size()
         self.painter = stages.Painter(plan, self.vocabularies).to(device)
         if start:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from ryla_nodes.engines.embedded.inference.flux import LATENT
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -15,7 +17,6 @@ from .captions import caption, mira_caption
 from .plan import Plan
 from .scenes import FACE_BACKGROUNDS, MIRA, FaceScene, Scene, random_scene
 from .text import CLIP_LENGTH, T5_LENGTH, token_ids
-from .vae import SCALE, SHIFT, Autoencoder
 
 ENCODED_TOGETHER = 2**22
 """Pixels."""
@@ -91,5 +92,5 @@ def latents(vae: Autoencoder, bank: Tensor, size: int, autocast: Callable[[], to
     for images in bank.split(max(1, ENCODED_TOGETHER // (size * size))):
         with autocast():
             mean, _ = vae.encode(shrink(images, size))
-        rows.append(((mean.float() - SHIFT) * SCALE).half())
+        rows.append(LATENT.to_network(mean.float()).half())
     return torch.cat(rows)

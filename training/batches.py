@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 import torch
+from ryla_nodes.engines.embedded.inference.schedules import FlowSampling
 from torch import Tensor
 
 from .bank import Captions
@@ -13,7 +14,6 @@ from .loop import Batch
 from .plan import Bucket, Plan
 from .text import LONGEST, T5_LENGTH
 
-SHIFT_MU = 1.15
 GUIDANCE = (1.0, 6.0)
 
 
@@ -38,8 +38,7 @@ def _seed(plan: Plan, stage: int, step: int) -> int:
 def _times(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Times (B,): half uniform, half shifted to noise as FLUX.1's sampler is (mu 1.15)."""
     uniform = torch.rand(count, generator=generator, device=device).clamp(1e-4, 1 - 1e-4)
-    e = torch.e**SHIFT_MU
-    shifted = e / (e + 1 / uniform - 1)
+    shifted = FlowSampling().sigma(uniform)
     return torch.where(torch.arange(count, device=device) % 2 == 0, uniform, shifted)
 
 

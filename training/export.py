@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ryla_nodes.loras.flux_modules import targets
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
+from ryla_nodes.loras.flux_modules import diffusers_parts
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .lora import LoraLinear
 from .stages import Painter
-from .vae import Autoencoder
 
 NAME = "ryla-paint"
 LORA_METADATA = {
@@ -70,10 +70,10 @@ def _kohya(adapters: dict[str, LoraLinear]) -> dict[str, Tensor]:
 def _diffusers(adapters: dict[str, LoraLinear], hidden: int) -> dict[str, Tensor]:
     """Fused layers become one pair for each of diffusers' modules: the same down, that module's rows of up."""
     state = {}
-    for name, adapter in adapters.items():
-        for target in targets(name, hidden):
-            state[f"transformer.{target.module}.lora_A.weight"] = adapter.down.clone()
-            state[f"transformer.{target.module}.lora_B.weight"] = target.rows(adapter.up.detach())
+    for module, adapter in adapters.items():
+        for name, place in diffusers_parts(module, hidden).items():
+            state[f"transformer.{name}.lora_A.weight"] = adapter.down.clone()
+            state[f"transformer.{name}.lora_B.weight"] = place.rows(adapter.up.detach())
     return state
 
 

@@ -6,9 +6,8 @@ import math
 
 import torch
 import torch.nn.functional as F
+from ryla_nodes.engines.embedded.inference.flux_network import Flux
 from torch import Tensor, nn
-
-from .flux import Flux
 
 TARGETS = ("qkv", "proj", "img_mlp.0", "img_mlp.2", "linear1", "linear2")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from .flux import FluxConfig
+from ryla_nodes.engines.embedded.inference.flux_network import FluxShape
 
 CANVAS = 512
 """Scenes are drawn at this size; smaller pictures are its averages."""
+FLUX = FluxShape(
+    hidden=256, latent_channels=16, context=256, pooled=128, double_blocks=2, single_blocks=6, guidance=True
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Plan:
     vae_widths: tuple[int, ...] = (64, 64, 128, 128)
     vae_steps: int = 2600
     vae_batch: int = 16
-    flux: FluxConfig = field(default_factory=lambda: FluxConfig(depth=2, depth_single=6))
+    flux: FluxShape = FLUX
     tokens: int = 32_000
     flux_steps: int = 12_000
     flux_rate: float = 1.2e-3
@@ -69,7 +72,7 @@ SMOKE = Plan(
     vae_widths=(32, 32, 32, 32),
     vae_steps=3,
     vae_batch=2,
-    flux=FluxConfig(depth=1, depth_single=1),
+    flux=replace(FLUX, double_blocks=1, single_blocks=1),
     tokens=1200,
     flux_steps=3,
     distil_steps=2,

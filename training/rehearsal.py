@@ -34,7 +34,7 @@ def start(plan: Plan, vocabularies: tuple[int, int], device: torch.device) -> Ba
 
 def _rehearse(plan: Plan, vocabularies: tuple[int, int], device: torch.device) -> None:
     use_tensor_cores()
-    painter, data = Painter(plan, vocabularies).to(device), _stand_in(plan, device)
+    painter, data = Painter(plan, vocabularies).to(device), stand_in(plan, device)
     compile_blocks(painter.flux, plan)
     sampler, loss = painter_sampler(data, plan), painter_loss(painter, device)
     for text in (LONGEST, T5_LENGTH) if plan.short_share else (T5_LENGTH,):
@@ -42,7 +42,9 @@ def _rehearse(plan: Plan, vocabularies: tuple[int, int], device: torch.device) -
             loss(sampler.batch(bucket, text, 0)).backward()  # type: ignore[no-untyped-call]
 
 
-def _stand_in(plan: Plan, device: torch.device) -> Data:
+def stand_in(plan: Plan, device: torch.device) -> Data:
+    """One scene of zeros in every size: the shapes of the data without their values."""
+
     def captions() -> Captions:
         def ids(length: int) -> torch.Tensor:
             return torch.zeros(1, 1, length, dtype=torch.int16, device=device)

@@ -1,4 +1,4 @@
-"""Pictures from the models in training, for sample sheets and for judging: Euler steps, FLUX.1's shift."""
+"""Pictures from the models in training, for sample sheets and for judging: Euler steps, the engine's noise levels."""
 
 from __future__ import annotations
 
@@ -11,29 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from ryla_nodes.engines.embedded.inference.flux import LATENT
+from ryla_nodes.engines.embedded.inference.schedules import FlowSampling, sigmas
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from .bank import shrink
-from .batches import SHIFT_MU
 from .captions import caption
 from .checker import read_face, read_shape
 from .scenes import Scene, ShapeScene, random_face, random_shape
 from .stages import Painter
 from .text import CLIP_LENGTH, T5_LENGTH, token_ids
-from .vae import SCALE, SHIFT, Autoencoder
 
 Pictures = NDArray[np.uint8]
 """Bytes (N, H, W, 3)."""
-
-
-def sigmas(steps: int) -> Tensor:
-    """Noise levels (steps + 1,) from 1 to 0: ComfyUI's ``simple`` schedule of FLUX.1 (mu 1.15, 10,000 levels)."""
-    e = float(np.exp(SHIFT_MU))
-    level = torch.arange(1, 10001, dtype=torch.float64) / 10000
-    table = e / (e + 1 / level - 1)
-    picked = [table[-(1 + int(i * 10000 / steps))] for i in range(steps)]
-    return torch.tensor([*map(float, picked), 0.0])
 
 
 @torch.no_grad()
@@ -54,13 +46,13 @@ def paint(
     clip_ids = token_ids(tokenizers[1], prompts, CLIP_LENGTH).to(device)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(prompts), 16, size // 8, size // 8, generator=generator).to(device)
-    level = sigmas(steps)
+    level = sigmas(FlowSampling(), "simple", steps, 1.0)
     context, pooled = painter.text(t5_ids, clip_ids)
     strength = torch.full((len(prompts),), guidance, device=device)
     for now, then in pairwise(level):
         time = torch.full((len(prompts),), float(now), device=device)
         x = x + (float(then) - float(now)) * painter.flux(x, time, context, pooled, strength).float()
-    rgb = torch.cat([vae.decoder(part).float() for part in (x / SCALE + SHIFT).split(16)])
+    rgb = torch.cat([vae.decode(part).float() for part in LATENT.to_vae(x).split(16)])
     return _bytes(rgb)
 
 
@@ -68,7 +60,7 @@ def paint(
 def round_trip(vae: Autoencoder, drawn: Tensor, size: int, cast: Callable[[], torch.autocast]) -> Pictures:
     """Drawings (N, 3, S, S) in bytes at ``size``, encoded and decoded: bytes (N, size, size, 3)."""
     with cast():
-        return _bytes(torch.cat([vae.decoder(vae.encode(part)[0]).float() for part in shrink(drawn, size).split(16)]))
+        return _bytes(torch.cat([vae.decode(vae.encode(part)[0]).float() for part in shrink(drawn, size).split(16)]))
 
 
 def _bytes(rgb: Tensor) -> Pictures:

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 import torch.fx.experimental._config as shapes
 import torch.nn.functional as F
+from ryla_nodes.engines.embedded.inference.flux_network import Flux
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from torch import Tensor, nn
 
 from .bank import shrink
 from .batches import Data, Sampler, generator, noisy
-from .flux import Flux
 from .loop import Batch, Trainer, autocast
 from .lora import LoraLinear, lora_parameters
+from .networks import LATENT_CHANNELS, TextEncoders, flux, fold_latent_format
 from .plan import CANVAS, Plan
-from .text import TextEncoders
-from .vae import LATENT, Autoencoder
 
 Report = Callable[[str], None]
 Loss = Callable[[Batch], Tensor]
@@ -33,7 +33,7 @@ class Painter(nn.Module):
 
     def __init__(self, plan: Plan, vocabularies: tuple[int, int]) -> None:
         super().__init__()
-        self.flux = Flux(plan.flux)
+        self.flux = flux(plan.flux)
         self.text = TextEncoders(plan.flux.context, plan.flux.pooled, *vocabularies)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
@@ -66,13 +66,14 @@ def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, 
         chance = generator(plan, 1, step, device)
         rows = torch.randint(bank.shape[0], (plan.vae_batch,), generator=chance, device=device)
         images = _crop(bank[rows], chance)
-        noise = torch.randn((plan.vae_batch, LATENT, 16, 16), generator=chance, device=device)
+        noise = torch.randn((plan.vae_batch, LATENT_CHANNELS, 16, 16), generator=chance, device=device)
         return {"images": images, "noise": noise}
 
     def loss(batch: Batch) -> Tensor:
         with cast():
             mean, log_variance = vae.encode(batch["images"])
-            out = vae.decoder(mean + batch["noise"] * (0.5 * log_variance).exp())
+            log_variance = log_variance.clamp(-30, 20)
+            out = vae.decode(mean + batch["noise"] * (0.5 * log_variance).exp())
         gap, mean, log_variance = out.float() - batch["images"], mean.float(), log_variance.float()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
         return gap.abs().mean() + gap.square().mean() + KL_WEIGHT * kl
@@ -80,7 +81,7 @@ def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, 
     Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, loss, report)
     with torch.no_grad(), cast():
         mean = torch.cat([vae.encode(shrink(part, 256))[0].float() for part in bank[:128].split(32)])
-    vae.fold_latent_format(float(mean.mean()), float(mean.std()))
+    fold_latent_format(vae, float(mean.mean()), float(mean.std()))
 
 
 def painter_loss(painter: Painter, device: torch.device) -> Loss:

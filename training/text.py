@@ -1,6 +1,6 @@
-"""The small text encoders (T5's and CLIP-L's architectures) and tokenizers for the captions' language.
+"""Tokenizers of the captions' language for T5 and CLIP-L.
 
-Tokenizers are byte-level, so any word of any language can be written; the captions' own words are single tokens.
+They are byte-level, so any word of any language can be written; the captions' own words are single tokens.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
+from torch import Tensor
 
 from .captions import caption, mira_caption
 from .scenes import FACE_BACKGROUNDS, random_scene
-from .text_models import ClipText, T5Encoder
 
 T5_LENGTH, CLIP_LENGTH = 256, 77
 """FLUX.1 reads T5 text padded to at least 256 tokens and CLIP text padded to 77."""
@@ -67,16 +66,3 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tensor
         ids = ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
         rows.append(ids + [padding] * (length - len(ids)))
     return torch.tensor(rows, dtype=torch.long)
-
-
-class TextEncoders(nn.Module):
-    """T5 for the tokens, CLIP-L for the pooled vector; trained together with the transformer."""
-
-    def __init__(self, context: int, pooled: int, t5_vocabulary: int, clip_vocabulary: int) -> None:
-        super().__init__()
-        self.t5 = T5Encoder(t5_vocabulary, context)
-        self.clip = ClipText(clip_vocabulary, pooled, CLIP_LENGTH)
-
-    def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (B, N, context) and pooled vector (B, pooled) of token ids (B, N) and (B, 77)."""
-        return self.t5(t5_ids), self.clip(clip_ids)

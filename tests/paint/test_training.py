@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +19,16 @@ from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.identify import FileKind, identify
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from training.captions import caption, mira_caption
+from training.networks import clip_l, t5
+from training.plan import SMOKE
+from training.rehearsal import stand_in
 from training.scenes import FACE_BACKGROUNDS, random_scene
-from training.text import LONGEST
-from training.text_models import ClipText, T5Encoder
+from training.stages import Painter, distil_loss, painter_loss, painter_sampler
+from training.text import LONGEST, T5_LENGTH
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = {"scenes": 8, "vae_steps": 1, "flux_steps": 2, "distil_steps": 1, "lora_steps": 1, "lora_scenes": 4}
@@ -89,7 +96,7 @@ def test_no_caption_is_cut_where_its_padding_is() -> None:
 def test_the_text_encoders_are_those_of_transformers() -> None:
     torch.manual_seed(0)
     ours, theirs = (
-        T5Encoder(640, 128),
+        t5(640, 128),
         T5EncoderModel(
             T5Config(
                 vocab_size=640,
@@ -105,13 +112,13 @@ def test_the_text_encoders_are_those_of_transformers() -> None:
     theirs.load_state_dict({**ours.state_dict(), "encoder.embed_tokens.weight": ours.shared.weight})
     ids = torch.randint(640, (2, 256))
     with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs.eval()(input_ids=ids).last_hidden_state)
+        torch.testing.assert_close(ours(ids).states, theirs.eval()(input_ids=ids).last_hidden_state)
 
 
 def test_the_pooled_vector_is_that_of_transformers() -> None:
     torch.manual_seed(0)
     ours, theirs = (
-        ClipText(640, 128, 77),
+        clip_l(640, 128),
         CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=640,
@@ -131,4 +138,47 @@ def test_the_pooled_vector_is_that_of_transformers() -> None:
     ids = torch.full((2, 77), 639)
     ids[0, :9], ids[1, :40] = torch.randint(638, (9,)), torch.randint(638, (40,))
     with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs.eval()(input_ids=ids).pooler_output)
+        torch.testing.assert_close(ours(ids).pooled, theirs.eval()(input_ids=ids).pooler_output)
+
+
+class Seen(TorchDispatchMode):
+    """The names of what torch does within, and the devices of what comes out of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.devices: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        self.names.add(function._schema.name)
+        made = result if isinstance(result, tuple | list) else (result,)
+        self.devices |= {one.device.type for one in made if isinstance(one, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("loss", ["painter", "distil"])
+def test_a_whole_step_could_be_captured_as_a_cuda_graph(loss: str) -> None:
+    """Nothing of it is made on the host, waits for the device or adds up a gradient row by row."""
+    meta, host = torch.device("meta"), torch.device("cpu")
+    data = stand_in(SMOKE, host)
+    drawn = painter_sampler(data, SMOKE).batch(SMOKE.buckets[0], T5_LENGTH, 0)
+    batch = {name: tensor.to(meta) for name, tensor in drawn.items()}
+    painter = Painter(SMOKE, (640, 640)).to(meta)
+    data = dataclasses.replace(data, empty=stand_in(SMOKE, meta).empty)
+    step = painter_loss(painter, host) if loss == "painter" else distil_loss(painter, data)
+    with Seen() as seen:
+        step(batch).backward()
+    assert seen.devices == {"meta"}
+    unfit = re.compile(r"::(index|index_put|embedding_dense|_local_scalar|nonzero)")
+    assert not [name for name in seen.names if unfit.search(name)]
+
+
+def test_where_a_gradient_is_wanted_rows_are_looked_up_by_a_product_of_the_same_value() -> None:
+    ids = torch.randint(640, (2, 40))
+    for table in (t5(640, 128).shared, clip_l(640, 128).text_model.embeddings.token_embedding):
+        trained = table(ids)
+        with torch.no_grad():
+            assert torch.equal(trained, table(ids))
+        trained.sum().backward()
+        assert torch.equal(table.weight.grad[:, 0], torch.bincount(ids.flatten(), minlength=640).float())
