@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import registry_archive
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI, Install, working_tree
 
@@ -20,37 +22,71 @@ IMPORT_TIME = re.compile(r"^ *(\d+\.\d) seconds(.*): (.*)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def installed_pack(comfyui_install: Install, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pack as `comfy node install` puts it into a workspace."""
+def comfy_cli() -> str:
+    """comfy-cli's program."""
     cli = os.environ.get("COMFY_CLI") or shutil.which("comfy")
     if cli is None:
         pytest.skip("No comfy-cli found: put `comfy` into PATH or name it in COMFY_CLI.")
-    folder = tmp_path_factory.mktemp("install")
-    repository = working_tree(folder / "ryla-nodes")
+    return cli
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of its own with the working tree as its one commit."""
+    repository = working_tree(tmp_path_factory.mktemp("repository") / "ryla-nodes")
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
     for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "Test")):
         subprocess.run(["git", *command], cwd=repository, check=True)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def installed_pack(
+    comfyui_install: Install, comfy_cli: str, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The pack as `comfy node install` puts it into a workspace."""
+    folder = tmp_path_factory.mktemp("install")
     workspace = folder / "ComfyUI"
     ignored = shutil.ignore_patterns(".git", "__pycache__", "models", "output", "input", "user", "custom_nodes")
     shutil.copytree(comfyui_install.root, workspace, ignore=ignored)
     for name in ("custom_nodes", "models", "user"):
         (workspace / name).mkdir()
     # --no-deps: the ComfyUI under test is not ours to change.
-    command = [cli, "--skip-prompt", "--workspace", str(workspace), "node", "install", "--no-deps",
+    command = [comfy_cli, "--skip-prompt", "--workspace", str(workspace), "node", "install", "--no-deps",
                f"file://localhost{repository}"]  # fmt: skip
-    environ = {**os.environ, "HOME": str(folder), "VIRTUAL_ENV": str(comfyui_install.python.parent.parent)}
+    environ = {**os.environ, "HOME": str(folder), "VIRTUAL_ENV": str(comfyui_install.python.parent.parent),
+               "DO_NOT_TRACK": "1"}  # fmt: skip
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     pack = workspace / "custom_nodes" / "ryla-nodes"
     assert pack.is_dir(), done.stdout + done.stderr
     return pack
 
 
-@pytest.fixture(params=["paths", "clone", "comfy node install"])
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack as it comes from the registry."""
+    folder = tmp_path_factory.mktemp("registry")
+    return registry_archive.unpack(registry_archive.pack(folder / "node.zip"), folder)
+
+
+@pytest.fixture(params=["paths", "clone", "archive", "comfy node install"])
 def server(request: pytest.FixtureRequest, start_comfyui: StartComfyUI) -> ComfyUI:
     """A ComfyUI with our pack, by each route."""
-    if request.param == "comfy node install":
-        return start_comfyui(route="none", packs=(request.getfixturevalue("installed_pack"),))
+    folders = {"archive": "unpacked", "comfy node install": "installed_pack"}
+    if request.param in folders:
+        return start_comfyui(route="none", packs=(request.getfixturevalue(folders[request.param]),))
     return start_comfyui(route=request.param)
+
+
+def test_the_archive_of_these_tests_is_that_of_comfy_cli(comfy_cli: str, repository: Path, tmp_path: Path) -> None:
+    environ = {**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    packing = subprocess.run(
+        [comfy_cli, "--skip-prompt", "node", "pack"], cwd=repository, env=environ, capture_output=True, text=True
+    )
+    (archive,) = repository.glob("*.zip")
+    with zipfile.ZipFile(archive) as file:
+        assert sorted(file.namelist()) == registry_archive.names(), packing.stdout + packing.stderr
+    archive.unlink()
 
 
 def test_loading_adds_no_line_to_the_log(server: ComfyUI, start_comfyui: StartComfyUI) -> None:
