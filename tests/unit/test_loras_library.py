@@ -181,6 +181,62 @@ class TestAdd:
         assert library.add(file, volume / "loras", lora_id="7").path.read_bytes() == file.read_bytes()
 
 
+class TestNamesThatNobodyCanSay:
+    @pytest.mark.parametrize(
+        ("name", "suggested"),
+        [
+            ("anna, v3 (final)", "anna-v3-final"),
+            ("-rf", "rf"),
+            ("anna\nbob", "anna-bob"),
+            ("Zo\u0308e\u200b 7", "Zoe-7"),
+            ("anna.", "anna"),
+            ("con", "ID"),
+            ("\u5c0f, \u7ea2", "ID"),
+        ],
+    )
+    def test_get_an_id_to_give(self, ryla: Ryla, volume: Path, tmp_path: Path, name: str, suggested: str) -> None:
+        path = lora_files.small(tmp_path / f"{name}.safetensors")
+        refused = ryla("add", path)
+        assert refused["code"] == "invalid_lora_id" and refused["hint"].endswith(f"--id {suggested}")
+        assert ryla("add", path, "--id", "7")["ok"]
+
+    def test_of_bytes_that_are_no_text(self, ryla: Ryla, volume: Path, tmp_path: Path) -> None:
+        path = lora_files.small(tmp_path / os.fsdecode(b"an\xffna.safetensors"))
+        assert ryla("add", path)["hint"].endswith("--id anna")
+        added = ryla("add", path, "--id", "anna")
+        assert added["ok"]
+        assert json.loads((volume / "loras" / "anna.json").read_text())["source"] == "an?na.safetensors"
+
+    def test_in_a_folder_are_listed_with_what_to_do(self, ryla: Ryla, volume: Path) -> None:
+        lora_files.small(volume / "loras" / "a,b.safetensors")
+        (row,) = own(ryla("list"))
+        assert row["code"] == "invalid_lora_id" and row["error"].endswith("Rename the file.")
+
+    def test_capitals_of_the_suffix_are_no_part_of_the_id(self, ryla: Ryla, volume: Path, tmp_path: Path) -> None:
+        for name in ("anna.SAFETENSORS", "bea.sft"):
+            assert ryla("add", lora_files.small(tmp_path / name))["id"] == name.split(".")[0]
+
+
+class TestLinks:
+    def test_that_are_passed_over_are_listed_and_RYLA_LORA_ROOTS_lets_them_be_followed(
+        self, ryla: Ryla, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lora_files.small(tmp_path / "data" / "anna.safetensors", "ohwx")
+        (volume / "loras").mkdir(parents=True)
+        (volume / "loras" / "Lora").symlink_to(tmp_path / "data", target_is_directory=True)
+        assert ryla("list")["passed_over"] == [str(volume / "loras" / "Lora")] and own(ryla("list")) == []
+        monkeypatch.setenv("RYLA_LORA_ROOTS", os.pathsep.join((str(tmp_path / "x"), str(tmp_path / "data"))))
+        assert ryla("list")["passed_over"] == []
+        assert [row["id"] for row in own(ryla("list"))] == ["Lora/anna"]
+        assert ryla("inspect", "Lora/anna")["trigger_word"] == "ohwx"
+
+    def test_into_another_model_folder_of_the_volume_are_followed(self, ryla: Ryla, volume: Path) -> None:
+        lora_files.small(volume / "checkpoints" / "anna.safetensors", "ohwx")
+        (volume / "loras").mkdir(parents=True)
+        (volume / "loras" / "7.safetensors").symlink_to(volume / "checkpoints" / "anna.safetensors")
+        assert ryla("inspect", "7")["trigger_word"] == "ohwx"
+
+
 class TestRemove:
     def test_takes_file_and_sidecar(self, ryla: Ryla, volume: Path, file: Path) -> None:
         ryla("add", file, "--id", "7")

@@ -257,6 +257,47 @@ class TestLinks:
             assert str(tmp_path / "secret") not in raised.value.message
         assert lora_store.list() == ()
 
+    def test_that_are_passed_over_are_said(self, tmp_path: Path) -> None:
+        """What ComfyUI lists and we do not: a folder with two links in it, or LoRAs on another drive."""
+        lora_store = make(tmp_path, "c/8.safetensors", "data/Lora/anna.safetensors", "data/bob.safetensors")
+        (tmp_path / "v" / "Lora").symlink_to(tmp_path / "data" / "Lora", target_is_directory=True)
+        (tmp_path / "v" / "bob.safetensors").symlink_to(tmp_path / "data" / "bob.safetensors")
+        (tmp_path / "v" / "gone.safetensors").symlink_to(tmp_path / "data" / "gone.safetensors")
+        assert lora_store.passed_over() == (tmp_path / "v" / "Lora", tmp_path / "v" / "bob.safetensors")
+        with pytest.raises(RylaError) as raised:
+            lora_store.find("anna")
+        error = raised.value
+        assert error.code == "lora_not_found" and str(tmp_path / "v" / "Lora") in error.message
+        assert "2 links" in error.message and "RYLA_LORA_ROOTS" in error.hint
+        assert error.details["passed_over"] == [str(link) for link in lora_store.passed_over()]
+        with pytest.raises(RylaError) as raised:
+            lora_store.find("bob")
+        assert raised.value.code == "lora_outside_folders" and "RYLA_LORA_ROOTS" in raised.value.hint
+
+    @pytest.mark.parametrize("allowed", ["data", "data/Lora/../.."])
+    def test_into_an_allowed_folder_are_followed_as_comfyui_follows_them(self, tmp_path: Path, allowed: str) -> None:
+        make(tmp_path, "data/Lora/anna.safetensors", "data/bob.safetensors", "elsewhere/eve.safetensors")
+        lora_store = LoraStore([tmp_path / "v"], allowed=[tmp_path / allowed])
+        (tmp_path / "v" / "Lora").symlink_to(tmp_path / "data" / "Lora", target_is_directory=True)
+        (tmp_path / "v" / "bob.safetensors").symlink_to(tmp_path / "data" / "bob.safetensors")
+        assert {file.name for file in lora_store.list()} == {"Lora/anna.safetensors", "bob.safetensors"}
+        assert lora_store.find("Lora/anna").path == tmp_path / "v" / "Lora" / "anna.safetensors"
+        assert lora_store.find("bob").path == tmp_path / "v" / "bob.safetensors"
+        if allowed == "data":
+            (tmp_path / "v" / "eve.safetensors").symlink_to(tmp_path / "elsewhere" / "eve.safetensors")
+            with pytest.raises(RylaError) as raised:
+                lora_store.find("eve")
+            assert raised.value.code == "lora_outside_folders"
+
+    def test_a_chain_of_links_counts_by_where_it_ends(self, tmp_path: Path) -> None:
+        make(tmp_path, "data/anna.safetensors", "secret.safetensors")
+        lora_store = LoraStore([tmp_path / "v"], allowed=[tmp_path / "data"])
+        (tmp_path / "data" / "out.safetensors").symlink_to(tmp_path / "secret.safetensors")
+        (tmp_path / "v" / "7.safetensors").symlink_to(tmp_path / "data" / "out.safetensors")
+        with pytest.raises(RylaError) as raised:
+            lora_store.find("7")
+        assert raised.value.code == "lora_outside_folders"
+
     def test_between_the_folders_are_followed_and_counted_once(self, tmp_path: Path) -> None:
         lora_store = make(tmp_path, "v/7.safetensors")
         (tmp_path / "c" / "character-7.safetensors").symlink_to(tmp_path / "v" / "7.safetensors")
@@ -300,6 +341,30 @@ def test_an_unreadable_folder_is_said(tmp_path: Path) -> None:
             lora_store.find("7")
     finally:
         (tmp_path / "v").chmod(0o755)
+
+
+class TestSuffixes:
+    """Files that Windows' tools write in capitals, and safetensors' other suffix; ComfyUI lists both."""
+
+    @pytest.mark.parametrize(
+        "name", ["7.SAFETENSORS", "character-7.SafeTensors", "7.sft", f"character-7/{WEIGHTS.upper()}"]
+    )
+    def test_of_any_case_are_listed_and_found(self, tmp_path: Path, name: str) -> None:
+        name = name.replace(WEIGHTS.upper(), "pytorch_lora_weights.SAFETENSORS")
+        lora_store = make(tmp_path, f"v/{name}")
+        (listed,) = lora_store.list()
+        assert (listed.name, listed.id) == (name, "7")
+        assert lora_store.find(listed.id).path == tmp_path / "v" / name
+
+    def test_the_named_file_wins(self, tmp_path: Path) -> None:
+        lora_store = make(tmp_path, "v/7.sft", "v/7.safetensors")
+        assert lora_store.find("7.sft").path == tmp_path / "v" / "7.sft"
+        assert lora_store.find("7").path == tmp_path / "v" / "7.safetensors"
+
+    def test_companions_of_macos_are_no_loras(self, tmp_path: Path) -> None:
+        lora_store = make(tmp_path, "v/._7.safetensors", "v/sub/._8.SAFETENSORS", "v/7.safetensors")
+        assert [file.name for file in lora_store.list()] == ["7.safetensors"]
+        assert lora_store.find("7").also == ()
 
 
 class TestNewFiles:

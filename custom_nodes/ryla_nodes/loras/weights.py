@@ -36,10 +36,12 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 @lru_cache(maxsize=4)
 def _load(path: Path, mtime_ns: int, size: int) -> Mapping[str, torch.Tensor]:
     from safetensors import SafetensorError
+    from safetensors.torch import load as load_bytes
     from safetensors.torch import load_file
 
     try:
-        tensors = load_file(path)
+        # safetensors opens no file whose name is not UTF-8.
+        tensors = load_file(path) if str(path).isprintable() else load_bytes(path.read_bytes())
     except SafetensorError as error:
         raise RylaError("not_safetensors", f"{path} is not a safetensors file: {error}.", path=path) from error
     require_finite(tensors, path)

@@ -23,6 +23,7 @@ _POLL_S = 0.5
 _PROBE_S = 5.0
 _BEAT_S = 5.0
 _STALE_S = 60.0  # Longer than a network file system keeps an old mtime.
+_asking = threading.Lock()
 
 Waiting = Callable[[str], None]
 Owner = dict[str, object]
@@ -39,7 +40,9 @@ def locked(path: Path, waiting: Waiting) -> Iterator[None]:
     Raises:
         OSError: the file cannot be made.
     """
-    if _has_locks(path.parent):
+    with _asking:
+        lockable = _has_locks(path.parent)
+    if lockable:
         with _real(path, waiting):
             yield
     else:
