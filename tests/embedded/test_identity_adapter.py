@@ -44,11 +44,10 @@ def groups(weights: Weights) -> dict[str, Weights]:
 
 def test_the_layers_are_diffusers_cross_attention_in_the_order_of_its_files() -> None:
     """diffusers lists processors down, up, mid, self-attention even and cross-attention odd: the file's numbers."""
-    from accelerate import init_empty_weights
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from ryla_nodes.engines.embedded.inference.sdxl import shared_config
 
-    with init_empty_weights():
+    with torch.device("meta"):
         unet = UNet2DConditionModel(
             **shared_config((320, 640, 1280), 2048, 2816),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

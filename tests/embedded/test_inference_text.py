@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from shutil import copy2
 
 import pytest
+import sentencepiece
 import small_models
 import tiny_flux
 import torch
@@ -15,7 +17,7 @@ from ryla_nodes.engines.embedded.inference.text import FluxText
 from ryla_nodes.engines.embedded.inference.tiny_sdxl import byte_level, clip_tokenizer
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 
@@ -121,18 +123,22 @@ def test_the_real_ones_are_looked_for_by_vocabulary(tmp_path: Path, kind: str, v
         assert load(encoder, vocabulary, folders).encode("a") == made.encode("a").ids[1 if kind == "clip_l" else 0 : -1]
 
 
-def test_a_sentencepiece_model_as_t5_brings_it(tmp_path: Path) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece")
-    folder = tmp_path / "tokenizers" / "t5xxl"
+def _train_spiece(folder: Path, text: str) -> None:
     folder.mkdir(parents=True)
-    (tmp_path / "text.txt").write_text("a photo of a red cat on a blue sofa by the sea\n" * 50)
+    file = folder.parent / "text.txt"
+    file.write_text(f"{text}\n" * 50, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text.txt"), model_prefix=str(folder / "spiece"), vocab_size=40, hard_vocab_limit=False,
+        input=str(file), model_prefix=str(folder / "spiece"), vocab_size=200, hard_vocab_limit=False,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
     special = '{"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}'
     (folder / "special_tokens_map.json").write_text(special)
     (folder / "tokenizer_config.json").write_text('{"extra_ids": 100, "model_max_length": 8}')
+
+
+def test_a_sentencepiece_model_as_t5_brings_it(tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizers" / "t5xxl"
+    _train_spiece(folder, "a photo of a red cat on a blue sofa by the sea")
     loaded = tokenizers.t5xxl(tmp_path / "x.safetensors", 32128, ModelFolders({"tokenizers": (folder.parent,)}))
     expected = sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
     for text in ("a photo of a red cat", "sea " * 20):
@@ -157,6 +163,57 @@ def test_a_damaged_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(RylaError, match="cannot be read") as caught:
         tokenizers.t5xxl(tmp_path / "x.safetensors", 32128, ModelFolders({"tokenizers": (tmp_path,)}))
     assert caught.value.code == "wrong_tokenizer"
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_damaged_vocabulary_of_clip(tmp_path: Path, name: str) -> None:
+    _clip_files(tmp_path / "clip_l")
+    (tmp_path / "clip_l" / name).write_bytes(b"\xff{")
+    with pytest.raises(RylaError, match="cannot be read") as caught:
+        tokenizers.clip_l(tmp_path / "x.safetensors", 49408, ModelFolders({"tokenizers": (tmp_path,)}))
+    assert caught.value.code == "wrong_tokenizer"
+
+
+TEXTS = [
+    "a photo of a red cat",
+    "",
+    "  two   spaces\n\ttab\u00a0x\u3000y",
+    "it's they're I'VE we'll don't",
+    "<|endoftext|> in </s> text <pad> <extra_id_0>",
+    "naïve café ＡＢＣ ½ … ﬁne e\u0301 日本語 🐈 кот",
+    "1234 5,678.90% snake_case -- !!! (a:1.2)",
+    *("".join(chr(33 + 7919 * start * step % 1500) for step in range(1, 30)) for start in range(1, 60)),
+]
+
+
+def _clip_files(folder: Path) -> None:
+    """CLIP's bytes, each alone and at the end of a word, and a few pairs of them."""
+    folder.mkdir(parents=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = ["r e", "re d</w>", "c a", "ca t</w>", "i n</w>", "' s</w>"]
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *(pair.replace(" ", "") for pair in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
+
+def test_clip_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizerFast
+
+    _clip_files(tmp_path / "clip_l")
+    theirs = CLIPTokenizerFast.from_pretrained(tmp_path / "clip_l", local_files_only=True)
+    ours = tokenizers.clip_l(tmp_path / "x.safetensors", 49408, ModelFolders({"tokenizers": (tmp_path,)}))
+    assert [ours.encode(text) for text in TEXTS] == [theirs(text).input_ids[1:-1] for text in TEXTS]
+    assert (ours.start, ours.end) == (theirs.bos_token_id, theirs.eos_token_id)
+
+
+def test_t5_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    from transformers import T5TokenizerFast
+
+    _train_spiece(tmp_path / "t5xxl", " ".join(TEXTS[:7]))
+    theirs = T5TokenizerFast.from_pretrained(tmp_path / "t5xxl", local_files_only=True)
+    ours = tokenizers.t5xxl(tmp_path / "x.safetensors", 32128, ModelFolders({"tokenizers": (tmp_path,)}))
+    assert [ours.encode(text) for text in TEXTS] == [theirs(text).input_ids[:-1] for text in TEXTS]
 
 
 def test_a_tokenizer_that_does_not_fit_its_encoder(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class SdxlText:
 
 def require() -> None:
     """Check that diffusers is there. Raises ``embedded_not_installed``."""
-    embedded.require("SDXL on the embedded engine", "diffusers", extra="sdxl")
+    embedded.require("SDXL on the embedded engine", "diffusers", extra="identity")
 
 
 def load_checkpoint(
