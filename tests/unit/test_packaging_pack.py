@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ryla_nodes.cli.models import command as models
+from ryla_nodes.nodes import node_classes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -142,13 +143,15 @@ def test_every_node_can_be_found_without_running_it() -> None:
         assert [ast.unparse(base) for base in node.bases] == ["io.ComfyNode"], f"{name} in {path}"
 
 
+def test_every_node_that_is_written_is_registered_once() -> None:
+    registered = sorted(cls.__name__ for cls in node_classes())
+    assert registered == sorted(node.name for _, node in _node_classes().values())
+
+
 @pytest.mark.parametrize("name", sorted(_node_classes()))
 def test_every_node_has_a_help_page_that_names_its_inputs(name: str) -> None:
-    from ryla_nodes.nodes import node_classes
-
     page = (PACKAGE / "web" / "docs" / f"{name}.md").read_text()
     tree = _node_classes()[name][1]
-    assert any(cls.__name__ == tree.name for cls in node_classes()), f"{name} is not registered"
     calls = (
         call for call in ast.walk(tree) if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".Input")
     )

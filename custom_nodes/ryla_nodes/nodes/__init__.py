@@ -10,28 +10,6 @@ if TYPE_CHECKING:
 
 def node_classes() -> list[type[io.ComfyNode]]:
     """Every node of the pack, as ComfyUI and the embedded engine register them."""
-    from .face import FaceAnalyzer, FaceEmbed, FaceKeypoints, FaceSimilarity
-    from .face_crop import FaceComposite, FaceCrop
-    from .face_files import LoadFace, SaveFace
-    from .flux import FluxLoader
-    from .image import SaveImage
-    from .instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
-    from .lora import LoraLoader, Prompt
+    from ..engines.schema.classes import defined_in
 
-    return [
-        FluxLoader,
-        SDXLLoader,
-        LoraLoader,
-        Prompt,
-        InstantIDLoader,
-        FaceAnalyzer,
-        FaceEmbed,
-        SaveFace,
-        LoadFace,
-        FaceKeypoints,
-        FaceCrop,
-        ApplyInstantID,
-        FaceComposite,
-        FaceSimilarity,
-        SaveImage,
-    ]
+    return defined_in(__name__)
