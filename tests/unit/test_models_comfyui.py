@@ -88,7 +88,7 @@ def test_comfyui_the_pack_and_its_packages_are_installed_and_started(machine: Ma
     assert f"--workspace {machine.folder} install --version {comfyui_install.COMFYUI} --cpu" in asked
     assert "--url /mirror/ComfyUI.git" in asked and asked.startswith("--skip-prompt")
     assert (machine.folder / "custom_nodes" / "ryla_nodes").resolve() == PACK
-    assert "safetensors>=0.4.5" in (machine.root / "pip.log").read_text()
+    assert "safetensors>=0.4.2" in (machine.root / "pip.log").read_text()
     assert (machine.folder / "started").read_text() == "main.py --quick-test-for-ci --cpu"
     # Again: nothing is installed twice.
     machine.install()

@@ -252,7 +252,7 @@ BROKEN: list[tuple[Callable[[Machine], None], str, str, str]] = [
     (_pack_disabled, "pack", "is disabled", "Rename it to ryla_nodes"),
     (_pack_link_broken, "pack", "is a broken link", "ryla comfyui install"),
     (_requirement_missing, "requirements", "lacks websocket-client>=", "pip install 'websocket-client>="),
-    (_requirement_old, "requirements", "lacks rich>=13", "pip install 'rich>=13'"),
+    (_requirement_old, "requirements", "lacks rich>=12.6", "pip install 'rich>=12.6'"),
     (_both_onnxruntimes, "onnxruntime", "overwrite each other", "uninstall -y onnxruntime onnxruntime-gpu"),
     (_both_opencvs, "opencv", "overwrite each other", "uninstall -y opencv-python opencv-python-headless"),
     (_opencv_without_libgl, "opencv", "libGL.so.1", "opencv-python-headless"),
