@@ -11,6 +11,7 @@ import tiny_flux
 import torch
 from ryla_nodes.engines.embedded.inference import lora
 from ryla_nodes.errors import RylaError
+from ryla_nodes.loras import keys
 from ryla_nodes.loras.check import LoraResult
 from ryla_nodes.loras.flux_modules import diffusers_parts
 from safetensors.torch import load_file, save_file
@@ -171,7 +172,7 @@ def test_on_eight_bit_weights_the_sum_is_rounded_once(tiny_home: Path, tmp_path:
     assert torch.equal(after, (before.float() + 0.5 * (up @ down)).to(torch.float8_e4m3fn))
 
 
-@pytest.mark.parametrize("ending", lora._PAIRS)
+@pytest.mark.parametrize("ending", keys.PAIRS)
 def test_every_spelling_of_a_pair(flux: Loaded, tmp_path: Path, ending: tuple[str, str]) -> None:
     up, down = small_models.factors({"img_in": (256, 64)}, 1, 2, 0.05)["img_in"]
     save_file(

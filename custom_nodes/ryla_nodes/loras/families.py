@@ -215,7 +215,8 @@ def _dual_stream(layers: _Layers) -> tuple[Family, ...]:
     if gated or layers.any(own):
         return ("flux2",)
     double = layers.numbers("double_blocks") | layers.numbers("transformer_blocks")
-    return _narrowed(layers, ["flux", "flux2", "chroma", "hunyuan-video"], double, single)
+    # More blocks than any of them has: the next of kin that has more than FLUX.1.
+    return _narrowed(layers, ["flux", "flux2", "chroma", "hunyuan-video"], double, single) or ("hunyuan-video",)
 
 
 def _joint(layers: _Layers) -> tuple[Family, ...]:
@@ -248,7 +249,7 @@ def _narrowed(layers: _Layers, families: list[Family], double: set[int], single:
     if _HUNYUAN_VIDEO_15_WIDTH in widths:
         return ("hunyuan-video",)
     if widths and _WIDTH not in widths:
-        return ("flux",)  # A small model for tests: nobody makes such of the others.
+        families = ["flux"]  # A small model for tests: nobody makes such of the others.
     out = _ruled_out(layers, bool(widths))
     if double == set(range(19)) or single == set(range(38)):
         out |= {"hunyuan-video", "qwen-image", "sd3"}  # All blocks of FLUX.1 and Chroma, and of no other.

@@ -130,6 +130,21 @@ def transformer(double_blocks: int, single_blocks: int, hidden: int) -> Places:
     return places
 
 
+def xlabs(double_blocks: int, single_blocks: int, hidden: int) -> Places:
+    """XLabs' (and USO's) names, which ComfyUI reads in files with all blocks of FLUX.1."""
+    places: dict[str, Place] = {}
+    for index in range(double_blocks):
+        for side, number in (("img", 1), ("txt", 2)):
+            for part in ("qkv", "proj"):
+                name = f"double_blocks.{index}.processor.{part}_lora{number}"
+                places[name] = Place(f"double_blocks.{index}.{side}_attn.{part}")
+    for index in range(single_blocks):
+        block = f"single_blocks.{index}"
+        places[f"{block}.processor.qkv"] = Place(f"{block}.linear1", 0, 3 * hidden)
+        places[f"{block}.processor.proj"] = Place(f"{block}.linear2")
+    return places
+
+
 def clip_l(linear: Iterable[str]) -> Places:
     """CLIP-L's modules; ``linear`` are the names of its linear layers."""
     places: dict[str, Place] = {}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[str, Shape]]
@@ -112,9 +113,13 @@ class Module:
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """The file's keys of the (up, down) matrices of a low-rank product; None when ComfyUI does not find them."""
+        """The file's keys of the (up, down) matrices of a low-rank product; None when ComfyUI does not find them.
+
+        XLabs' files are converted by ComfyUI before it looks (see ``is_whole_xlabs``).
+        """
         up, down = (self.keys.get(role, "").removeprefix(self.prefix) for role in ("up", "down"))
-        return (self.keys["up"], self.keys["down"]) if (up, down) in PAIRS else None
+        known = (up, down) in PAIRS or (self.scheme == "xlabs" and up and down)
+        return (self.keys["up"], self.keys["down"]) if known else None
 
     @property
     def is_read(self) -> bool:
@@ -189,15 +194,20 @@ def modules(tensors: Tensors) -> dict[str, Module]:
     return {prefix: module for prefix, module in found.items() if module.algorithms}
 
 
-def is_control(tensors: Tensors) -> bool:
+def of_weights(weights: Mapping[str, Any]) -> dict[str, Module]:
+    """``modules`` of loaded tensors."""
+    return modules({key: ("", tuple(tensor.shape)) for key, tensor in weights.items()})
+
+
+def is_control(names: Container[str]) -> bool:
     """Whether the file is one of Black Forest Labs' control LoRAs (Canny, Depth), which widen ``img_in``."""
-    return "img_in.lora_A.weight" in tensors and "single_blocks.0.norm.key_norm.scale" in tensors
+    return "img_in.lora_A.weight" in names and "single_blocks.0.norm.key_norm.scale" in names
 
 
-def is_whole_xlabs(tensors: Tensors) -> bool:
+def is_whole_xlabs(names: Container[str]) -> bool:
     """Whether the file is one of XLabs' (or USO's) with all blocks, the only ones that ComfyUI converts."""
     ends = ("single_blocks.37.processor.qkv_lora.up.weight", "double_blocks.18.processor.qkv_lora2.up.weight")
-    return all(key in tensors for key in ends)
+    return all(key in names for key in ends)
 
 
 def patterns(found: Iterable[Module]) -> tuple[str, ...]:

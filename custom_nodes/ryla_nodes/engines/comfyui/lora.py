@@ -57,7 +57,7 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
 
 def _misfits(tensors: Mapping[str, Any], key_map: Mapping[str, Any], model_weights: Mapping[str, Any]) -> list[str]:
     """The modules of the file whose product has another number of elements than the weight that they are for."""
-    modules = keys.modules({key: ("", tuple(tensor.shape)) for key, tensor in tensors.items()})
+    modules = keys.of_weights(tensors)
     sizes = {name: module.elements for name, module in modules.items() if module.elements is not None}
     return [
         name

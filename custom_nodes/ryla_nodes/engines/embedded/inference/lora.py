@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ....errors import RylaError
-from ....loras import check, flux_modules, inspect, weights
+from ....loras import check, flux_modules, inspect, keys, weights
 from ....loras.check import LoraResult
 from ....loras.flux_modules import Places
 from .flux import FluxModel
@@ -22,19 +22,10 @@ from .sampling import Model
 from .text import FluxText
 from .weights import Patch
 
-# The endings of an (up, down) pair behind a module's name, in the order in which they are looked for.
-_PAIRS = (
-    (".lora_up.weight", ".lora_down.weight"),
-    ("_lora.up.weight", "_lora.down.weight"),
-    (".lora_B.weight", ".lora_A.weight"),
-    (".lora.up.weight", ".lora.down.weight"),
-    (".lora_B", ".lora_A"),
-    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-    (".lora_B.default.weight", ".lora_A.default.weight"),
-)
-
 # LyCORIS' kinds (as ``inspect`` names them) that ComfyUI applies and this engine does not.
-_COMFYUI_ONLY = {"loha", "lokr", "oft", "glora", "full", "norm", "dora"}
+_COMFYUI_ONLY = {"loha", "lokr", "oft", "boft", "glora", "full", "norm", "dora"}
+# What a pair's module may be, besides: ComfyUI applies AdaLoRA's pairs without its factors.
+_PLAIN = {"lora", "locon", "adalora"}
 
 
 @dataclass
@@ -61,6 +52,8 @@ def apply(model: Model, clip: FluxText | None, path: Path, strength: float, clip
     tensors = weights.load(path)
     shape = model.transformer.shape
     places = flux_modules.transformer(shape.double_blocks, shape.single_blocks, shape.hidden)
+    if keys.is_whole_xlabs(tensors):
+        places = {**places, **flux_modules.xlabs(shape.double_blocks, shape.single_blocks, shape.hidden)}
     in_model = match(tensors, places, model.transformer.network.base, strength)
     in_clip = _match_clip(tensors, clip, clip_strength) if clip else (Matches(), Matches())
     matched_clip = sum(part.modules for part in in_clip)
@@ -88,12 +81,12 @@ def match(tensors: Mapping[str, torch.Tensor], places: Places, module: nn.Module
 
     A module whose DoRA scale the arithmetic would have to know, or whose matrices are of another size, is left out.
     """
-    found, parameters = Matches(), dict(module.named_parameters())
+    found, parameters, written = Matches(), dict(module.named_parameters()), keys.of_weights(tensors)
     for name, place in places.items():
-        pair = next(((up, down) for up, down in _PAIRS if name + up in tensors and name + down in tensors), None)
-        if pair is None or f"{name}.dora_scale" in tensors:
+        pair = _pair(written.get(name))
+        if pair is None:
             continue
-        up, down = (tensors[name + ending] for ending in pair)
+        up, down = (tensors[key] for key in pair)
         alpha = tensors.get(f"{name}.alpha")
         scale = 1.0 if alpha is None else alpha.item() / down.shape[0]
         rows = slice(place.start, place.stop)
@@ -101,9 +94,16 @@ def match(tensors: Mapping[str, torch.Tensor], places: Places, module: nn.Module
         if not _fits(patch, parameters.get(patch.parameter)):
             continue
         found.modules += 1
-        found.keys |= {name + ending for ending in pair} | ({f"{name}.alpha"} & tensors.keys())
+        found.keys |= {*pair} | ({f"{name}.alpha"} & tensors.keys())
         found.patches += [patch] if strength != 0 else []
     return found
+
+
+def _pair(module: keys.Module | None) -> tuple[str, str] | None:
+    """The keys of a module's plain pair; None for other products, and for a pair that needs more than its product."""
+    if module is None or module.algorithms - _PLAIN or "mid" in module.tensors:
+        return None
+    return module.pair
 
 
 def _refuse(path: Path, tensors: Mapping[str, torch.Tensor], places: Places) -> None:
@@ -112,9 +112,11 @@ def _refuse(path: Path, tensors: Mapping[str, torch.Tensor], places: Places) -> 
     kinds = sorted(_COMFYUI_ONLY & set(info.algorithms))
     if kinds or info.format == "bfl-control":
         what = f"a {info.format} file" + (f" of the kind {'+'.join(kinds)}" if kinds else "")
-        line = f"{path.name} is {what}, which ComfyUI applies; the embedded engine applies plain LoRA pairs only."
+        elsewhere = f"; in ComfyUI {', and '.join(info.notes)}" if info.notes else ", which ComfyUI applies"
+        line = f"{path.name} is {what}{elsewhere}; the embedded engine applies plain LoRA pairs only."
         raise RylaError("lora_unsupported", line, path=path)
-    named = next((name for name in places if any(name + up in tensors for up, _ in _PAIRS)), None)
+    written = keys.of_weights(tensors)
+    named = next((name for name in places if name in written and written[name].pair), None)
     if named is not None:
         raise check.wrong_size(path, named)
 
