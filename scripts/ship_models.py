@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ryla_nodes.errors import RylaError
-from ryla_nodes.files import copy, sha256
+from ryla_nodes.files import copy, replacing, sha256
 from ryla_nodes.models import catalogue as catalogues
 from ryla_nodes.models import shipped
 from ryla_nodes.models.catalogue import FILE_KINDS, ModelEntry
@@ -80,9 +80,8 @@ def ship(models: Path, target: Path, catalogue: Path) -> list[str]:
 
 def _put(source: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.part")
-    copy(source, part)
-    part.replace(place)  # Another file under the name: the old one may be linked to from elsewhere.
+    with replacing(place) as part:  # Another file under the name: the old one may be linked to from elsewhere.
+        copy(source, part)
 
 
 def _described(text: str, model_id: str, size: int, digest: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ryla_nodes.files import replacing
 from torch import Tensor, nn
 
 from .graphs import Steps
@@ -80,9 +81,8 @@ class Trainer:
         moments = {key: self.optimizers.moments(parameter) for key, parameter in enumerate(self.parameters)}
         state = {"modules": self.modules.state_dict(), "moments": moments}
         state |= {"average": self.average, "step": step, "curve": self.curve}
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        with replacing(self.checkpoint) as part:
+            torch.save(state, part)
 
     def run(self, draw: Callable[[int], Batch], loss: Callable[[Batch], Tensor], report: Callable[[str], None]) -> None:
         """Train to the last step and leave the averaged weights in the modules."""

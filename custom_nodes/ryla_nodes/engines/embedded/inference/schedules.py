@@ -34,10 +34,12 @@ class Sampling(Protocol):
         """The table of noise levels, ascending."""
 
     @property
-    def sigma_min(self) -> float: ...
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
 
     @property
-    def sigma_max(self) -> float: ...
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
 
     def sigma(self, time: torch.Tensor) -> torch.Tensor:
         """The noise level at the model's own time."""
@@ -62,7 +64,7 @@ class Sampling(Protocol):
 
 
 @dataclass(frozen=True)
-class FlowSampling:
+class FlowSampling(Sampling):
     """A rectified flow: sigma in 0..1, the picture's share is the rest.
 
     ``shift`` is Flux's mu: ``sigma(t) = e^mu / (e^mu + 1/t - 1)``; ComfyUI takes 1.15 at every picture size.
@@ -76,14 +78,6 @@ class FlowSampling:
         import torch
 
         return self.sigma(torch.arange(1, self.levels + 1) / self.levels)
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
 
     def sigma(self, time: torch.Tensor) -> torch.Tensor:
         scale = math.exp(self.shift)
@@ -115,7 +109,7 @@ class FlowSampling:
 
 
 @dataclass(frozen=True)
-class NoiseSampling:
+class NoiseSampling(Sampling):
     """Noise prediction, as SDXL's: sigma over 1000 steps of the scaled-linear beta schedule, the picture's share is 1.
 
     The time is the table's step.
@@ -128,14 +122,6 @@ class NoiseSampling:
         betas = torch.linspace(_BETA_START**0.5, _BETA_END**0.5, _NOISE_STEPS, dtype=torch.float64) ** 2
         kept = torch.cumprod(1 - betas, dim=0)
         return ((1 - kept) / kept).sqrt().float()
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
 
     def sigma(self, time: torch.Tensor) -> torch.Tensor:
         steps = time.cpu().clamp(0, _NOISE_STEPS - 1)
