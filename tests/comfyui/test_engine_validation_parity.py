@@ -141,7 +141,7 @@ def test_bad_graphs_of_newer_versions(name: str, real: ComfyUI, engine: Engine) 
     ours, theirs = (answer(server, {"prompt": NEWER[name]}) for server in (engine, real))
     if name == "unknown class":
         told = ours[1]["error"].pop("message")
-        assert told.startswith("Node 'NoSuchNode' not found: ") and "EmptyImage, ImageInvert" in told
+        assert told.startswith("Node 'NoSuchNode' not found: ") and "EmptyImage, EmptyLatentImage, " in told
         theirs[1]["error"].pop("message")
     same(ours, theirs)
 

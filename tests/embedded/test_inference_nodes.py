@@ -15,14 +15,14 @@ import small_models
 import tiny_flux
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.core_nodes import diffusion_loaders, diffusion_prompts, diffusion_sampling
+from ryla_nodes.engines.embedded.core_nodes import diffusion, loaders
 from ryla_nodes.engines.embedded.execution.registry import Registry
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.workflows.object_info import recorded, versions
 
-NODES = (*diffusion_loaders.NODES, *diffusion_prompts.NODES, *diffusion_sampling.NODES)
+NODES = (*loaders.NODES, *diffusion.NODES)
 
 
 @pytest.fixture(scope="module")

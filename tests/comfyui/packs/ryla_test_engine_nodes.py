@@ -280,7 +280,7 @@ def progress_bar(total):
     if "folder_paths" in sys.modules:
         from comfy.utils import ProgressBar
     else:
-        from ryla_nodes.engines.embedded.execution.progress import ProgressBar
+        from ryla_nodes.engines.embedded.execution.calls import ProgressBar
     return ProgressBar(total)
 
 

@@ -16,8 +16,8 @@ from ...models.folders import ModelFolders
 from ...models.headers import read_header
 from ...models.identify import FileKind, identify
 from ...models.identity_files import IdentityFiles
-from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget
-from . import interrupt
+from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget, current_engine
+from .execution.calls import check_interrupt
 from .files import EngineFiles
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ class EmbeddedEngine:
     home: Path
     model_folders: ModelFolders
     name: str = "embedded"
+
+    @property
+    def files(self) -> EngineFiles:
+        """The engine's own input, output and temp folders."""
+        return EngineFiles(self.home)
 
     def folders(self) -> ModelFolders:
         """The folders of real weights, then the home's, then those of the models that ship with the package."""
@@ -166,11 +171,11 @@ class EmbeddedEngine:
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """Core SaveImage's folder, name and counter for ``prefix``, in the engine's output folder."""
-        return EngineFiles(self.home).save_target(prefix, width, height)
+        return self.files.save_target(prefix, width, height)
 
     def check_interrupt(self) -> None:
         """Raise ``Interrupted`` when the job was cancelled."""
-        interrupt.check()
+        check_interrupt()
 
     def unload_models(self) -> None:
         """Give the memory of dropped models back to the device; the models themselves belong to whoever holds them."""
@@ -178,6 +183,13 @@ class EmbeddedEngine:
         gc.collect()
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def embedded_engine() -> EmbeddedEngine:
+    """The engine that runs this code, typed for core nodes: they run in no other and ask more than the protocol has."""
+    engine = current_engine()
+    assert isinstance(engine, EmbeddedEngine)
+    return engine
 
 
 def _require(path: Path, *kinds: FileKind) -> FileKind:

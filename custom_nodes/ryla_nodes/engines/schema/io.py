@@ -12,27 +12,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
-from .types import (
-    AnyType,
-    Clip,
+from .sockets import (
+    Boolean,
+    Combo,
     ComfyType,
-    Conditioning,
-    ControlNet,
-    Custom,
-    Guider,
-    Image,
+    Float,
+    FolderType,
     Input,
-    Latent,
-    Mask,
-    Model,
-    Noise,
+    Int,
+    NumberDisplay,
     Output,
-    Sampler,
-    Sigmas,
-    Vae,
+    String,
+    UploadType,
     WidgetInput,
 )
-from .widgets import Boolean, Combo, Float, FolderType, Int, NumberDisplay, String, UploadType
 
 __all__ = [
     "AnyType",
@@ -70,6 +63,67 @@ __all__ = [
 ]
 
 Node = TypeVar("Node", bound="ComfyNode")
+
+
+def Custom(io_type: str) -> type[ComfyType]:
+    """A socket type of one's own, by name."""
+
+    class CustomType(ComfyType, io_type=io_type):
+        pass
+
+    return CustomType
+
+
+class Image(ComfyType, io_type="IMAGE"):
+    """float32 tensor [B, H, W, C] in 0..1."""
+
+
+class Mask(ComfyType, io_type="MASK"):
+    """float32 tensor [B, H, W] in 0..1."""
+
+
+class Latent(ComfyType, io_type="LATENT"):
+    """Dict with ``samples`` [B, C, h, w] and an optional ``noise_mask``."""
+
+
+class Conditioning(ComfyType, io_type="CONDITIONING"):
+    """List of [tensor [B, tokens, width], dict]."""
+
+
+class Model(ComfyType, io_type="MODEL"):
+    """A diffusion model of the engine."""
+
+
+class Clip(ComfyType, io_type="CLIP"):
+    """Text encoders of the engine."""
+
+
+class Vae(ComfyType, io_type="VAE"):
+    """A VAE of the engine."""
+
+
+class ControlNet(ComfyType, io_type="CONTROL_NET"):
+    """A ControlNet of the engine."""
+
+
+class Sampler(ComfyType, io_type="SAMPLER"):
+    """A sampler."""
+
+
+class Sigmas(ComfyType, io_type="SIGMAS"):
+    """float32 tensor [steps + 1], falling."""
+
+
+class Noise(ComfyType, io_type="NOISE"):
+    """A noise generator."""
+
+
+class Guider(ComfyType, io_type="GUIDER"):
+    """A guider."""
+
+
+class AnyType(ComfyType, io_type="*"):
+    """A socket that takes everything."""
 
 
 class Hidden(str, Enum):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...schema import io
-from ..execution import context
+from ..engine import embedded_engine
 
 CHANNELS = ("alpha", "red", "green", "blue")
 
@@ -126,18 +126,18 @@ class PreviewImage(io.ComfyNode):
 
 
 def _picture_input() -> io.Input:
-    folder = context.files().input
+    folder = embedded_engine().files.input
     names = (path.name for path in folder.iterdir() if path.is_file())
     pictures = sorted(name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
     return io.Combo.Input("image", options=pictures, upload=io.UploadType.image)
 
 
 def _exists(name: str) -> bool | str:
-    return True if context.files().resolve(name).is_file() else f"Invalid image file: {name}"
+    return True if embedded_engine().files.resolve(name).is_file() else f"Invalid image file: {name}"
 
 
 def _fingerprint(name: str) -> str:
-    return hashlib.sha256(context.files().resolve(name).read_bytes()).hexdigest()
+    return hashlib.sha256(embedded_engine().files.resolve(name).read_bytes()).hexdigest()
 
 
 def _load(name: str) -> tuple[Any, Any]:
@@ -151,7 +151,7 @@ def _load(name: str) -> tuple[Any, Any]:
 
     images: list[Any] = []
     masks: list[Any] = []
-    with Image.open(context.files().resolve(name)) as file:
+    with Image.open(embedded_engine().files.resolve(name)) as file:
         for frame in [file] if file.format == "MPO" else ImageSequence.Iterator(file):
             upright = ImageOps.exif_transpose(frame)
             if upright.mode == "I":
@@ -183,7 +183,7 @@ def _save(images: Any, prefix: str, kind: str, compress_level: int, hidden: io.H
     for key, value in {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}.items():
         if value is not None:
             metadata.add_text(key, json.dumps(value))
-    target = context.files().save_target(prefix, images.shape[2], images.shape[1], kind)
+    target = embedded_engine().files.save_target(prefix, images.shape[2], images.shape[1], kind)
     saved = []
     counter = target.counter
     for index, image in enumerate(images):

@@ -1,15 +1,53 @@
-"""Calling a node: its inputs mapped over lists, its outputs collected, as ComfyUI does."""
+"""Calling a node: its inputs mapped over lists, its outputs collected, its progress told, its cancellation heard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from ...schema import io
-from .. import interrupt
 
 Values = dict[str, list[Any]]
+Report = Callable[[float, float], None]
+
+
+class Interrupted(Exception):
+    """The running job was cancelled."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """What code below a node reaches: whether the job was cancelled, and to whom progress goes."""
+
+    cancelled: threading.Event
+    report: Report
+
+
+_running: ContextVar[_Running | None] = ContextVar("ryla_running_node", default=None)
+
+
+@contextmanager
+def running(cancelled: threading.Event, report: Report) -> Iterator[None]:
+    """Within this block, in this thread, a node of a job runs.
+
+    ``check_interrupt`` raises once ``cancelled`` is set, ``ProgressBar`` calls ``report(value, maximum)``.
+    """
+    token = _running.set(_Running(cancelled, report))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def check_interrupt() -> None:
+    """Raise ``Interrupted`` when the job that runs in this thread was cancelled; do nothing outside a job."""
+    node = _running.get()
+    if node is not None and node.cancelled.is_set():
+        raise Interrupted
 
 
 @dataclass(frozen=True)
@@ -34,7 +72,7 @@ def call(
     """
     results = []
     for arguments in _argument_sets(inputs, takes_lists):
-        interrupt.check()
+        check_interrupt()
         blocked = _blocked(arguments)
         results.append(on_block(blocked) if blocked else method(**arguments))
     return results
@@ -85,3 +123,60 @@ def _normalized(result: Any, schema: io.Schema) -> tuple[Sequence[Any], Mapping[
     if len(result.args) < wanted:
         raise TypeError(f"{schema.node_id} returned {len(result.args)} values for its {wanted} outputs.")
     return result.args, result.ui
+
+
+class ProgressBar:
+    """The progress of the running node; outside a job it reports to nobody.
+
+    Each update is also the place where a cancelled job stops: it raises ``Interrupted``.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+        self.current: float = 0
+
+    def update_absolute(self, value: float, total: float | None = None) -> None:
+        """Set the progress to ``value`` of ``total`` (the bar's own total when None); clipped to the total."""
+        check_interrupt()
+        if total is not None:
+            self.total = total
+        self.current = min(value, self.total)
+        node = _running.get()
+        if node is not None:
+            node.report(self.current, self.total)
+
+    def update(self, steps: float = 1) -> None:
+        """Advance by ``steps``."""
+        self.update_absolute(self.current + steps)
+
+
+class NodeStates:
+    """The states of a job's nodes, told to its client as one ``progress_state`` message at each change."""
+
+    def __init__(self, prompt_id: str, send: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self._prompt_id = prompt_id
+        self._send = send
+        self._nodes: dict[str, dict[str, Any]] = {}
+
+    def start(self, node_id: str) -> None:
+        self._set(node_id, "running", 0, 1)
+
+    def update(self, node_id: str, value: float, maximum: float) -> None:
+        self._set(node_id, "running", value, maximum)
+
+    def finish(self, node_id: str) -> None:
+        maximum = self._nodes[node_id]["max"] if node_id in self._nodes else 1
+        self._set(node_id, "finished", maximum, maximum)
+
+    def _set(self, node_id: str, state: str, value: float, maximum: float) -> None:
+        self._nodes[node_id] = {
+            "value": value,
+            "max": maximum,
+            "state": state,
+            "node_id": node_id,
+            "prompt_id": self._prompt_id,
+            "display_node_id": node_id,
+            "parent_node_id": None,
+            "real_node_id": node_id,
+        }
+        self._send("progress_state", {"prompt_id": self._prompt_id, "nodes": dict(self._nodes)})

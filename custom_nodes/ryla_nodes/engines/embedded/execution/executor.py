@@ -6,39 +6,25 @@ import gc
 import json
 import logging
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from ....errors import RylaError
+from ....workflows.links import is_link
 from ...schema import io
-from .. import interrupt
 from ..inference import device
-from .cache import Entry, OutputCache, signatures
-from .calls import Blocker, Values, call, collect
-from .inputs import full_type_name, is_link, text_of
-from .jobs import Job, Outcome
-from .progress import NodeStates, reporting
+from .calls import Blocker, Interrupted, NodeStates, Values, call, collect, running
+from .failures import blocked_failure, is_out_of_memory, node_failure, text_of
+from .graph import Entry, OutputCache, Schedule, signatures
+from .jobs import Job, Outcome, Send
 from .registry import NodeClass, Registry
-from .schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-LONGEST_VALUE_TOLD = 1000
-OUT_OF_MEMORY = (
-    "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might have "
-    "accidentally set the batch_size to a large number."
-)
-
-
-class Send(Protocol):
-    """Sends a message to the client ``client_id``; to all when that is None."""
-
-    def __call__(self, event: str, data: Mapping[str, Any], client_id: str | None) -> None: ...
-
 
 class Executor:
-    """Runs jobs one after the other and keeps the outputs of the last one's nodes."""
+    """Runs jobs one after the other and keeps the outputs of the last one's nodes. Nothing that a job does escapes."""
 
     def __init__(self, registry: Registry, send: Send, unload_models: Callable[[], None]) -> None:
         self.registry = registry
@@ -47,18 +33,42 @@ class Executor:
         self.cache = OutputCache()
 
     def run(self, job: Job) -> Outcome:
-        """Run ``job`` to its end. A node's failure is the job's outcome, not an exception."""
-        device.import_torch()
-        import torch
+        """Run ``job`` to its end; whatever it raises, sys.exit() included, is its outcome."""
+        try:
+            device.import_torch()
+            import torch
 
-        with torch.inference_mode(), interrupt.listening(job.cancelled):
-            return _Run(self, job).run()
+            with torch.inference_mode():
+                return _Run(self, job).run()
+        except BaseException as error:  # noqa: BLE001 - the worker's thread outlives it
+            return self._crashed(job, error)
 
     def free(self) -> None:
         """Give memory back: forget every kept output, which is where models are held, and unload."""
+        try:
+            self.cache.clear()
+            gc.collect()
+            self._unload_models()
+        except Exception:
+            log.exception("Memory could not be given back.")
+
+    def _crashed(self, job: Job, error: BaseException) -> Outcome:
+        """The outcome of a job that failed outside of its nodes; what was kept of it is dropped."""
+        log.error("Job %s failed outside of its nodes.", job.prompt_id, exc_info=error)
         self.cache.clear()
-        gc.collect()
-        self._unload_models()
+        node_id = job.outputs[0]
+        data = {
+            "prompt_id": job.prompt_id,
+            "node_id": node_id,
+            "node_type": job.graph[node_id]["class_type"],
+            "executed": [],
+            **node_failure(error, {}),
+            "current_outputs": [],
+            "timestamp": int(time.time() * 1000),
+        }
+        if job.client_id is not None:
+            self.send("execution_error", data, job.client_id)
+        return Outcome(False, [("execution_error", data)])
 
 
 class _Run:
@@ -125,14 +135,15 @@ class _Run:
             inputs = self._inputs(node_id)
             self.states.start(node_id)
             self._send("executing", self._about(node_id))
-            asked = self._lazy(node_id, inputs)
+            with running(self.job.cancelled, partial(self._progress, node_id)):
+                asked = self._lazy(node_id, inputs)
+                if not asked:
+                    self._execute(node_id, inputs)
             if asked:
                 for name in asked:
                     schedule.ask(node_id, name)
                 return True
-            with reporting(lambda value, maximum: self._progress(node_id, value, maximum)):
-                self._execute(node_id, inputs)
-        except interrupt.Interrupted:
+        except Interrupted:
             self._record("execution_interrupted", **self._failed(node_id))
             return False
         except Exception as error:
@@ -218,14 +229,7 @@ class _Run:
     def _blocked(self, node_id: str, blocker: Blocker) -> Blocker:
         """Tell the client why a node does not run, once: further nodes are blocked in silence."""
         if blocker.message is not None:
-            facts = {
-                "exception_message": f"Execution Blocked: {blocker.message}",
-                "exception_type": "ExecutionBlocked",
-                "traceback": [],
-                "current_inputs": [],
-                "current_outputs": [],
-            }
-            data = {"prompt_id": self.job.prompt_id, **self._failed(node_id), **facts}
+            data = {"prompt_id": self.job.prompt_id, **self._failed(node_id), **blocked_failure(blocker.message)}
             self._send("execution_error", data)
         return Blocker(None)
 
@@ -235,20 +239,8 @@ class _Run:
 
     def _failure(self, error: Exception, inputs: Values) -> dict[str, Any]:
         """What clients are told of an exception; when memory ran out, everything that can be given back is."""
-        out_of_memory = type(error).__name__ == "OutOfMemoryError"
-        if out_of_memory:
+        if is_out_of_memory(error):
             self.executor.free()
-        return {
-            "exception_message": f"{text_of(error)}\n{OUT_OF_MEMORY if out_of_memory else ''}",
-            "exception_type": full_type_name(type(error)),
-            "traceback": traceback.format_tb(error.__traceback__),
-            "current_inputs": {name: [_told(value) for value in values] for name, values in inputs.items()},
-            "current_outputs": [each for each in self.job.graph if self.cache.get(each)],
+        return node_failure(error, inputs) | {
+            "current_outputs": [each for each in self.job.graph if self.cache.get(each)]
         }
-
-
-def _told(value: Any) -> Any:
-    """A value as an error message shows it."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return str(value)[:LONGEST_VALUE_TOLD]

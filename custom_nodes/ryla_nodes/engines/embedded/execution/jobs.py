@@ -1,17 +1,22 @@
-"""Jobs of the embedded engine: those that wait, the one that runs, and the history."""
+"""Jobs of the embedded engine: those that wait, the one that runs, the history, and the thread that runs them."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from .validation import Graph
+from ...protocol import Engine, running_in
+from .graph import Graph
 
 MAXIMUM_HISTORY = 10_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class JobQueue:
             self._to_free = True
             self._changed.notify()
 
-    def take_wish_to_free(self) -> bool:
+    def take_free_request(self) -> bool:
         """Whether that was asked for since the last call."""
         with self._changed:
             asked, self._to_free = self._to_free, False
@@ -178,3 +183,46 @@ class JobQueue:
     @property
     def closed(self) -> bool:
         return self._closed
+
+
+class Send(Protocol):
+    """Sends a message to the client ``client_id``; to all when that is None."""
+
+    def __call__(self, event: str, data: Mapping[str, Any], client_id: str | None) -> None: ...
+
+
+class Runner(Protocol):
+    """What runs one job to its end; a job's failure is its outcome, not an exception."""
+
+    def run(self, job: Job) -> Outcome: ...
+
+    def free(self) -> None: ...
+
+
+class Worker(threading.Thread):
+    """The one thread that runs jobs, in ``engine``, until the queue is closed."""
+
+    def __init__(self, queue: JobQueue, runner: Runner, send: Send, engine: Engine) -> None:
+        super().__init__(name="ryla-engine-worker", daemon=True)
+        self._queue = queue
+        self._runner = runner
+        self._send = send
+        self._engine = engine
+
+    def run(self) -> None:
+        with running_in(self._engine):
+            while not self._queue.closed:
+                job = self._queue.take()
+                if job is not None:
+                    self._job(job)
+                if self._queue.take_free_request():
+                    self._runner.free()
+
+    def _job(self, job: Job) -> None:
+        started = time.monotonic()
+        outcome = self._runner.run(job)
+        self._queue.finish(job, outcome)
+        if job.client_id is not None:
+            self._send("executing", {"node": None, "prompt_id": job.prompt_id}, job.client_id)
+        ended = "done" if outcome.success else "failed"
+        log.info("Job %s %s in %.2f s.", job.prompt_id, ended, time.monotonic() - started)

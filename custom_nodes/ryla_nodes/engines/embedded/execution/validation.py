@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from .inputs import (
-    Problem,
-    config_of,
-    constant_problem,
-    custom_problems,
-    full_type_name,
-    link_types_match,
-    problem_of,
-    text_of,
-)
-from .registry import Registry
-
-Graph = dict[str, Any]
+from .failures import Problem, exception_facts, problem_of, text_of
+from .graph import Graph
+from .registry import Registry, config_of, constant_problem, custom_problems, link_types_match
 
 
 @dataclass(frozen=True)
@@ -124,13 +113,8 @@ class _Validator:
         try:
             return self._node(node_id)
         except Exception as error:  # noqa: BLE001 - a node's own checks, and malformed links, may raise anything
-            facts = {
-                "exception_type": full_type_name(type(error)),
-                "traceback": traceback.format_tb(error.__traceback__),
-            }
-            problem = problem_of(
-                "exception_during_validation", "Exception when validating node", text_of(error), **facts
-            )
+            message = "Exception when validating node"
+            problem = problem_of("exception_during_validation", message, text_of(error), **exception_facts(error))
             self.results[node_id] = _Result(False, [problem])
             return self.results[node_id]
 
@@ -208,8 +192,7 @@ class _Validator:
                 "input_name": name,
                 "input_config": config,
                 "exception_message": text_of(error),
-                "exception_type": full_type_name(type(error)),
-                "traceback": traceback.format_tb(error.__traceback__),
+                **exception_facts(error),
                 "linked_node": link,
             }
             message = "Exception when validating inner node"

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from ....errors import RylaError
-from ..execution.context import Enter
+from ...protocol import Engine, running_in
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -74,12 +74,12 @@ def bearer(token: str) -> Middleware:
     return check
 
 
-def engine_context(enter_engine: Enter) -> Middleware:
+def engine_context(engine: Engine) -> Middleware:
     """Let handlers find the engine, and turn failures of ours into JSON."""
 
     @web.middleware
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with enter_engine():
+        with running_in(engine):
             try:
                 return await handler(request)
             except RylaError as error:

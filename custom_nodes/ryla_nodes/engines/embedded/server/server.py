@@ -8,7 +8,6 @@ import logging
 import socket
 import threading
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,17 @@ from aiohttp import web
 from .... import settings as environment
 from ....errors import RylaError
 from ....models.folders import standalone
+from ...protocol import running_in
 from ..core_nodes import core_classes
 from ..engine import EmbeddedEngine
-from ..execution import context
 from ..execution.executor import Executor
-from ..execution.jobs import MAXIMUM_HISTORY, JobQueue
+from ..execution.jobs import MAXIMUM_HISTORY, JobQueue, Worker
 from ..execution.registry import NodeClass, Registry
-from ..execution.worker import Worker
-from ..files import EngineFiles
 from . import guard
 from .events import Hub
-from .routes_files import FileRoutes
-from .routes_info import InfoRoutes
-from .routes_jobs import JobRoutes
+from .files import FileRoutes
+from .info import InfoRoutes
+from .jobs import JobRoutes
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +70,15 @@ class EngineServer:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
-        self.files = EngineFiles(home)
         self.engine = EmbeddedEngine(home, standalone(settings or environment.load()))
-        self._enter: context.Enter = partial(context.using, self.files, self.engine)
-        with self._enter():
+        self.files = self.engine.files
+        with running_in(self.engine):
             self.registry = Registry([*core_classes(), *nodes])
         self.queue = JobQueue(lambda: self._hub.send_status(), maximum_history)
         self._jobs = JobRoutes(self.queue, self.registry)
         self._hub = Hub(self._jobs.status)
         self._executor = Executor(self.registry, self._hub.send, self.engine.unload_models)
-        self._worker = Worker(self.queue, self._executor, self._enter)
+        self._worker = Worker(self.queue, self._executor, self._hub.send, self.engine)
 
     @property
     def url(self) -> str:
@@ -138,7 +134,7 @@ class EngineServer:
         await runner.cleanup()
 
     def _app(self) -> web.Application:
-        middlewares = [guard.same_origin, guard.engine_context(self._enter)]
+        middlewares = [guard.same_origin, guard.engine_context(self.engine)]
         if self._token is not None and not guard.is_loopback(self._address[0]):
             middlewares.insert(0, guard.bearer(self._token))
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)

@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import mimetypes
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from aiohttp import web
 from multidict import MultiDictProxy
 
 from ....errors import RylaError
+from ....files import write_whole
 from ..files import KINDS, EngineFiles
 from .guard import bad_request
 
@@ -124,9 +124,7 @@ def _free_name(path: Path, data: bytes) -> Path:
 def _write(path: Path, data: bytes) -> None:
     """Write ``path`` at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_whole(path, data)
 
 
 def _quoted(name: str) -> str:

@@ -1,4 +1,4 @@
-"""ComfyUI's loaders of models and LoRAs, for Flux's files."""
+"""ComfyUI's loaders of models, LoRAs and ControlNets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import RylaError
-from ...protocol import WEIGHT_DTYPES, current_engine
+from ...protocol import WEIGHT_DTYPES
 from ...schema import io
+from ..engine import embedded_engine
 
 STRENGTH: dict[str, Any] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
 
@@ -32,7 +33,7 @@ class UNETLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(_engine().load_transformer(_path("diffusion_models", unet_name), weight_dtype))
+        return io.NodeOutput(embedded_engine().load_transformer(_path("diffusion_models", unet_name), weight_dtype))
 
 
 class DualCLIPLoader(io.ComfyNode):
@@ -59,7 +60,7 @@ class DualCLIPLoader(io.ComfyNode):
     @classmethod
     def execute(cls, clip_name1: str, clip_name2: str, type: str, device: str = "default") -> io.NodeOutput:  # noqa: A002
         paths = (_path("text_encoders", name) for name in (clip_name1, clip_name2))
-        return io.NodeOutput(_engine().load_clip(*paths, on_cpu=device == "cpu"))
+        return io.NodeOutput(embedded_engine().load_clip(*paths, on_cpu=device == "cpu"))
 
 
 class VAELoader(io.ComfyNode):
@@ -79,7 +80,7 @@ class VAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        return io.NodeOutput(_engine().load_vae(_path("vae", vae_name)))
+        return io.NodeOutput(embedded_engine().load_vae(_path("vae", vae_name)))
 
 
 class CheckpointLoaderSimple(io.ComfyNode):
@@ -104,7 +105,7 @@ class CheckpointLoaderSimple(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
-        return io.NodeOutput(*_engine().load_checkpoint(_path("checkpoints", ckpt_name)))
+        return io.NodeOutput(*embedded_engine().load_checkpoint(_path("checkpoints", ckpt_name)))
 
 
 class LoraLoader(io.ComfyNode):
@@ -138,7 +139,7 @@ class LoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         if strength_model == 0 and strength_clip == 0:
             return io.NodeOutput(model, clip)
-        patched = _engine().apply_lora(model, clip, _path("loras", lora_name), strength_model, strength_clip)
+        patched = embedded_engine().apply_lora(model, clip, _path("loras", lora_name), strength_model, strength_clip)
         return io.NodeOutput(patched.model, patched.clip)
 
 
@@ -166,19 +167,37 @@ class LoraLoaderModelOnly(io.ComfyNode):
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
         if strength_model == 0:
             return io.NodeOutput(model)
-        return io.NodeOutput(_engine().apply_lora(model, None, _path("loras", lora_name), strength_model, 0.0).model)
+        return io.NodeOutput(
+            embedded_engine().apply_lora(model, None, _path("loras", lora_name), strength_model, 0.0).model
+        )
 
 
-def _engine() -> Any:
-    return current_engine()
+class ControlNetLoader(io.ComfyNode):
+    """An SDXL ControlNet in diffusers' format."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ControlNetLoader",
+            display_name="Load ControlNet Model",
+            category="loaders",
+            inputs=[io.Combo.Input("control_net_name", options=_files("controlnet"))],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net_name: str) -> io.NodeOutput:
+        return io.NodeOutput(embedded_engine().load_control_net(_path("controlnet", control_net_name)))
 
 
 def _files(folder: str) -> list[str]:
-    return current_engine().folders().list(folder)
+    return embedded_engine().folders().list(folder)
 
 
 def _path(folder: str, name: str) -> Path:
-    folders = current_engine().folders()
+    folders = embedded_engine().folders()
     path = folders.find(folder, name)
     if path is None:
         searched = ", ".join(str(root) for root in folders.get(folder))
@@ -186,4 +205,12 @@ def _path(folder: str, name: str) -> Path:
     return path
 
 
-NODES = (UNETLoader, DualCLIPLoader, VAELoader, CheckpointLoaderSimple, LoraLoader, LoraLoaderModelOnly)
+NODES: tuple[type[io.ComfyNode], ...] = (
+    UNETLoader,
+    DualCLIPLoader,
+    VAELoader,
+    CheckpointLoaderSimple,
+    LoraLoader,
+    LoraLoaderModelOnly,
+    ControlNetLoader,
+)

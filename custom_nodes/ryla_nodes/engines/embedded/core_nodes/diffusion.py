@@ -1,16 +1,106 @@
-"""ComfyUI's KSampler and the nodes around it: latents, and the VAE."""
+"""ComfyUI's nodes of the diffusion itself: prompts as conditionings, latents, the KSampler, the VAE."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ...schema import io
-from ..execution.progress import ProgressBar
+from ..execution.calls import ProgressBar
 from ..inference.samplers import SAMPLERS
 from ..inference.schedules import SCHEDULERS
 
 MAX_RESOLUTION = 16384
+GUIDANCE: dict[str, Any] = {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}
 BATCH: dict[str, Any] = {"default": 1, "min": 1, "max": 4096}
+
+
+class CLIPTextEncode(io.ComfyNode):
+    """A prompt as a conditioning."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CLIPTextEncode",
+            display_name="CLIP Text Encode (Prompt)",
+            category="conditioning",
+            description="Encodes a prompt. (word:1.2) gives a word another weight.",
+            inputs=[
+                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="The prompt."),
+                io.Clip.Input("clip", tooltip="The text encoders."),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="The encoded prompt.")],
+        )
+
+    @classmethod
+    def execute(cls, text: str, clip: Any) -> io.NodeOutput:
+        return io.NodeOutput(clip.encode(clip.tokenize(text)))
+
+
+class CLIPTextEncodeFlux(io.ComfyNode):
+    """Different prompts for Flux's two encoders, and the guidance."""
+
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_flux"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CLIPTextEncodeFlux",
+            category="advanced/conditioning/flux",
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input("clip_l", multiline=True, dynamic_prompts=True),
+                io.String.Input("t5xxl", multiline=True, dynamic_prompts=True),
+                io.Float.Input("guidance", **GUIDANCE),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, clip_l: str, t5xxl: str, guidance: float) -> io.NodeOutput:
+        tokens = {**clip.tokenize(clip_l), "t5xxl": clip.tokenize(t5xxl)["t5xxl"]}
+        return io.NodeOutput(clip.encode(tokens, guidance=guidance))
+
+
+class FluxGuidance(io.ComfyNode):
+    """The guidance that Flux was distilled with, on a conditioning."""
+
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_flux"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuidance",
+            category="advanced/conditioning/flux",
+            inputs=[io.Conditioning.Input("conditioning"), io.Float.Input("guidance", **GUIDANCE)],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any, guidance: float) -> io.NodeOutput:
+        return io.NodeOutput([[context, {**values, "guidance": guidance}] for context, values in conditioning])
+
+
+class ConditioningZeroOut(io.ComfyNode):
+    """A conditioning of zeros, of the same size."""
+
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConditioningZeroOut",
+            display_name="ConditioningZeroOut",
+            category="advanced/conditioning",
+            inputs=[io.Conditioning.Input("conditioning")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any) -> io.NodeOutput:
+        return io.NodeOutput([[context * 0.0, _without_pooled(values)] for context, values in conditioning])
 
 
 class KSampler(io.ComfyNode):
@@ -197,10 +287,53 @@ class VAEEncode(io.ComfyNode):
         return io.NodeOutput({"samples": vae.encode(pixels)})
 
 
+class DifferentialDiffusion(io.ComfyNode):
+    """Sample each pixel for as long as its mask is bright."""
+
+    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_differential_diffusion"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DifferentialDiffusion",
+            display_name="Differential Diffusion",
+            category="_for_testing",
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True),
+            ],
+            outputs=[io.Model.Output()],
+            is_experimental=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, strength: float = 1.0) -> io.NodeOutput:
+        from ..inference.sdxl_model import differential
+
+        return io.NodeOutput(replace(model, mask_function=differential(model.sampling, strength)))
+
+
+def _without_pooled(values: dict[str, Any]) -> dict[str, Any]:
+    pooled = values.get("pooled_output")
+    return values if pooled is None else {**values, "pooled_output": pooled * 0.0}
+
+
 def _empty(batch: int, channels: int, width: int, height: int) -> dict[str, Any]:
     import torch
 
     return {"samples": torch.zeros(batch, channels, height // 8, width // 8)}
 
 
-NODES = (KSampler, EmptyLatentImage, EmptySD3LatentImage, SetLatentNoiseMask, VAEDecode, VAEEncode)
+NODES: tuple[type[io.ComfyNode], ...] = (
+    CLIPTextEncode,
+    CLIPTextEncodeFlux,
+    FluxGuidance,
+    ConditioningZeroOut,
+    KSampler,
+    EmptyLatentImage,
+    EmptySD3LatentImage,
+    SetLatentNoiseMask,
+    VAEDecode,
+    VAEEncode,
+    DifferentialDiffusion,
+)
