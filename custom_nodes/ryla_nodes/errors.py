@@ -157,6 +157,7 @@ _CODES = (
     ErrorCode("unsafe_path", "A file name leads outside of the engine's folders.", "Give a name without '..' in it.", 2, 403),
     ErrorCode("port_in_use", "Another program listens on this port.", "Give another --port, or 0 for a free one.", 4, 503),
     ErrorCode("engine_cannot_listen", "The engine cannot listen on this address.", "Give another --host.", 4, 503),
+    ErrorCode("graph_too_large", "The pictures of a graph do not fit into memory together.", "Use fewer or smaller pictures in one graph.", 5, 507),
     ErrorCode("token_required", "Listening for other machines needs a token.", "Set RYLA_TOKEN to a secret, or drop --host.", 2, 401),
     ErrorCode("invalid_server", "This is not the address of an engine.", "Write it as http://HOST:PORT.", 2, 422),
     # Files that the runner writes

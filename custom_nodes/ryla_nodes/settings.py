@@ -18,13 +18,16 @@ class Settings:
         home: RYLA_HOME: where the embedded engine keeps models of your own, inputs and outputs; ``ryla`` in the user's
             cache folder when unset.
         workflows: RYLA_WORKFLOWS: folder of additional workflows, searched before the shipped ones.
-        token: RYLA_TOKEN: bearer token that the embedded engine asks for; it needs one where other machines reach it.
+        token: RYLA_TOKEN: bearer token that the embedded engine asks for everywhere; it needs one where other machines
+            reach it. The runner sends it to engines on this machine.
         comfyui: RYLA_COMFYUI: folder of the ComfyUI to work with; comfy-cli's workspace when unset.
         catalogue: RYLA_CATALOGUE: TOML file whose model entries are merged over the shipped catalogue.
         volume_refresh: RYLA_VOLUME_REFRESH: command run once before a LoRA is said to be missing, such as a cloud
             volume's reload.
         lora_roots: RYLA_LORA_ROOTS: folders that links inside a LoRA folder may lead to, separated as in PATH.
         xet: RYLA_XET: 1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.
+        allowed_hosts: RYLA_ALLOWED_HOSTS: host names by which the embedded engine may be asked beside this machine's,
+            comma-separated there.
     """
 
     servers: tuple[str, ...]
@@ -37,6 +40,7 @@ class Settings:
     volume_refresh: str | None = None
     lora_roots: tuple[Path, ...] = ()
     xet: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -48,9 +52,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     def path(name: str) -> Path | None:
         return _folder(text(name)) if text(name) else None
 
+    def listed(name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text(name).split(",") if part.strip())
+
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Settings(
-        servers=tuple(part.strip() for part in text("RYLA_SERVER").split(",") if part.strip()),
+        servers=listed("RYLA_SERVER"),
         volume=path("RYLA_VOLUME"),
         home=path("RYLA_HOME") or (cache / "ryla").absolute(),
         workflows=path("RYLA_WORKFLOWS"),
@@ -60,6 +67,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         volume_refresh=text("RYLA_VOLUME_REFRESH") or None,
         lora_roots=tuple(map(_folder, filter(None, text("RYLA_LORA_ROOTS").split(os.pathsep)))),
         xet=text("RYLA_XET").lower() in ("1", "true", "yes", "on"),
+        allowed_hosts=listed("RYLA_ALLOWED_HOSTS"),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import socket
 import sys
 import time
 import uuid
@@ -13,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import ryla_nodes
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from websockets.sync.client import ClientConnection, connect
 
@@ -89,11 +92,71 @@ class Engine(EngineServer):
             time.sleep(0.005)
         raise AssertionError(f"{prompt_id} does not run")
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def connect(self) -> socket.socket:
+        """A bare connection, for requests that no library sends."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def send(self, method: str, path: str, body: bytes = b"", **headers: str | bytes) -> Answer:
+        """A request as it is given; underscores in the names of headers are dashes."""
+        given: dict[str, str | bytes] = {"Host": f"127.0.0.1:{self.port}", "Connection": "close"}
+        given["Content-Length"] = str(len(body))
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{method} {path} HTTP/1.1".encode()]
+        for name, value in given.items():
+            lines.append(name.encode() + b": " + (value if isinstance(value, bytes) else value.encode()))
+        return self.send_bytes(b"\r\n".join([*lines, b"", body]))
+
+    def send_bytes(self, request: bytes) -> Answer:
+        """Send bytes and take one answer, as long as it says that it is, or what there is when the engine closes."""
+        with self.connect() as connection:
+            answer = b""
+            try:
+                connection.sendall(request)
+                while not _is_whole(answer, request) and (data := connection.recv(1 << 16)):
+                    answer += data
+            except ConnectionError:
+                pass  # the engine need not read what it refuses
+            return Answer(answer)
+
+    def leaks(self, answer: bytes) -> list[bytes]:
+        """What an answer tells of this machine: paths of the engine, of its code and of Python, and tracebacks."""
+        own = (str(self.files.home), str(Path(ryla_nodes.__file__).parent), sys.prefix, sys.base_prefix)
+        tells = [path.encode() for path in own] + [b"Traceback", b'File \\"', b'File "']
+        return [each for each in tells if each in answer]
+
     def listen(self, client_id: str, **options: Any) -> ClientConnection:
         """Open the websocket of a client."""
         # Without a limit on unread messages, which would keep a closing socket from seeing the end.
         url = f"{self.url.replace('http', 'ws')}/ws?clientId={client_id}"
         return connect(url, proxy=None, max_queue=None, **options)
+
+
+class Answer(bytes):
+    """The bytes of an answer of the engine, or none."""
+
+    @property
+    def status(self) -> int:
+        """0 when the engine closed the connection instead."""
+        return int(self[9:12] or 0)
+
+    @property
+    def error(self) -> str:
+        """The type of the error in its body, or the code of ours."""
+        error = json.loads(self.partition(b"\r\n\r\n")[2])["error"]
+        return str(error.get("type") or error["code"])
+
+
+def _is_whole(answer: bytes, request: bytes) -> bool:
+    """Whether no more of an answer comes; of an upgraded connection nothing more is wanted."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end or head.startswith(b"HTTP/1.1 100"):
+        return False
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return length is None or len(body) >= int(length[1]) or request.startswith(b"HEAD ")
 
 
 def message(entry: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def test_object_info_has_comfyuis_form(engine: Engine) -> None:
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Origin": "http://localhost"}, 403),
-        ({"Origin": "null"}, 200),
+        ({"Origin": "null"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
     ],

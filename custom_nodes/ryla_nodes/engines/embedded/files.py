@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from ...errors import RylaError
 from ..protocol import SaveTarget
 
+NOTHING_KNOWN: Mapping[Path, int] = MappingProxyType({})
 KINDS = ("input", "output", "temp")
+LONGEST_NAME = 255
+LONGEST_PATH = 1000
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,20 @@ class EngineFiles:
     def inside(self, kind: str, *parts: str) -> Path:
         """``parts`` joined below the folder of ``kind``, links followed; refused when that leads outside of it."""
         root = self.folder(kind)
-        if any("\0" in part for part in parts):
-            raise RylaError("unsafe_path", f"{parts[-1]!r} is not a file name.")
-        path = root.joinpath(*parts).resolve()
+        told = "/".join(filter(None, parts))
+        if not all(map(_can_be_name, re.split(r"[/\\]", told))) or len(told) > LONGEST_PATH:
+            raise RylaError("unsafe_path", f"{told[:LONGEST_NAME]!r} is not a file name.")
+        try:
+            path = root.joinpath(*parts).resolve()
+        except (OSError, RuntimeError) as error:  # a circle of links is a RuntimeError up to Python 3.12
+            raise RylaError("unsafe_path", f"{told!r} leads nowhere in the {kind} folder.") from error
         if not path.is_relative_to(root):
-            raise RylaError("unsafe_path", f"{'/'.join(parts)!r} is outside of the {kind} folder {root}.")
+            raise RylaError("unsafe_path", f"{told!r} is outside of the {kind} folder.")
         return path
 
-    def save_target(self, prefix: str, width: int, height: int, kind: str = "output") -> SaveTarget:
+    def save_target(
+        self, prefix: str, width: int, height: int, kind: str = "output", known: Mapping[Path, int] = NOTHING_KNOWN
+    ) -> SaveTarget:
         """Where the next file of ``prefix`` goes; its folder is made.
 
         Args:
@@ -76,6 +88,8 @@ class EngineFiles:
                 %second%`` are filled in.
             width, height: of the picture, in pixels.
             kind: the folder to save in, one of ``KINDS``.
+            known: the next counters of folder and name, where the caller knows them: looking takes long in a full
+                folder.
 
         Raises:
             RylaError: ``unsafe_path`` when the prefix leads outside of the folder.
@@ -84,7 +98,16 @@ class EngineFiles:
         subfolder = "" if str(path.parent) == "." else str(path.parent)
         folder = self.inside(kind, subfolder)
         folder.mkdir(parents=True, exist_ok=True)
-        return SaveTarget(folder, path.name, _next_counter(folder, path.name), subfolder)
+        counter = known.get(folder / path.name) or _next_counter(folder, path.name)
+        return SaveTarget(folder, path.name, counter, subfolder)
+
+
+def _can_be_name(part: str) -> bool:
+    """Whether every file system that we meet can have a file of this name."""
+    try:
+        return len(part.encode()) <= LONGEST_NAME and not any(ord(letter) < 32 for letter in part)
+    except UnicodeEncodeError:
+        return False
 
 
 def _expanded(prefix: str, width: int, height: int) -> str:
@@ -104,6 +127,6 @@ def _expanded(prefix: str, width: int, height: int) -> str:
 
 def _next_counter(folder: Path, name: str) -> int:
     """One more than the highest N of the files ``<name>_N...`` in ``folder``; case is ignored, as some disks do."""
-    numbered = re.compile(re.escape(name) + r"_(\d+)(?:[_.].*)?", re.IGNORECASE)
-    found = (numbered.fullmatch(entry.name) for entry in folder.iterdir())
+    numbered = re.compile(re.escape(name) + r"_(\d{1,18})(?:[_.].*)?", re.IGNORECASE)
+    found = (numbered.fullmatch(entry.name) for entry in os.scandir(folder))
     return max((int(match[1]) for match in found if match), default=0) + 1

@@ -9,6 +9,7 @@ from ...schema import io
 from ..execution.calls import ProgressBar
 from ..inference.samplers import SAMPLERS
 from ..inference.schedules import SCHEDULERS
+from ..pictures import require_size
 
 MAX_RESOLUTION = 16384
 GUIDANCE: dict[str, Any] = {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}
@@ -321,6 +322,7 @@ def _without_pooled(values: dict[str, Any]) -> dict[str, Any]:
 def _empty(batch: int, channels: int, width: int, height: int) -> dict[str, Any]:
     import torch
 
+    require_size(width, height, batch, name="The latent's picture")
     return {"samples": torch.zeros(batch, channels, height // 8, width // 8)}
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import mimetypes
 import secrets
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ....files import sha256
+from ....workflows.links import reachable
 from ...schema import io
+from .. import pictures
 from ..engine import embedded_engine
+from ..execution.calls import running_node
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+MAX_METADATA_BYTES = 64 << 20
+"""In all pictures that the nodes of one graph save."""
 CHANNELS = ("alpha", "red", "green", "blue")
 
 
@@ -121,15 +133,15 @@ class PreviewImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Any) -> io.NodeOutput:
-        prefix = f"ComfyUI_temp_{secrets.token_hex(4)}"
+        prefix = _job_memo().setdefault("preview", f"ComfyUI_temp_{secrets.token_hex(4)}")
         return io.NodeOutput(images, ui={"images": _save(images, prefix, "temp", 1, cls.hidden)})
 
 
 def _picture_input() -> io.Input:
     folder = embedded_engine().files.input
     names = (path.name for path in folder.iterdir() if path.is_file())
-    pictures = sorted(name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
-    return io.Combo.Input("image", options=pictures, upload=io.UploadType.image)
+    shown = sorted(name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
+    return io.Combo.Input("image", options=shown, upload=io.UploadType.image)
 
 
 def _exists(name: str) -> bool | str:
@@ -137,53 +149,73 @@ def _exists(name: str) -> bool | str:
 
 
 def _fingerprint(name: str) -> str:
-    return hashlib.sha256(embedded_engine().files.resolve(name).read_bytes()).hexdigest()
+    path = embedded_engine().files.resolve(name)
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, mtime: int, size: int) -> str:
+    """The SHA-256 of a file in this state: a graph may name the same picture ten thousand times."""
+    return sha256(path)
 
 
 def _load(name: str) -> tuple[Any, Any]:
     """A picture file as IMAGE [frames, H, W, 3] and MASK [frames, H, W] (1 - alpha; 64x64 zeros without alpha).
 
     It is turned as its EXIF data says; frames of another size than the first are left out.
+
+    Raises:
+        RylaError: what ``pictures.opened`` raises.
     """
-    import numpy as np
     import torch
-    from PIL import Image, ImageOps, ImageSequence
 
-    images: list[Any] = []
-    masks: list[Any] = []
-    with Image.open(embedded_engine().files.resolve(name)) as file:
-        for frame in [file] if file.format == "MPO" else ImageSequence.Iterator(file):
-            upright = ImageOps.exif_transpose(frame)
-            if upright.mode == "I":
-                upright = upright.point(lambda level: level * (1 / 255))
-            pixels = np.asarray(upright.convert("RGB"), np.float32) / 255.0
-            if images and images[0].shape != pixels.shape:
-                continue
-            images.append(pixels)
-            masks.append(_mask(upright))
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))
+    with pictures.opened(embedded_engine().files.resolve(name), name) as file:
+        images, alphas = _decoded(file, name)
+    alpha = torch.from_numpy(alphas).float().div_(255.0)
+    return torch.from_numpy(images).float().div_(255.0), 1.0 - alpha
 
 
-def _mask(picture: Any) -> Any:
+def _decoded(file: Image.Image, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The frames of a picture: [frames, H, W, 3], and their alpha [frames, H, W]."""
+    import numpy as np
+    from PIL import ImageOps, ImageSequence
+
+    images: list[NDArray[np.uint8]] = []
+    alphas: list[NDArray[np.uint8]] = []
+    pixels = 0
+    for count, frame in enumerate([file] if file.format == "MPO" else ImageSequence.Iterator(file), 1):
+        pixels += frame.width * frame.height
+        if pixels > pictures.MAX_PIXELS or count > pictures.MAX_FRAMES:
+            raise pictures.too_large(name, f"has too many frames of {frame.width} x {frame.height} pixels")
+        upright = ImageOps.exif_transpose(frame)
+        if upright.mode == "I":
+            upright = upright.point(lambda level: level * (1 / 255))
+        image = np.array(upright.convert("RGB"))
+        if not images or images[0].shape == image.shape:
+            images.append(image)
+            alphas.append(_alpha(upright))
+    # One frame is not copied: it can be large.
+    return (images[0][None], alphas[0][None]) if len(images) == 1 else (np.stack(images), np.stack(alphas))
+
+
+def _alpha(picture: Image.Image) -> NDArray[np.uint8]:
     import numpy as np
 
     palette = picture.mode == "P" and "transparency" in picture.info
     if "A" not in picture.getbands() and not palette:
-        return np.zeros((64, 64), np.float32)
-    return 1.0 - np.asarray(picture.convert("RGBA").getchannel("A"), np.float32) / 255.0
+        return np.full((64, 64), 255, np.uint8)
+    return np.array(picture.convert("RGBA").getchannel("A"))
 
 
 def _save(images: Any, prefix: str, kind: str, compress_level: int, hidden: io.HiddenHolder) -> list[dict[str, str]]:
     """Write each picture of ``images`` [B, H, W, C] and return what names them in the history."""
     import numpy as np
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
-    metadata = PngInfo()
-    for key, value in {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}.items():
-        if value is not None:
-            metadata.add_text(key, json.dumps(value))
-    target = embedded_engine().files.save_target(prefix, images.shape[2], images.shape[1], kind)
+    metadata = _metadata(hidden)
+    counters = _job_memo().setdefault("counters", {})
+    target = embedded_engine().files.save_target(prefix, images.shape[2], images.shape[1], kind, counters)
     saved = []
     counter = target.counter
     for index, image in enumerate(images):
@@ -192,11 +224,46 @@ def _save(images: Any, prefix: str, kind: str, compress_level: int, hidden: io.H
         path, counter = _claim(target.folder, stem, counter)
         try:
             Image.fromarray(pixels).save(path, "PNG", pnginfo=metadata, compress_level=compress_level)
-        except OSError:
+        except BaseException:
             path.unlink()
             raise
         saved.append({"filename": path.name, "subfolder": target.subfolder, "type": kind})
+    counters[target.folder / target.name] = counter
     return saved
+
+
+def _metadata(hidden: io.HiddenHolder) -> PngInfo:
+    """The graph and what the client sent with it, as JSON."""
+    from PIL.PngImagePlugin import PngInfo
+
+    metadata = PngInfo()
+    for key, text in _texts(hidden).items():
+        metadata.add_text(key, text)
+    return metadata
+
+
+def _texts(hidden: io.HiddenHolder) -> dict[str, str]:
+    """What a picture holds; of a large graph with many pictures each holds the nodes that it needs, and no more.
+
+    Else they would hold more than ``MAX_METADATA_BYTES`` together.
+    """
+    graph, memo = hidden.prompt, _job_memo()
+    if "texts" not in memo:
+        values = {"prompt": graph, **(hidden.extra_pnginfo or {})}
+        memo["texts"] = {key: json.dumps(value) for key, value in values.items() if value is not None}
+        saving = (SaveImage.__name__, PreviewImage.__name__)
+        count = sum(node["class_type"] in saving for node in (graph or {}).values())
+        memo["fits"] = sum(map(len, memo["texts"].values())) * count <= MAX_METADATA_BYTES
+    texts: dict[str, str] = memo["texts"]
+    node = running_node()
+    if node is None or memo["fits"]:
+        return texts
+    return {"prompt": json.dumps({key: graph[key] for key in sorted(reachable(graph, [node.node_id]))})}
+
+
+def _job_memo() -> dict[str, Any]:
+    node = running_node()
+    return {} if node is None else node.memo
 
 
 def _claim(folder: Path, stem: str, counter: int) -> tuple[Path, int]:

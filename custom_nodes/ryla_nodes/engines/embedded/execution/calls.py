@@ -14,38 +14,50 @@ from ...schema import io
 Values = dict[str, list[Any]]
 Report = Callable[[float, float], None]
 
+MOST_STATES_TOLD = 100
+
 
 class Interrupted(Exception):
     """The running job was cancelled."""
 
 
 @dataclass(frozen=True)
-class _Running:
-    """What code below a node reaches: whether the job was cancelled, and to whom progress goes."""
+class RunningNode:
+    """What the code of a node reaches of its job.
 
+    Attributes:
+        cancelled: set when the job was cancelled.
+        report: takes the progress, as value and maximum.
+        memo: room for what the nodes of one job work out once.
+    """
+
+    node_id: str
     cancelled: threading.Event
     report: Report
+    memo: dict[str, Any]
 
 
-_running: ContextVar[_Running | None] = ContextVar("ryla_running_node", default=None)
+_running: ContextVar[RunningNode] = ContextVar("ryla_running_node")
 
 
 @contextmanager
-def running(cancelled: threading.Event, report: Report) -> Iterator[None]:
-    """Within this block, in this thread, a node of a job runs.
-
-    ``check_interrupt`` raises once ``cancelled`` is set, ``ProgressBar`` calls ``report(value, maximum)``.
-    """
-    token = _running.set(_Running(cancelled, report))
+def running(node: RunningNode) -> Iterator[None]:
+    """Within this block, in this thread, ``node`` runs."""
+    token = _running.set(node)
     try:
         yield
     finally:
         _running.reset(token)
 
 
+def running_node() -> RunningNode | None:
+    """The node that runs in this thread; None outside a job."""
+    return _running.get(None)
+
+
 def check_interrupt() -> None:
     """Raise ``Interrupted`` when the job that runs in this thread was cancelled; do nothing outside a job."""
-    node = _running.get()
+    node = running_node()
     if node is not None and node.cancelled.is_set():
         raise Interrupted
 
@@ -141,7 +153,7 @@ class ProgressBar:
         if total is not None:
             self.total = total
         self.current = min(value, self.total)
-        node = _running.get()
+        node = running_node()
         if node is not None:
             node.report(self.current, self.total)
 
@@ -151,7 +163,10 @@ class ProgressBar:
 
 
 class NodeStates:
-    """The states of a job's nodes, told to its client as one ``progress_state`` message at each change."""
+    """The states of a job's nodes, told to its client as one ``progress_state`` message at each change.
+
+    A message holds the nodes that changed last, so that it stays short however many there are.
+    """
 
     def __init__(self, prompt_id: str, send: Callable[[str, Mapping[str, Any]], None]) -> None:
         self._prompt_id = prompt_id
@@ -169,6 +184,7 @@ class NodeStates:
         self._set(node_id, "finished", maximum, maximum)
 
     def _set(self, node_id: str, state: str, value: float, maximum: float) -> None:
+        self._nodes.pop(node_id, None)
         self._nodes[node_id] = {
             "value": value,
             "max": maximum,
@@ -179,4 +195,6 @@ class NodeStates:
             "parent_node_id": None,
             "real_node_id": node_id,
         }
+        if len(self._nodes) > MOST_STATES_TOLD:
+            del self._nodes[next(iter(self._nodes))]
         self._send("progress_state", {"prompt_id": self._prompt_id, "nodes": dict(self._nodes)})

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ....errors import RylaError
 from ....workflows.links import is_link
 from ...schema import io
 from ..inference import device
-from .calls import Blocker, Interrupted, NodeStates, Values, call, collect, running
-from .failures import blocked_failure, is_out_of_memory, node_failure, text_of
+from .calls import Blocker, Interrupted, NodeStates, RunningNode, Values, call, collect, running
+from .failures import Reporter, blocked_failure, is_out_of_memory
 from .graph import Entry, OutputCache, Schedule, signatures
 from .jobs import Job, Outcome, Send
 from .registry import NodeClass, Registry
@@ -26,11 +28,12 @@ log = logging.getLogger(__name__)
 class Executor:
     """Runs jobs one after the other and keeps the outputs of the last one's nodes. Nothing that a job does escapes."""
 
-    def __init__(self, registry: Registry, send: Send, unload_models: Callable[[], None]) -> None:
+    def __init__(self, registry: Registry, send: Send, unload_models: Callable[[], None], reporter: Reporter) -> None:
         self.registry = registry
         self.send = send
+        self.reporter = reporter
         self._unload_models = unload_models
-        self.cache = OutputCache()
+        self.cache = OutputCache(_memory() // 2)
 
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end; whatever it raises, sys.exit() included, is its outcome."""
@@ -62,7 +65,7 @@ class Executor:
             "node_id": node_id,
             "node_type": job.graph[node_id]["class_type"],
             "executed": [],
-            **node_failure(error, {}),
+            **self.reporter.node_failure(error, {}),
             "current_outputs": [],
             "timestamp": int(time.time() * 1000),
         }
@@ -82,6 +85,7 @@ class _Run:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self.executed: list[str] = []
         self.reports: dict[str, Mapping[str, Any]] = {}
+        self.memo: dict[str, Any] = {}
         self.states = NodeStates(job.prompt_id, self._send)
 
     def run(self) -> Outcome:
@@ -135,7 +139,7 @@ class _Run:
             inputs = self._inputs(node_id)
             self.states.start(node_id)
             self._send("executing", self._about(node_id))
-            with running(self.job.cancelled, partial(self._progress, node_id)):
+            with running(RunningNode(node_id, self.job.cancelled, partial(self._progress, node_id), self.memo)):
                 asked = self._lazy(node_id, inputs)
                 if not asked:
                     self._execute(node_id, inputs)
@@ -150,8 +154,10 @@ class _Run:
             failed = self._failed(node_id)
             # Of our own refusals the message says all.
             trace = None if isinstance(error, RylaError) else error
-            log.error("Node %s (%s) failed: %s", node_id, failed["node_type"], text_of(error), exc_info=trace)
-            self._record("execution_error", **failed, **self._failure(error, inputs))
+            failure = self._failure(error, inputs)
+            words = failure["exception_message"].strip()
+            log.error("Node %s (%s) failed: %s", node_id, failed["node_type"], words, exc_info=trace)
+            self._record("execution_error", **failed, **failure)
             return False
         self.states.finish(node_id)
         self.executed.append(node_id)
@@ -170,7 +176,7 @@ class _Run:
         """The values of a node's inputs; a lazy one that has not been asked for is None."""
         node = self.job.graph[node_id]
         inputs: Values = {}
-        for name in self.registry.declared(node["class_type"]):
+        for name in self.registry.declaration(node["class_type"]).inputs:
             if name not in node["inputs"]:
                 continue
             value = node["inputs"][name]
@@ -214,7 +220,8 @@ class _Run:
         outputs, ui = collect(results, schema)
         report = None
         if ui:
-            json.dumps(ui)  # what cannot be told to clients is the node's failure, not the history's
+            ui = self.executor.reporter.hide_in(ui)
+            json.dumps(ui, allow_nan=False)  # what cannot be told to clients is the node's failure, not the history's
             meta = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
             report = {"meta": meta, "output": ui}
             self._report(node_id, report)
@@ -241,6 +248,16 @@ class _Run:
         """What clients are told of an exception; when memory ran out, everything that can be given back is."""
         if is_out_of_memory(error):
             self.executor.free()
-        return node_failure(error, inputs) | {
+        return self.executor.reporter.node_failure(error, inputs) | {
             "current_outputs": [each for each in self.job.graph if self.cache.get(each)]
         }
+
+
+def _memory() -> int:
+    """The bytes of memory of this machine, or of the container that this runs in."""
+    import psutil  # type: ignore[import-untyped]
+
+    total = int(psutil.virtual_memory().total)
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import logging
 import threading
 import time
@@ -15,19 +16,23 @@ from ...protocol import Engine, running_in
 from .graph import Graph
 
 MAXIMUM_HISTORY = 10_000
+MAXIMUM_WAITING = 10_000
+MAXIMUM_BYTES = 64 << 20
+"""How much JSON the waiting jobs, and the history, may be together; as objects it is several times as much."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One graph to run. ``number`` orders the queue, smallest first."""
+    """One graph to run. ``number`` orders the queue, smallest first; ``size`` is that of its JSON, in bytes."""
 
     number: float
     prompt_id: str
     graph: Graph
     extra_data: dict[str, Any]
     outputs: tuple[str, ...]
+    size: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
@@ -68,15 +73,22 @@ class JobQueue:
         self._waiting: list[tuple[float, int, Job]] = []
         self._running: Job | None = None
         self._history: dict[str, dict[str, Any]] = {}
+        self._history_sizes: dict[str, int] = {}
+        self._history_bytes = 0
         self._order = itertools.count()
         self._to_free = False
         self._closed = False
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job) -> bool:
+        """Let ``job`` wait its turn; False when too many wait already."""
         with self._changed:
+            waiting_bytes = sum(item[2].size for item in self._waiting)
+            if len(self._waiting) >= MAXIMUM_WAITING or waiting_bytes + job.size > MAXIMUM_BYTES:
+                return False
             heapq.heappush(self._waiting, (job.number, next(self._order), job))
             self._changed.notify()
         self._on_change()
+        return True
 
     def take(self) -> Job | None:
         """Wait for the next job and make it the running one; None when memory is to be given back, or at the end."""
@@ -89,14 +101,27 @@ class JobQueue:
         return self._running
 
     def finish(self, job: Job, outcome: Outcome) -> None:
-        """Move the running job into the history; the oldest entry goes when that is full."""
+        """Move the running job into the history; the oldest entries go when that is full."""
+        size = job.size + len(json.dumps(outcome.outputs))
         with self._changed:
             self._running = None
-            self._history.pop(job.prompt_id, None)
+            self._drop(job.prompt_id)
             self._history[job.prompt_id] = outcome.entry(job)
-            while len(self._history) > self._maximum_history:
-                del self._history[next(iter(self._history))]
+            self._history_sizes[job.prompt_id] = size
+            self._history_bytes += size
+            while len(self._history) > self._maximum_history or (
+                self._history_bytes > MAXIMUM_BYTES and len(self._history) > 1
+            ):
+                self._drop(next(iter(self._history)))
         self._on_change()
+
+    def _is_full(self) -> bool:
+        too_large = self._history_bytes > MAXIMUM_BYTES and len(self._history) > 1
+        return too_large or len(self._history) > self._maximum_history
+
+    def _drop(self, prompt_id: str) -> None:
+        if self._history.pop(prompt_id, None) is not None:
+            self._history_bytes -= self._history_sizes.pop(prompt_id)
 
     def snapshot(self) -> tuple[list[Job], list[Job]]:
         """The running job (if any) and the waiting ones in the order in which they will run."""
@@ -156,10 +181,8 @@ class JobQueue:
     def forget(self, prompt_id: str | None = None) -> None:
         """Drop one entry of the history, or all."""
         with self._changed:
-            if prompt_id is None:
-                self._history.clear()
-            else:
-                self._history.pop(prompt_id, None)
+            for each in list(self._history) if prompt_id is None else [prompt_id]:
+                self._drop(each)
 
     def ask_to_free(self) -> None:
         """Have the worker give memory back after the present job and before the next."""

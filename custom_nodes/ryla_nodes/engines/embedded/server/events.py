@@ -13,9 +13,12 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from .messages import Refused, parse_json
+
 log = logging.getLogger(__name__)
 
 LONGEST_BACKLOG = 4096
+LONGEST_MESSAGE = 1 << 20
 FEATURES: dict[str, Any] = {"supports_preview_metadata": False}
 
 
@@ -43,10 +46,17 @@ class _Client:
 
 
 class Hub:
-    """The open websockets by client id; a client that connects anew takes the place of its older socket."""
+    """The open websockets by client id; a client that connects anew takes the place of its older socket.
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+    Args:
+        status: the length of the queue, as clients are told it.
+        most: how many sockets may be open.
+    """
+
+    def __init__(self, status: Callable[[], Mapping[str, Any]], most: int) -> None:
         self._status = status
+        self._most = most
+        self._open = 0
         self._clients: dict[str, _Client] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._executing: tuple[str | None, str | None] = (None, None)
@@ -57,7 +67,7 @@ class Hub:
 
     def send(self, event: str, data: Mapping[str, Any], client_id: str | None) -> None:
         """Send from any thread: to ``client_id``, or to all when that is None."""
-        message = json.dumps({"type": event, "data": data})
+        message = json.dumps({"type": event, "data": data}, allow_nan=False)
         if event == "executing":
             self._executing = (client_id, data["node"])
         loop = self._loop
@@ -75,8 +85,21 @@ class Hub:
             client.put(message)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
-        """``GET /ws?clientId=...``"""
-        socket = web.WebSocketResponse()
+        """``GET /ws?clientId=...``
+
+        Raises:
+            Refused: too many are open.
+        """
+        if self._open >= self._most:
+            raise Refused(503, "engine_busy", f"The engine has {self._most} open websockets, and no more.")
+        self._open += 1
+        try:
+            return await self._serve(request)
+        finally:
+            self._open -= 1
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=LONGEST_MESSAGE)
         await socket.prepare(request)
         client = _Client(request.query.get("clientId") or uuid.uuid4().hex, request, socket)
         self._clients[client.sid] = client
@@ -115,7 +138,7 @@ class Hub:
 
 def _kind(text: str) -> Any:
     try:
-        message = json.loads(text)
-    except json.JSONDecodeError:
+        message = parse_json(text)
+    except Refused:
         return None
     return message.get("type") if isinstance(message, dict) else None

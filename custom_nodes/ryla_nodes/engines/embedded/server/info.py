@@ -15,6 +15,7 @@ from aiohttp import web
 from ....models.folders import ModelFolders
 from ..execution.registry import Registry
 from .events import FEATURES
+from .messages import MAX_UPLOAD_BYTES, json_answer
 
 # The ComfyUI whose API this engine speaks; the local part says that it is none.
 API_LEVEL = "0.33.0"
@@ -24,10 +25,10 @@ COMFYUI_VERSION = f"{API_LEVEL}+ryla.embedded"
 class InfoRoutes:
     """What the engine is and has."""
 
-    def __init__(self, registry: Registry, folders: Callable[[], ModelFolders], max_body_bytes: int) -> None:
+    def __init__(self, registry: Registry, folders: Callable[[], ModelFolders]) -> None:
         self._registry = registry
         self._folders = folders
-        self._features = {**FEATURES, "max_upload_size": max_body_bytes}
+        self._features = {**FEATURES, "max_upload_size": MAX_UPLOAD_BYTES}
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -45,36 +46,36 @@ class InfoRoutes:
         return web.Response(text="RYLA embedded engine: ComfyUI's HTTP API, without the editor.\n")
 
     async def get_object_info(self, request: web.Request) -> web.Response:
-        return web.json_response(
+        return json_answer(
             await asyncio.to_thread(lambda: {name: self._registry.info(name) for name in self._registry})
         )
 
     async def get_node_info(self, request: web.Request) -> web.Response:
         name = request.match_info["node_class"]
         if name not in self._registry:
-            return web.json_response({})
-        return web.json_response({name: await asyncio.to_thread(self._registry.info, name)})
+            return json_answer({})
+        return json_answer({name: await asyncio.to_thread(self._registry.info, name)})
 
     async def get_system_stats(self, request: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(system_stats))
+        return json_answer(await asyncio.to_thread(system_stats))
 
     async def get_features(self, request: web.Request) -> web.Response:
-        return web.json_response(self._features)
+        return json_answer(self._features)
 
     async def get_embeddings(self, request: web.Request) -> web.Response:
         folders = await asyncio.to_thread(self._folders)
         names = [str(PurePosixPath(name).with_suffix("")) for name in folders.list("embeddings")]
-        return web.json_response(names)
+        return json_answer(names)
 
     async def get_models(self, request: web.Request) -> web.Response:
-        return web.json_response(list((await asyncio.to_thread(self._folders)).paths))
+        return json_answer(list((await asyncio.to_thread(self._folders)).paths))
 
     async def get_model_files(self, request: web.Request) -> web.Response:
         folders = await asyncio.to_thread(self._folders)
         folder = request.match_info["folder"]
         if not folders.get(folder):
             raise web.HTTPNotFound
-        return web.json_response(await asyncio.to_thread(folders.list, folder))
+        return json_answer(await asyncio.to_thread(folders.list, folder))
 
 
 def system_stats() -> dict[str, Any]:

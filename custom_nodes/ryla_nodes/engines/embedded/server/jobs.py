@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
+from ..execution.failures import Reporter, shown
 from ..execution.jobs import Job, JobQueue
 from ..execution.registry import Registry
 from ..execution.validation import validate
-from .guard import bad_request, json_object
+from .messages import BODIES, Refused, bad_request, json_answer, json_object
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 _ENDS = {"execution_success": "completed", "execution_error": "failed", "execution_interrupted": "cancelled"}
@@ -23,9 +26,10 @@ SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 class JobRoutes:
     """Submitting jobs, looking at them, cancelling them."""
 
-    def __init__(self, queue: JobQueue, registry: Registry) -> None:
+    def __init__(self, queue: JobQueue, registry: Registry, reporter: Reporter) -> None:
         self._queue = queue
         self._registry = registry
+        self._reporter = reporter
         self._number = 0
 
     def routes(self) -> list[web.RouteDef]:
@@ -54,7 +58,7 @@ class JobRoutes:
         return {"exec_info": {"queue_remaining": self._queue.remaining()}}
 
     async def get_prompt(self, request: web.Request) -> web.Response:
-        return web.json_response(self.status())
+        return json_answer(self.status())
 
     async def post_prompt(self, request: web.Request) -> web.Response:
         body = await json_object(request)
@@ -64,26 +68,31 @@ class JobRoutes:
         prompt_id = _prompt_id(body.get("prompt_id"))
         extra_data = _extra_data(body)
         targets = None if body.get("partial_execution_targets") is None else _ids(body, "partial_execution_targets")
-        verdict = await asyncio.to_thread(validate, body["prompt"], self._registry, targets)
+        verdict = await asyncio.to_thread(validate, body["prompt"], self._registry, self._reporter, targets)
         if verdict.error is not None:
-            return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
-        self._queue.put(Job(number, prompt_id, body["prompt"], extra_data, tuple(verdict.outputs)))
-        return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+            return json_answer({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
+        size = request.app[BODIES].size_of(request)
+        if not self._queue.put(Job(number, prompt_id, body["prompt"], extra_data, tuple(verdict.outputs), size)):
+            raise Refused(429, "queue_full", "Too many jobs wait: the engine takes no more now.")
+        return json_answer({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
     def _take_number(self, body: dict[str, Any]) -> float:
         """The job's place in the queue: the client's, or the next; with ``front`` before all others."""
         if "number" in body:
             try:
-                return float(body["number"])
-            except (TypeError, ValueError):
-                raise bad_request("invalid_prompt", f"number must be a number, not {body['number']!r}") from None
+                number = float(body["number"])
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise bad_request("invalid_prompt", f"number must be a number, not {shown(body['number'])!r}")
+            return number
         number = -self._number if body.get("front") else self._number
         self._number += 1
         return number
 
     async def get_queue(self, request: web.Request) -> web.Response:
         running, waiting = self._queue.snapshot()
-        return web.json_response(
+        return json_answer(
             {"queue_running": [job.as_list() for job in running], "queue_pending": [job.as_list() for job in waiting]}
         )
 
@@ -96,14 +105,14 @@ class JobRoutes:
         return web.Response()
 
     async def get_history(self, request: web.Request) -> web.Response:
-        return web.json_response(
+        return json_answer(
             self._queue.history(_whole_number(request, "max_items", None), _whole_number(request, "offset", -1) or 0)
         )
 
     async def get_history_entry(self, request: web.Request) -> web.Response:
         prompt_id = request.match_info["prompt_id"]
         entry = self._queue.entry(prompt_id)
-        return web.json_response({} if entry is None else {prompt_id: entry})
+        return json_answer({} if entry is None else {prompt_id: entry})
 
     async def post_history(self, request: web.Request) -> web.Response:
         body = await json_object(request)
@@ -115,7 +124,10 @@ class JobRoutes:
 
     async def post_interrupt(self, request: web.Request) -> web.Response:
         body = await json_object(request, optional=True)
-        self._queue.interrupt(body.get("prompt_id") or None)
+        prompt_id = body.get("prompt_id") or None
+        if not isinstance(prompt_id, str | None):
+            raise bad_request("invalid_prompt_id", "prompt_id must be a string.")
+        self._queue.interrupt(prompt_id)
         return web.Response()
 
     async def post_free(self, request: web.Request) -> web.Response:
@@ -125,16 +137,16 @@ class JobRoutes:
         return web.Response()
 
     async def get_jobs(self, request: web.Request) -> web.Response:
-        return web.json_response(list_jobs(self._queue, request.query))
+        return json_answer(list_jobs(self._queue, request.query))
 
     async def get_job(self, request: web.Request) -> web.Response:
         view = job_view(self._queue, request.match_info["job_id"])
         if view is None:
-            return web.json_response({"error": "Job not found"}, status=404)
-        return web.json_response(view)
+            return json_answer({"error": "Job not found"}, status=404)
+        return json_answer(view)
 
     async def cancel_job(self, request: web.Request) -> web.Response:
-        return web.json_response({"cancelled": self._queue.cancel(request.match_info["job_id"])})
+        return json_answer({"cancelled": self._queue.cancel(request.match_info["job_id"])})
 
 
 def _prompt_id(given: Any) -> str:
@@ -162,7 +174,7 @@ def _extra_data(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("client_id") is not None:
         kept["client_id"] = body["client_id"]
     if not isinstance(kept.get("client_id", ""), str):
-        raise bad_request("invalid_prompt", f"client_id must be a string, not {kept['client_id']!r}.")
+        raise bad_request("invalid_prompt", f"client_id must be a string, not {shown(kept['client_id'])!r}.")
     return kept | {"create_time": int(time.time() * 1000)}
 
 
@@ -178,10 +190,9 @@ def _whole_number(request: web.Request, name: str, default: int | None) -> int |
     text = request.query.get(name)
     if text is None:
         return default
-    try:
-        return int(text)
-    except ValueError:
-        raise bad_request("invalid_query", f"{name} must be a whole number, not {text!r}") from None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise bad_request("invalid_query", f"{name} must be a whole number, not {shown(text)!r}")
+    return int(text)
 
 
 def job_view(queue: JobQueue, prompt_id: str) -> dict[str, Any] | None:
@@ -276,7 +287,7 @@ def _statuses(text: str) -> tuple[str, ...]:
     wanted = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     unknown = [status for status in wanted if status not in STATUSES]
     if unknown:
-        message = f"Invalid status value(s): {', '.join(unknown)}. Valid values: {', '.join(STATUSES)}"
+        message = f"Invalid status value(s): {shown(', '.join(unknown))}. Valid values: {', '.join(STATUSES)}"
         raise bad_request("invalid_query", message)
     return wanted or STATUSES
 
@@ -300,6 +311,6 @@ def _descending(order: str) -> bool:
 def _count(query: Mapping[str, str], name: str, least: int) -> int | None:
     if name not in query:
         return None
-    if not query[name].isdecimal() or int(query[name]) < least:
-        raise bad_request("invalid_query", f"{name} must be a whole number from {least} on, not {query[name]!r}")
+    if not re.fullmatch(r"[0-9]{1,9}", query[name]) or int(query[name]) < least:
+        raise bad_request("invalid_query", f"{name} must be a whole number from {least} on, not {shown(query[name])!r}")
     return int(query[name])

@@ -20,17 +20,19 @@ from ...protocol import running_in
 from ..core_nodes import core_classes
 from ..engine import EmbeddedEngine
 from ..execution.executor import Executor
+from ..execution.failures import Reporter
 from ..execution.jobs import MAXIMUM_HISTORY, JobQueue, Worker
 from ..execution.registry import NodeClass, Registry
-from . import guard
+from .connections import Connections
 from .events import Hub
 from .files import FileRoutes
+from .guard import Access, Guard, is_loopback, understood
 from .info import InfoRoutes
 from .jobs import JobRoutes
+from .messages import BODIES, Bodies
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 100 * 1024 * 1024
 STOP_SECONDS = 10.0
 
 
@@ -41,10 +43,11 @@ class EngineServer:
         home: its folder; input, output and temp are made below it, and ``models`` may hold models.
         nodes: the node classes that it knows beside ComfyUI's own.
         port: where it listens; 0 picks a free port.
-        host: the address it listens on. Any but a loopback one needs ``token``, which requests must then bear.
-        token: what ``Authorization: Bearer`` must hold; None lets everybody in.
+        host: the address it listens on. Any but a loopback one needs ``token``.
+        token: what ``Authorization: Bearer`` must hold in every request; None lets this machine's programs in.
         settings: the environment; read anew when None.
         maximum_history: how many ended jobs are remembered.
+        hide_paths: whether answers name this machine's folders by what they are instead of where they are.
     """
 
     def __init__(
@@ -57,8 +60,9 @@ class EngineServer:
         token: str | None = None,
         settings: environment.Settings | None = None,
         maximum_history: int = MAXIMUM_HISTORY,
+        hide_paths: bool = True,
     ) -> None:
-        if token is None and not guard.is_loopback(host):
+        if token is None and not is_loopback(host):
             raise RylaError(
                 "token_required",
                 f"The engine was to listen on {host}, where other machines reach it, without a token.",
@@ -70,14 +74,18 @@ class EngineServer:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
-        self.engine = EmbeddedEngine(home, standalone(settings or environment.load()))
+        settings = settings or environment.load()
+        self._access = Access(host, token, settings.allowed_hosts)
+        self.engine = EmbeddedEngine(home, standalone(settings))
         self.files = self.engine.files
         with running_in(self.engine):
             self.registry = Registry([*core_classes(), *nodes])
+        self._reporter = Reporter(_folder_names(self.engine, settings) if hide_paths else None)
+        self._connections = Connections()
         self.queue = JobQueue(lambda: self._hub.send_status(), maximum_history)
-        self._jobs = JobRoutes(self.queue, self.registry)
-        self._hub = Hub(self._jobs.status)
-        self._executor = Executor(self.registry, self._hub.send, self.engine.unload_models)
+        self._jobs = JobRoutes(self.queue, self.registry, self._reporter)
+        self._hub = Hub(self._jobs.status, self._connections.limit // 2)
+        self._executor = Executor(self.registry, self._hub.send, self.engine.unload_models, self._reporter)
         self._worker = Worker(self.queue, self._executor, self._hub.send, self.engine)
 
     @property
@@ -123,22 +131,24 @@ class EngineServer:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._hub.attach(self._loop)
-        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
-        assert self._socket is not None
-        await web.SockSite(runner, self._socket).start()
+        assert self._socket is not None and runner.server is not None
+        runner.server.request_handler = understood(runner.server.request_handler)
+        accepting = asyncio.create_task(self._connections.serve(self._socket, runner.server))
         self._ready.set()
         await self._stop.wait()
+        accepting.cancel()
+        self._socket.close()
         self._hub.attach(None)
         await self._hub.close()
         await runner.cleanup()
 
     def _app(self) -> web.Application:
-        middlewares = [guard.same_origin, guard.engine_context(self.engine)]
-        if self._token is not None and not guard.is_loopback(self._address[0]):
-            middlewares.insert(0, guard.bearer(self._token))
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
-        info = InfoRoutes(self.registry, self.engine.folders, MAX_BODY_BYTES)
+        guard = Guard(self._access, self.engine, self._reporter, self._connections)
+        app = web.Application(middlewares=[guard.middleware])
+        app[BODIES] = Bodies(self._connections)
+        info = InfoRoutes(self.registry, self.engine.folders)
         both = [
             *self._jobs.routes(),
             *FileRoutes(self.files).routes(),
@@ -149,6 +159,20 @@ class EngineServer:
         app.add_routes([web.route(route.method, f"/api{route.path}", route.handler) for route in both])
         app.add_routes(self._jobs.api_routes())
         return app
+
+
+def _folder_names(engine: EmbeddedEngine, settings: environment.Settings) -> dict[Path, str]:
+    """What answers call the folders of this machine that messages may name."""
+    named = (
+        (engine.home, "$RYLA_HOME"),
+        (settings.volume, "$RYLA_VOLUME"),
+        (settings.comfyui, "$RYLA_COMFYUI"),
+        (Path(__file__).parents[3], "ryla_nodes"),
+    )
+    known = {path: name for path, name in named if path is not None}
+    for name, paths in engine.folders().paths.items():
+        known |= {path: name for path in paths if not any(path.is_relative_to(root) for root in known)}
+    return known
 
 
 def _listen(host: str, port: int) -> socket.socket:
