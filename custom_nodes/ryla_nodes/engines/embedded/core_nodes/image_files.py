@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....files import sha256
-from ....workflows.links import reachable
+from ....workflows.graph import reachable
 from ...schema import io
 from .. import pictures
 from ..engine import embedded_engine

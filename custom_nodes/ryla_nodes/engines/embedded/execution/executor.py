@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import RylaError
-from ....workflows.links import is_link
+from ....workflows.graph import is_link
 from ...schema import io
 from ..inference import device
 from .calls import Blocker, Interrupted, NodeStates, RunningNode, Values, call, collect, running

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....errors import RylaError
-from ....workflows.links import is_link
+from ....workflows.graph import is_link
 from .registry import NodeClass, Registry
 
 Graph = dict[str, Any]

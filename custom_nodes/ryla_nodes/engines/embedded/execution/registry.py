@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....workflows.links import is_link
+from ....workflows.graph import is_link
 from ...schema import io
 from .failures import Problem, Reporter, problem_of, shown
 
