@@ -237,6 +237,63 @@ class TestNode:
         assert kind in raised.value.message and "which ComfyUI applies" in raised.value.message
         assert "--server" in raised.value.hint
 
+    ATTENTION = lora_files.flux_diffusers(256)
+
+    def applied(self, loras: Loras, models: tuple[Any, Any], tensors: lora_files.Tensors, **metadata: str) -> str:
+        """The node's report of a file."""
+        lora_files.write(loras.folder / "told.safetensors", tensors, metadata)
+        return str(LoraLoader.execute(models[0], "told", 1.0, "error", clip=models[1]).result[3])
+
+    def refused(self, loras: Loras, models: tuple[Any, Any], tensors: lora_files.Tensors, **metadata: str) -> RylaError:
+        with pytest.raises(RylaError) as raised:
+            self.applied(loras, models, tensors, **metadata)
+        return raised.value
+
+    @pytest.mark.parametrize("said", ["flux2_klein_4b", "qwen_image", "chroma"])
+    def test_layers_of_several_families_whose_metadata_names_another(
+        self, loras: Loras, models: tuple[Any, Any], said: str
+    ) -> None:
+        """By name another family's; FLUX.1's own of true widths gets as far as the small model's size."""
+        layers = [
+            (f"transformer_blocks.{n}.attn.{to}", 3072, 3072) for n in range(5) for to in ("to_q", "to_k", "to_v")
+        ]
+        metadata = {**lora_files.AI_TOOLKIT, "ss_base_model_version": said}
+        assert self.refused(loras, models, lora_files.peft(layers), **metadata).code == "lora_wrong_family"
+        metadata["ss_base_model_version"] = "flux1"
+        assert self.refused(loras, models, lora_files.peft(layers), **metadata).code == "lora_wrong_size"
+
+    def test_a_scale_that_is_recorded_and_in_no_key_is_reported(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        told = json.dumps({"transformer.r": 2, "transformer.lora_alpha": 1})
+        report = self.applied(loras, models, lora_files.peft(self.ATTENTION, std=0.1), lora_adapter_metadata=told)
+        assert "trained at a scale of 0.5" in report and "not applied" in report
+
+    def test_dora_in_pefts_spelling(self, loras: Loras, models: tuple[Any, Any]) -> None:
+        tensors = lora_files.peft(self.ATTENTION, std=0.1)
+        scales = {
+            f"transformer.{name}.lora_magnitude_vector": np.ones(out, np.float32) for name, out, _ in self.ATTENTION
+        }
+        error = self.refused(loras, models, tensors | scales)
+        assert error.code == "lora_unsupported"
+        assert "dora" in error.message and "lora_magnitude_vector" in error.message
+
+    @pytest.mark.parametrize(
+        ("roles", "name", "advice"),
+        [
+            ((".lora_down", ".lora_up"), "nunchaku", "ComfyUI-nunchaku"),
+            ((".oft_R.weight",), "oft_R", "oft_blocks"),
+            ((".vera_lambda_b", ".vera_lambda_d"), "VeRA", "LoRA"),
+        ],
+    )
+    def test_a_layout_that_nobody_reads_is_named(
+        self, loras: Loras, models: tuple[Any, Any], roles: tuple[str, ...], name: str, advice: str
+    ) -> None:
+        tensors = {
+            f"transformer_blocks.{n}.attn.to_q{role}": np.ones((256, 2), np.float16) for n in range(2) for role in roles
+        }
+        error = self.refused(loras, models, tensors)
+        assert error.code == "lora_matches_nothing"
+        assert name in error.message and advice in error.hint
+
     @pytest.mark.parametrize("rows", [3 * 256 + 64, 3 * 3072])
     def test_a_fused_layer_of_another_size(self, loras: Loras, models: tuple[Any, Any], rows: int) -> None:
         tensors = lora_files.kohya([("double_blocks.0.img_attn.qkv", rows, 256)], std=0.1)
