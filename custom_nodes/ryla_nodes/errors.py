@@ -41,6 +41,8 @@ _CODES = (
         422,
     ),
     ErrorCode("unknown_workflow", "No workflow has this name.", "ryla workflows list", 2, 404),
+    ErrorCode("invalid_usage", "The command line cannot be read.", "ryla --help", 2, 422),
+    ErrorCode("internal_error", "A fault in ryla itself.", "Run it again as ryla --debug ..., and report what it says.", 5, 500),
     # Workflows
     ErrorCode("invalid_workflow", "A workflow's files are malformed or contradict each other.", "Correct the file.", 7, 500),
     ErrorCode("invalid_graph", "The engine would refuse the graph.", "ryla workflows validate NAME", 2, 422),
@@ -172,6 +174,7 @@ _CODES = (
     ErrorCode("latent_mismatch", "A latent was made for another model family.", "Encode it with the model's own VAE.", 2, 422),
     ErrorCode("lora_wrong_size", "The LoRA was made for a larger or smaller model.", "ryla loras inspect ID", 2, 422),
     ErrorCode("lora_unsupported", "This engine cannot apply LoRAs to this model.", "Use a real ComfyUI: --server URL.", 2, 422),
+    ErrorCode("input_changed", "A file was changed while jobs that were planned with it waited.", "Run the same command again.", 7, 409),
     ErrorCode("invalid_batch", "A batch file is malformed.", "Give a .csv with a header line, or a .jsonl.", 2, 422),
     ErrorCode("invalid_manifest", "A results file is not of this batch.", "Give another file with --results.", 2, 422),
     ErrorCode("batch_running", "Another runner is working on this batch.", "Wait for it, or give another file with --results.", 7, 409),

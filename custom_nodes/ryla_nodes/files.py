@@ -68,9 +68,9 @@ def _claim(part: Path, path: Path) -> None:
         part.replace(path)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, exclusive: bool = False) -> None:
     """Write a file in one piece: see ``replacing``."""
-    with replacing(path) as part:
+    with replacing(path, exclusive=exclusive) as part:
         part.write_bytes(content)
 
 

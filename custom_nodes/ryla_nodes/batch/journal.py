@@ -1,7 +1,8 @@
 """``results.jsonl``: what became of each row of a batch, and the memory from which a killed batch goes on.
 
-One JSON object a line, only ever appended, each on the disk before the work goes on. The last line of a row counts.
-Before a prompt is posted its id is written down; so after a crash the engine can be asked what became of it.
+One JSON object a line, only ever appended, each on the disk before the work goes on. Before a prompt is posted its id
+is written down; so after a crash the engine can be asked what became of it. A picture counts as made when a line says
+that this very job made its files and they still have the bytes that they had.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .. import files as disk
+from .. import text
 from ..client.job import Submission
 from ..client.results import Result
 from ..errors import RylaError
-from ..files import flush
+from .fingerprint import Fingerprint
 from .rows import Row
 
 _SUBMITTED = "submitted"
+_SUCCEEDED = "succeeded"
 
 
 class Journal:
@@ -34,6 +38,8 @@ class Journal:
     def __init__(self, path: Path, workflow: str) -> None:
         self.path = path
         self.last: dict[str, dict[str, Any]] = {}
+        self._made: list[dict[str, Any]] = []
+        self._digests: dict[Path, str] = {}
         self._workflow = workflow
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
 
@@ -81,34 +87,78 @@ class Journal:
             with self.path.open("rb+") as file:
                 file.truncate(len(whole) + bool(whole))
         for number, line in enumerate(whole.splitlines(), 1):
-            self._take(number, line)
+            if line.strip():
+                self._take(number, line)
 
     def _take(self, number: int, line: bytes) -> None:
         try:
-            entry = json.loads(line)
-            key, workflow = entry["row"], entry["workflow"]
-        except (ValueError, KeyError, TypeError) as error:
+            entry = json.loads(text.decoded(line))
+            key, workflow, state = entry["row"], entry["workflow"], entry["state"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             message = f"{self.path}, line {number}, is no result of a batch."
             raise RylaError("invalid_manifest", message, path=str(self.path), line=number) from error
         if workflow != self._workflow:
             message = f"{self.path} holds results of {workflow}, not of {self._workflow}."
             raise RylaError("invalid_manifest", message, path=str(self.path), line=number)
+        self._remember(key, state, entry)
+
+    def _remember(self, key: str, state: str, entry: dict[str, Any]) -> None:
         self.last[key] = entry
+        if state == _SUCCEEDED:
+            self._made.append(entry)
 
-    def finished(self, row: Row) -> Path | None:
-        """The first picture of a row that succeeded, while it is there; None when the row has to be run."""
-        entry = self.last.get(row.key)
-        if entry is None or entry["state"] != "succeeded":
-            return None
-        file = self.path.parent / str(entry["files"][0])
-        return file if file.is_file() else None
+    def made(self, fingerprint: Fingerprint, row: Row | None, claimed: Collection[Path]) -> tuple[Path, ...]:
+        """The pictures that this job made, all there and unchanged; empty when it has to be run.
 
-    def submission(self, row: Row) -> Submission | None:
-        """Where a row was posted whose end is not known."""
+        Args:
+            row: look at the lines of this row only; None: at all.
+            claimed: files that are another row's.
+        """
+        for entry in reversed(self._made):
+            if self._of(entry, fingerprint, row):
+                paths = self._paths(entry)
+                if paths and not any(path in claimed for path in paths) and len(self._intact(entry)) == len(paths):
+                    return paths
+        return ()
+
+    def own(self, fingerprint: Fingerprint, row: Row) -> frozenset[Path]:
+        """The unchanged files that this job of this row made, though others of its are gone: it may replace them."""
+        entries = [entry for entry in self._made if self._of(entry, fingerprint, row)]
+        return frozenset(path for entry in entries for path in self._intact(entry))
+
+    def unproved(self, row: Row) -> bool:
+        """Whether the row was made by a version that did not write down of what."""
         entry = self.last.get(row.key)
-        if entry is None or entry["state"] != _SUBMITTED:
+        return entry is not None and entry["state"] == _SUCCEEDED and "job" not in entry
+
+    @staticmethod
+    def _of(entry: Mapping[str, Any], fingerprint: Fingerprint, row: Row | None) -> bool:
+        return (row is None or entry["row"] == row.key) and _fingerprint(entry).same(fingerprint)
+
+    def _paths(self, entry: Mapping[str, Any]) -> tuple[Path, ...]:
+        names = entry.get("files")
+        listed = names if isinstance(names, list) else ()
+        return tuple(Path(os.path.normpath(self.path.parent / str(name))) for name in listed)
+
+    def _intact(self, entry: Mapping[str, Any]) -> list[Path]:
+        digests = entry.get("sha256")
+        pairs = zip(self._paths(entry), digests if isinstance(digests, list) else (), strict=False)
+        return [path for path, digest in pairs if self._digest(path) == digest]
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            try:
+                self._digests[path] = disk.sha256(path)
+            except OSError:
+                self._digests[path] = ""
+        return self._digests[path]
+
+    def submission(self, row: Row, fingerprint: Fingerprint) -> Submission | None:
+        """Where this job of a row was posted, when its end is not known."""
+        entry = self.last.get(row.key)
+        if entry is None or entry["state"] != _SUBMITTED or not _fingerprint(entry).same(fingerprint):
             return None
-        return Submission(str(entry["server"]), str(entry["prompt_id"]))
+        return Submission(str(entry["server"]), str(entry["prompt_id"]), str(entry.get("nonce") or ""))
 
     def seed(self, row: Row) -> int | None:
         """The seed that a row was given at first: it keeps it."""
@@ -118,21 +168,24 @@ class Journal:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def submitted(self, row: Row, submission: Submission, seed: int | None) -> None:
-        """Write down that a row is about to be posted."""
-        self._append(row, _SUBMITTED, {"server": submission.server, "prompt_id": submission.prompt_id, "seed": seed})
+    def submitted(self, row: Row, fingerprint: Fingerprint, submission: Submission, seed: int | None) -> None:
+        """Write down that a job is about to be posted."""
+        where = {"server": submission.server, "prompt_id": submission.prompt_id, "nonce": submission.nonce}
+        self._append(row, _SUBMITTED, {**where, "seed": seed, **_facts(fingerprint)})
 
-    def ended(self, row: Row, result: Result, files: list[Path]) -> None:
-        """Write down how a row ended; its pictures are on the disk already."""
+    def ended(self, row: Row, fingerprint: Fingerprint, result: Result, files: list[Path]) -> None:
+        """Write down how a job ended; its pictures are on the disk already."""
         folder = self.path.parent
         facts: dict[str, Any] = {
             "files": [os.path.relpath(file, folder) for file in files],
+            "sha256": [disk.sha256(file) for file in files],
             "seed": result.seed,
             "server": result.server,
             "prompt_id": result.prompt_id,
             "execution_seconds": result.timings.execution,
             "total_seconds": round(result.timings.total, 3),
             "parameters": dict(result.parameters),
+            **_facts(fingerprint),
         }
         if result.error is not None:
             facts["error"] = result.error.as_dict()
@@ -145,12 +198,21 @@ class Journal:
                  "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}  # fmt: skip
         try:
             with self.path.open("ab") as file:
-                file.write(json.dumps(entry, ensure_ascii=False, default=str).encode() + b"\n")
-            flush(self.path)
+                file.write(text.json_line(entry).encode() + b"\n")
+            disk.flush(self.path)
         except OSError as error:
             raise self._not_writable(error) from error
-        self.last[row.key] = entry
+        self._remember(row.key, state, entry)
 
     def _not_writable(self, error: OSError) -> RylaError:
         message = f"{self.path} cannot be written: {error.strerror}."
         return RylaError("output_not_writable", message, path=str(self.path))
+
+
+def _fingerprint(entry: Mapping[str, Any]) -> Fingerprint:
+    loras = entry.get("loras")
+    return Fingerprint(str(entry.get("job") or ""), loras if isinstance(loras, dict) else {})
+
+
+def _facts(fingerprint: Fingerprint) -> dict[str, Any]:
+    return {"job": fingerprint.job, "loras": dict(fingerprint.loras)}

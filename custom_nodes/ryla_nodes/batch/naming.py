@@ -1,10 +1,12 @@
-"""The names of pictures: from a template such as ``out/{index:04}-{seed}.jpg`` to paths that do not collide. Pure."""
+"""The names of pictures: from a template such as ``out/{index:04}-{seed}.jpg`` to paths that do not collide."""
 
 from __future__ import annotations
 
+import os
 import re
 import string
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import RylaError
@@ -54,20 +56,72 @@ def fill(template: str, values: Mapping[str, object]) -> str:
 
 def distinct(paths: Iterable[Path], taken: Iterable[Path] = ()) -> list[Path]:
     """The same paths, ``-2``, ``-3`` ... added where one was used before or differs in case only."""
-    used = {_key(path) for path in taken}
-    result = []
-    for path in paths:
+    claims = Claims(taken)
+    return [claims.plan(path) for path in paths]
+
+
+class Claims:
+    """Which picture may have which path: each of a batch another one, and none a file that is not of its row.
+
+    Paths that differ in case only count as one. It may be used by several threads.
+
+    Args:
+        taken: what no picture may become, such as the journal and the pictures that are made.
+        overwrite: let pictures replace files that are there.
+    """
+
+    def __init__(self, taken: Iterable[Path] = (), *, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
+        self._used = {_key(path) for path in taken}
+        self._planned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def keep(self, paths: Iterable[Path]) -> None:
+        """No picture may become one of these, either."""
+        self._used.update(map(_key, paths))
+
+    def plan(self, path: Path) -> Path:
+        """``path``, or the next numbered one that no other job of the batch has."""
         candidate, number = path, 1
-        while _key(candidate) in used:
+        while _key(candidate) in self._used:
             number += 1
             candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        used.add(_key(candidate))
-        result.append(candidate)
-    return result
+        self._used.add(_key(candidate))
+        self._planned.add(_key(candidate))
+        return candidate
+
+    def take(self, path: Path, planned: Path) -> bool:
+        """Claim ``path`` for a picture of the job that was planned for ``planned``."""
+        key, mine = _key(path), _key(planned)
+        with self._lock:
+            # A path that was planned without a suffix gets that of its picture.
+            if key != mine and (key in self._used or _key(path.with_suffix("")) in self._planned - {mine}):
+                return False
+            self._used.add(key)
+            return True
+
+
+class Claim:
+    """The names for the pictures of one job: see ``client.results.Names``.
+
+    Args:
+        planned: the job's path in ``claims``.
+        own: files that earlier runs of this very job made.
+    """
+
+    def __init__(self, claims: Claims, planned: Path, own: Collection[Path]) -> None:
+        self._claims, self._planned = claims, planned
+        self._own = {_key(path) for path in own}
+
+    def take(self, path: Path) -> bool:
+        return self._claims.take(path, self._planned)
+
+    def may_replace(self, path: Path) -> bool:
+        return self._claims.overwrite or _key(path) in self._own
 
 
 def _key(path: Path) -> str:
-    return str(path).casefold()
+    return os.path.abspath(path).casefold()  # noqa: PTH100  # resolve() would follow links
 
 
 def _safe(text: str) -> str:

@@ -13,7 +13,9 @@ from ..client.protocol import State
 from ..client.results import Result, save
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt
+from .fingerprint import Fingerprint
 from .journal import Journal
+from .naming import Claim, Claims
 from .rows import Row
 
 _DEPTH = 2
@@ -23,11 +25,19 @@ _NO_ENGINE = ("engine_unreachable", "engine_forbidden", "not_comfyui", "zombie_w
 
 @dataclass(frozen=True)
 class Planned:
-    """A row with its prompt and the path of its picture."""
+    """A row with its prompt and the path of its first picture.
+
+    Attributes:
+        made: its pictures, when an earlier run made them.
+        own: what is left of the pictures of an earlier run.
+    """
 
     row: Row
     prompt: BoundPrompt
     path: Path
+    fingerprint: Fingerprint
+    made: tuple[Path, ...] = ()
+    own: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Summary:
-    """``files``: index of each row that is made -> its first picture. ``failed``: the results of those that are not."""
+    """``files``: index of each row that is made -> its pictures. ``failed``: the results of those that are not."""
 
-    files: dict[int, Path]
+    files: dict[int, tuple[Path, ...]]
     failed: tuple[Result, ...]
 
 
@@ -53,6 +63,7 @@ class Batch:
 
     Args:
         journal: opened; it remembers what was done before.
+        claims: where every path of the plan is claimed.
         timeout: the hard deadline of each job, in seconds.
         wait: how long to wait while no engine can be used, in seconds.
         on_change: called in the event loop.
@@ -62,15 +73,16 @@ class Batch:
         self,
         client: AsyncClient,
         journal: Journal,
+        claims: Claims,
         *,
         timeout: float,
         wait: float,
         on_change: Callable[[Change], None],
     ) -> None:
-        self._client, self._journal = client, journal
+        self._client, self._journal, self._claims = client, journal, claims
         self._timeout, self._wait, self._report = timeout, wait, on_change
         self._stop: RylaError | None = None
-        self._files: dict[int, Path] = {}
+        self._files: dict[int, tuple[Path, ...]] = {}
         self._failed: list[Result] = []
 
     async def run(self, plan: Sequence[Planned]) -> Summary:
@@ -80,16 +92,13 @@ class Batch:
             RylaError: what stops the whole batch: a cancellation, no engine at all, a file that cannot be written.
                 What is made stays made; the same plan goes on from there.
         """
-        waiting = []
         for planned in plan:
-            file = self._journal.finished(planned.row)
-            if file is None:
-                waiting.append(planned)
-            else:
-                self._files[planned.row.index] = file
-                self._report(Change(planned, files=(file,)))
+            if planned.made:
+                self._files[planned.row.index] = planned.made
+                self._report(Change(planned, files=planned.made))
         # Rows that an earlier runner had submitted come first: they may be done.
-        waiting.sort(key=lambda planned: self._journal.submission(planned.row) is None)
+        waiting = [planned for planned in plan if not planned.made]
+        waiting.sort(key=lambda planned: self._journal.submission(planned.row, planned.fingerprint) is None)
         queue = iter(waiting)
         # One more than there are places, so that the next job is ready when a place is.
         await asyncio.gather(*(self._worker(queue) for _ in range(len(self._client.servers) * _DEPTH + 1)))
@@ -111,17 +120,18 @@ class Batch:
         if result.state is State.CANCELLED or _no_engine(result.error):
             # Not written down: the row is as it was, and the next run of the batch finds out what became of it.
             result.required()
-        files = await asyncio.to_thread(save, result.pictures, planned.path) if result.ok else []
-        self._journal.ended(planned.row, result, files)
+        names = Claim(self._claims, planned.path, planned.own)
+        files = await asyncio.to_thread(save, result.pictures, planned.path, names) if result.ok else []
+        self._journal.ended(planned.row, planned.fingerprint, result, files)
         if result.ok:
-            self._files[planned.row.index] = files[0]
+            self._files[planned.row.index] = tuple(files)
         else:
             self._failed.append(result)
         self._report(Change(planned, result=result, files=tuple(files)))
 
     async def _taken_up(self, planned: Planned) -> Result | None:
         """What became of a row that was submitted before; None when no engine of ours has it."""
-        submission = self._journal.submission(planned.row)
+        submission = self._journal.submission(planned.row, planned.fingerprint)
         if submission is None or submission.server not in self._client.servers:
             return None
         job = self._client.attach(
@@ -138,7 +148,9 @@ class Batch:
             wait=self._wait,
             reruns=_RERUNS,
             on_progress=self._progress_of(planned),
-            on_submit=lambda submission: self._journal.submitted(planned.row, submission, planned.prompt.seed),
+            on_submit=lambda submission: self._journal.submitted(
+                planned.row, planned.fingerprint, submission, planned.prompt.seed
+            ),
         )
         return await job.result()
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
+from typer import rich_utils
 
 from ..errors import RylaError
-from . import engine, face, loras, output, workflows
+from . import engine, face, interrupt, loras, output, workflows
 from .comfyui import command as comfyui
 from .doctor import command as doctor
 from .models import command as models
 from .run import command as run
+
+_CTRL_C = 130
+# click's ClickException; newer versions of typer bring a click of their own.
+_Usage: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,14 +45,62 @@ app.add_typer(comfyui.app, name="comfyui")
 
 def main() -> None:
     """Entry point of ``ryla``. Exit status: see ``errors.ErrorCode``."""
+    sys.excepthook = _unexpected
+    with output.printing(sys.argv[1:]):
+        status = _status()
+    if status:
+        sys.exit(status)
+
+
+def _status() -> int:
     try:
-        app()
+        with interrupt.as_ctrl_c():
+            return _ended(app(standalone_mode=False))
     except RylaError as error:
-        if output.debug():
-            raise
-        output.report_error(error)
-        sys.exit(error.entry.exit_status)
+        return _failed(error)
+    except (typer.Abort, KeyboardInterrupt):
+        return _failed(_stopped())
+    except _Usage as error:
+        return _misused(error)
     except BrokenPipeError:
         # The reader of our stdout went away (ryla ... | head): not a failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _ended(status: object) -> int:
+    """The exit status of a command that returned; newer versions of typer return Ctrl-C's."""
+    return _failed(_stopped()) if status == _CTRL_C else int(status) if isinstance(status, int) else 0
+
+
+def _failed(error: RylaError) -> int:
+    if output.debug():
+        raise error
+    output.report_error(error)
+    return error.entry.exit_status
+
+
+def _stopped() -> RylaError:
+    return RylaError("cancelled", "Stopped before it was done.", hint="Run the same command again.")
+
+
+def _misused(error: Any) -> int:
+    """Arguments that the parser refuses: its own frame for people, our object for programs."""
+    if output.json_mode():
+        command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "ryla"
+        output.report_error(RylaError("invalid_usage", error.format_message(), hint=f"{command} --help"))
+    else:
+        rich_utils.rich_format_error(error)
+    return int(error.exit_code)
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last resort: also a fault of our own leaves one object, or one line."""
+    if output.debug() or isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    where = traceback.extract_tb(trace)[-1:]
+    place = f" ({Path(where[0].filename).name}, line {where[0].lineno})" if where else ""
+    failure = RylaError("internal_error", f"A fault in ryla itself: {kind.__name__}: {error}{place}.")
+    output.report_error(failure)
+    sys.exit(failure.entry.exit_status)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO, TextIOWrapper
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
+from .. import text
 from ..errors import RylaError
 
 console = Console(stderr=True, highlight=False)
 
-_mode = {"json": False, "debug": False}
+_mode = {"json": False, "debug": False, "emitted": False}
+_programs: list[TextIO] = []
+"""Where the object goes while stdout is kept free for it."""
 
 
 def _set_json(value: bool) -> bool:
@@ -25,6 +30,33 @@ JsonOption = Annotated[
     bool, typer.Option("--json", callback=_set_json, is_eager=True, help="Print one JSON object on stdout.")
 ]
 """A command's ``--json``, declared as ``json_: output.JsonOption = False`` and asked for by ``json_mode``."""
+
+
+@contextmanager
+def printing(arguments: Sequence[str]) -> Iterator[None]:
+    """Print for a command with these arguments; with ``--json`` among them stdout gets one object and nothing else.
+
+    What is printed there by others, such as the help, becomes the object's ``text`` when the command has no object.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    _mode.update(json="--json" in before, debug=False, emitted=False)
+    if not json_mode():
+        yield
+        return
+    stray = StringIO()
+    _programs.append(sys.stdout)
+    try:
+        with redirect_stdout(stray):
+            yield
+        if not _mode["emitted"]:
+            emit({"text": stray.getvalue()})
+        elif stray.getvalue():
+            sys.stderr.write(stray.getvalue())
+    finally:
+        _programs.pop()
 
 
 def set_debug(value: bool) -> bool:
@@ -44,16 +76,36 @@ def json_mode() -> bool:
 
 def emit(payload: dict[str, Any]) -> None:
     """Print the success object of ``--json``: ``{"ok": true, ...payload}``."""
-    sys.stdout.write(json.dumps({"ok": True, **payload}, ensure_ascii=False, default=str) + "\n")
+    _emit({"ok": True, **payload})
+
+
+def _emit(body: dict[str, Any]) -> None:
+    _mode["emitted"] = True
+    stream = _programs[-1] if _programs else sys.stdout
+    stream.write(text.json_line(body, stream.encoding or "utf-8") + "\n")
+    stream.flush()
+
+
+def write_json(value: Any, indent: int | None = None) -> None:
+    """Print a value itself on stdout, as JSON that its encoding can hold."""
+    sys.stdout.write(text.json_line(value, sys.stdout.encoding or "utf-8", indent=indent) + "\n")
+
+
+def say(line: str) -> None:
+    """Tell people something; nobody is told with ``--json``, nor when the terminal is gone."""
+    if not json_mode():
+        with suppress(OSError):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def report_error(error: RylaError) -> None:
     """One line that says what failed and one with the next command; the JSON object instead with ``--json``."""
-    if json_mode():
-        sys.stdout.write(json.dumps({"ok": False, "error": error.as_dict()}, ensure_ascii=False, default=str) + "\n")
+    if json_mode() and not _mode["emitted"]:
+        _emit({"ok": False, "error": error.as_dict()})
         return
-    console.print(f"[bold red]error[/] [dim]{error.code}[/]  ", end="")
-    console.print(error.message, markup=False, soft_wrap=True)
-    if error.hint:
-        console.print("[bold]next[/]   ", end="")
-        console.print(error.hint, markup=False, soft_wrap=True)
+    with suppress(OSError):
+        console.print(f"[bold red]error[/] [dim]{error.code}[/]  ", end="")
+        console.print(error.message, markup=False, soft_wrap=True)
+        if error.hint:
+            console.print("[bold]next[/]   ", end="")
+            console.print(error.hint, markup=False, soft_wrap=True)

@@ -206,17 +206,24 @@ class EngineApi:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    async def upload(self, path: Path) -> str:
+    async def upload(self, path: Path, sha256: str = "") -> str:
         """Upload a picture under a name made of its content; the name to use in the graph.
 
+        Args:
+            sha256: the digest that the content must have; "" for any.
+
         Raises:
-            RylaError: ``unreadable_file``, ``request_too_large``, ``transfer_failed``.
+            RylaError: ``unreadable_file``, ``input_changed``, ``request_too_large``, ``transfer_failed``.
         """
         try:
             data = path.read_bytes()
         except OSError as error:
             raise RylaError("unreadable_file", f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
-        name = f"{hashlib.sha256(data).hexdigest()[:24]}{path.suffix.lower()}"
+        digest = hashlib.sha256(data).hexdigest()
+        if sha256 not in ("", digest):
+            message = f"{path} was changed after this job had been planned with it."
+            raise RylaError("input_changed", message, path=str(path))
+        name = f"{digest[:24]}{path.suffix.lower()}"
         facts = {"server": self.server, "path": str(path)}
         try:
             response = await self._transport.call(

@@ -26,10 +26,14 @@ _MOST_ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Submission:
-    """Where and as what a prompt is about to be posted: enough to find the job again after a crash."""
+    """Where and as what a prompt is about to be posted: enough to find the job again after a crash.
+
+    ``nonce`` tells this submit from another one under the same id; "" when it is not known.
+    """
 
     server: str
     prompt_id: str
+    nonce: str = ""
 
 
 OnSubmit = Callable[[Submission], None]
@@ -263,11 +267,11 @@ class _Attempt:
         member = self._member
         try:
             for upload in self._prompt.uploads:
-                name = await member.engine.upload(upload.path)
+                name = await member.engine.upload(upload.path, upload.sha256)
                 self._prompt = self._prompt.with_image(upload.node_id, upload.input, name)
             await member.check(self._prompt.graph)
         except RylaError as error:
-            if error.code == "unreadable_file":
+            if error.code in ("unreadable_file", "input_changed"):
                 raise
             return error
         return None

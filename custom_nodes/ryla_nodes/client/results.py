@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
+import itertools
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from .. import files
 from ..errors import RylaError
@@ -236,55 +236,96 @@ def check_target(path: Path) -> None:
         _refuse(path, error)
 
 
-def save(pictures: Sequence[Picture], path: Path) -> list[Path]:
+class Names(Protocol):
+    """Which files pictures may become."""
+
+    def take(self, path: Path) -> bool:
+        """Whether no other picture is going to have this path; it is this one's from now on."""
+
+    def may_replace(self, path: Path) -> bool:
+        """Whether a file that is there already may be replaced."""
+
+
+class AnyName:
+    """Every path is free, and what is there is replaced."""
+
+    def take(self, path: Path) -> bool:
+        return True
+
+    def may_replace(self, path: Path) -> bool:
+        return True
+
+
+def save(pictures: Sequence[Picture], path: Path, names: Names = AnyName()) -> list[Path]:
     """Write the first picture to ``path`` and others beside it as ``name-2.jpg``, ``name-3.jpg`` ...
 
-    A path without a suffix gets the picture's own. One with another format's suffix gets a converted picture (JPEG and
-    WebP at quality 95; PNG loses nothing): a picture that was made is never thrown away for its name.
+    Numbers that ``names`` refuses, or whose file is there and must not be replaced, are passed over.
+
+    A path without the suffix of a format gets the picture's own. One with another format's suffix gets a converted
+    picture that looks the same (JPEG and WebP at quality 95; PNG loses nothing).
 
     Raises:
-        RylaError: as ``check_target``; no half-written file is left.
+        RylaError: as ``check_target``, ``invalid_output_path`` for a picture that the format cannot show; no
+            half-written file is left.
     """
-    targets = [
-        path if index == 0 else path.with_name(f"{path.stem}-{index + 1}{path.suffix}")
-        for index in range(len(pictures))
-    ]
-    return [_save(picture, target) for picture, target in zip(pictures, targets, strict=True)]
+    numbers = itertools.count(1)
+    return [_save(picture, path, numbers, names) for picture in pictures]
+
+
+def _save(picture: Picture, path: Path, numbers: Iterator[int], names: Names) -> Path:
+    data = _encoded(picture, path)
+    while True:
+        target = _numbered(path, next(numbers), picture.format)
+        if not names.take(target):
+            continue
+        try:
+            write(target, data, exclusive=not names.may_replace(target))
+        except FileExistsError:
+            # A runner that was killed may have saved this picture without a note of it.
+            if not _holds(target, data):
+                continue
+        return target
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _numbered(path: Path, number: int, kind: Format) -> Path:
+    known = path.suffix.lower() in SUFFIXES
+    stem, suffix = (path.stem, path.suffix) if known else (path.name, f".{kind.value}")
+    return path.with_name(f"{stem}{'' if number == 1 else f'-{number}'}{suffix}")
 
 
 def converted(picture: Picture, path: Path) -> bool:
     """Whether ``save`` has to change the picture's format for this path."""
-    return bool(path.suffix) and SUFFIXES.get(path.suffix.lower()) is not picture.format
+    return SUFFIXES.get(path.suffix.lower(), picture.format) is not picture.format
 
 
-def _save(picture: Picture, path: Path) -> Path:
-    if not path.suffix:
-        path = path.with_name(f"{path.name}.{picture.format.value}")
-    write(path, _encode(picture.data, SUFFIXES[path.suffix.lower()]) if converted(picture, path) else picture.data)
-    return path
+def _encoded(picture: Picture, path: Path) -> bytes:
+    if not converted(picture, path):
+        return picture.data
+    from .. import pictures
+
+    return pictures.convert(picture.data, SUFFIXES[path.suffix.lower()].name, _QUALITY)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, exclusive: bool = False) -> None:
     """Write a file so that at every moment it is absent, old or whole.
 
     Raises:
+        FileExistsError: with ``exclusive`` when there is a file.
         RylaError: ``invalid_output_path``, ``output_folder_missing``, ``output_not_writable``, ``disk_full``.
     """
     try:
-        files.write_whole(path, data)
+        files.write_whole(path, data, exclusive=exclusive)
     except OSError as error:
+        if exclusive and isinstance(error, FileExistsError):
+            raise
         _refuse(path, error)
-
-
-def _encode(data: bytes, kind: Format) -> bytes:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        plain = image if kind is not Format.JPEG or image.mode in ("RGB", "L") else image.convert("RGB")
-        out = io.BytesIO()
-        plain.save(out, kind.name, quality=_QUALITY)
-        return out.getvalue()
 
 
 def _refuse(path: Path, error: OSError) -> NoReturn:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from ..errors import RylaError, sentence
 from ..similar import nearest
@@ -45,12 +45,17 @@ class Workflow:
         return next((p for p in self.parameters if name == p.name or name in p.aliases), None)
 
 
-class Upload(NamedTuple):
-    """A local picture that ``input`` of node ``node_id`` needs on the engine."""
+@dataclass(frozen=True)
+class Upload:
+    """A local picture that ``input`` of node ``node_id`` needs on the engine.
+
+    ``sha256``: of the bytes that are meant; "" for those that ``path`` has when it is uploaded.
+    """
 
     node_id: str
     input: str
     path: Path
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,9 @@ ResultsOption = Annotated[
     ),
 ]
 SheetOption = Annotated[Path | None, typer.Option(help="A PNG with all pictures of the batch.", show_default=False)]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Let a batch replace files that its rows did not make.")
+]
 StartOption = Annotated[
     Path | None, typer.Option(help="Folder of a ComfyUI to start for this command.", show_default=False)
 ]
@@ -183,6 +186,7 @@ def run(
     batch: BatchOption = None,
     results: ResultsOption = None,
     contact_sheet: SheetOption = None,
+    overwrite: OverwriteOption = False,
     start_comfyui: StartOption = None,
     comfyui_python: PythonOption = None,
     comfyui_args: ArgumentsOption = "",
@@ -201,7 +205,9 @@ def run(
     environment = settings.load()
     loaded = load(workflow, environment)
     _refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))
-    request = Request(loaded, environment, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet)
+    request = Request(
+        loaded, environment, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet, overwrite
+    )
     choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args)
     if request.many:
         from .many import run_many

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ...batch.fingerprint import Fingerprints
 from ...batch.journal import Journal
-from ...batch.naming import distinct
+from ...batch.naming import Claims
 from ...batch.rows import Row, expand, read
 from ...batch.runner import Batch, Change, Planned, Summary
 from ...client import Client
 from ...client.async_client import bound
 from ...client.polling import Progress
-from ...client.results import check_target
+from ...client.results import SUFFIXES, check_target
 from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.workflow import Workflow
@@ -46,20 +46,49 @@ def run_many(request: Request, choice: Choice) -> None:
     given = read(request.batch) if request.batch is not None else []
     rows = expand(workflow.name, given, common, count=request.count, seeds=_seeds(request.seeds))
     journal = Journal(request.results or Path(template).parent / "results.jsonl", workflow.name)
+    sheet = request.contact_sheet
+    claims = Claims([journal.path, *([sheet] if sheet else [])], overwrite=request.overwrite)
     if request.dry_run:
-        _print(_plan(workflow, rows, template, journal, settings))
+        _print(_plan(workflow, rows, template, journal, claims, settings))
         return
-    if request.contact_sheet is not None:
-        check_target(request.contact_sheet)
+    if sheet is not None:
+        check_target(sheet)
     with journal:
-        plan = _plan(workflow, rows, template, journal, settings)
+        plan = _plan(workflow, rows, template, journal, claims, settings)
         for folder in {planned.path.parent for planned in plan}:
             check_target(folder / "picture")
+        warnings = _unproved(plan, journal)
         with client_of(choice, settings) as client:
-            summary = _run(client, journal, plan, request.timeout)
-    if request.contact_sheet is not None:
-        _sheet(summary, plan, request.contact_sheet)
-    _report(summary, plan, journal)
+            summary = _run(client, journal, claims, plan, request.timeout)
+    if sheet is not None:
+        _sheet(summary, plan, sheet)
+    _report(summary, plan, journal, [*warnings, *_renamed(summary, plan)])
+
+
+def _unproved(plan: Sequence[Planned], journal: Journal) -> list[str]:
+    """What to say of pictures of which nobody knows what they were made of."""
+    count = sum(not planned.made and journal.unproved(planned.row) for planned in plan)
+    if not count:
+        return []
+    told = (
+        f"{journal.path} was written by an earlier version that did not say what pictures were made of: "
+        f"{count} of them are made again; the old files stay."
+    )
+    return [told]
+
+
+def _renamed(summary: Summary, plan: Sequence[Planned]) -> list[str]:
+    """What to say of pictures that are not where the template puts them."""
+    made = {planned.row.index: planned for planned in plan if not planned.made}
+    return [
+        f"{_path(made[index].path, files[0])} is another picture: {files[0]} was written (--overwrite replaces it)."
+        for index, files in summary.files.items()
+        if index in made and files[0] != _path(made[index].path, files[0])
+    ]
+
+
+def _path(planned: Path, file: Path) -> Path:
+    return planned if planned.suffix.lower() in SUFFIXES else planned.with_name(planned.name + file.suffix)
 
 
 def _seeds(text: str | None) -> list[int]:
@@ -73,9 +102,10 @@ def _seeds(text: str | None) -> list[int]:
 
 
 def _plan(
-    workflow: Workflow, rows: Sequence[Row], template: str, journal: Journal, settings: Settings
+    workflow: Workflow, rows: Sequence[Row], template: str, journal: Journal, claims: Claims, settings: Settings
 ) -> list[Planned]:
-    """Bind every row. One that was begun before keeps the seed and, when it is made, the file that it had."""
+    """Bind every row. One that was begun before keeps the seed and, when it is made, the files that it had."""
+    fingerprints = Fingerprints(settings)
     bare: list[Planned] = []
     for row in rows:
         values = dict(row.values)
@@ -83,16 +113,36 @@ def _plan(
         if seed is not None:
             values.setdefault("seed", seed)
         try:
-            prompt = bound(workflow, values, settings)
+            prompt = fingerprints.sealed(bound(workflow, values, settings))
         except RylaError as error:
             raise _at(row, error) from error
-        bare.append(Planned(row, prompt, path_of(template, prompt, index=row.index, row=row.source)))
-    made = [file for row in rows if (file := journal.finished(row)) is not None]
-    open_rows = [planned for planned in bare if journal.finished(planned.row) is None]
-    paths = dict(
-        zip((planned.row.key for planned in open_rows), distinct((p.path for p in open_rows), made), strict=True)
-    )
-    return [Planned(p.row, p.prompt, paths.get(p.row.key) or journal.finished(p.row) or p.path) for p in bare]
+        path = path_of(template, prompt, index=row.index, row=row.source)
+        bare.append(Planned(row, prompt, path, fingerprints.of(prompt)))
+    made = _made(bare, journal)
+    claims.keep(path for files in made.values() for path in files)
+    return [_placed(planned, made.get(planned.row.index, ()), journal, claims) for planned in bare]
+
+
+def _made(plan: Sequence[Planned], journal: Journal) -> dict[int, tuple[Path, ...]]:
+    """Index of each row that is made -> its pictures; a row's own come before those of an equal job."""
+    made: dict[int, tuple[Path, ...]] = {}
+    claimed: set[Path] = set()
+    for own in (True, False):
+        for planned in plan:
+            row = planned.row
+            if row.index not in made:
+                files = journal.made(planned.fingerprint, row if own else None, claimed)
+                if files:
+                    made[row.index] = files
+                    claimed.update(files)
+    return made
+
+
+def _placed(planned: Planned, made: tuple[Path, ...], journal: Journal, claims: Claims) -> Planned:
+    if made:
+        return replace(planned, path=made[0], made=made)
+    own = journal.own(planned.fingerprint, planned.row)
+    return replace(planned, path=claims.plan(planned.path), own=own)
 
 
 def _at(row: Row, error: RylaError) -> RylaError:
@@ -102,7 +152,7 @@ def _at(row: Row, error: RylaError) -> RylaError:
     return error
 
 
-def _run(client: Client, journal: Journal, plan: Sequence[Planned], timeout: float) -> Summary:
+def _run(client: Client, journal: Journal, claims: Claims, plan: Sequence[Planned], timeout: float) -> Summary:
     view = _Jobs(len(plan))
     quiet = output.json_mode()
 
@@ -112,7 +162,7 @@ def _run(client: Client, journal: Journal, plan: Sequence[Planned], timeout: flo
             output.console.print(line, markup=False, soft_wrap=True)
 
     with _shown(view, quiet):
-        batch = Batch(client.asynchronous, journal, timeout=timeout, wait=_WAIT, on_change=show)
+        batch = Batch(client.asynchronous, journal, claims, timeout=timeout, wait=_WAIT, on_change=show)
         return client.call(batch.run(plan))
 
 
@@ -120,16 +170,23 @@ def _sheet(summary: Summary, plan: Sequence[Planned], path: Path) -> None:
     from ...batch.contact_sheet import Thumbnail, make
 
     seeds = {planned.row.index: planned.prompt.seed for planned in plan}
-    make([Thumbnail(file, f"{index}  seed {seeds[index]}") for index, file in summary.files.items()], path)
+    make([Thumbnail(files[0], f"{index}  seed {seeds[index]}") for index, files in summary.files.items()], path)
 
 
 def _print(plan: Sequence[Planned]) -> None:
-    for planned in plan:
-        entry = {"index": planned.row.index, "path": str(planned.path), "parameters": planned.prompt.parameters}
-        sys.stdout.write(json.dumps({**entry, "graph": planned.prompt.graph}, ensure_ascii=False, default=str) + "\n")
+    jobs = [
+        {"index": planned.row.index, "path": str(planned.path), "parameters": planned.prompt.parameters,
+         "graph": planned.prompt.graph}
+        for planned in plan
+    ]  # fmt: skip
+    if output.json_mode():
+        output.emit({"dry_run": True, "jobs": jobs})
+        return
+    for job in jobs:
+        output.write_json(job)
 
 
-def _report(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None:
+def _report(summary: Summary, plan: Sequence[Planned], journal: Journal, warnings: Sequence[str]) -> None:
     made, failed = len(summary.files), len(summary.failed)
     if failed:
         first = summary.failed[0].error
@@ -137,10 +194,14 @@ def _report(summary: Summary, plan: Sequence[Planned], journal: Journal) -> None
         message = f"{failed} of {len(plan)} jobs failed; see {journal.path}.{reason}"
         raise RylaError("batch_incomplete", message, made=made, failed=failed, results=str(journal.path))
     if output.json_mode():
-        files = {index: str(file) for index, file in summary.files.items()}
-        output.emit({"made": made, "results": str(journal.path), "files": files})
+        files = {index: str(paths[0]) for index, paths in summary.files.items()}
+        pictures = {index: [str(path) for path in paths] for index, paths in summary.files.items()}
+        facts = {"made": made, "results": str(journal.path), "files": files, "pictures": pictures}
+        output.emit({**facts, "warnings": list(warnings)})
         return
-    output.console.print(f"{made} pictures; see {journal.path}.", markup=False, soft_wrap=True)
+    for warning in warnings:
+        output.say(warning)
+    output.say(f"{sum(map(len, summary.files.values()))} pictures; see {journal.path}.")
 
 
 class _Jobs:

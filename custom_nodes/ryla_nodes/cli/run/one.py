@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from ...client.polling import OnProgress, Phase, Progress
 from ...client.results import check_target, converted
 from ...errors import RylaError
 from ...workflows.graph import Graph
+from ...workflows.workflow import BoundPrompt
 from .. import output
 from .engines import Choice
 from .engines import client as client_of
@@ -38,7 +37,7 @@ def run_one(request: Request, choice: Choice) -> None:
     prompt = bound(workflow, with_format(workflow, request.given, template), settings)
     path = path_of(template, prompt)
     if request.dry_run:
-        sys.stdout.write(json.dumps(prompt.graph, indent=2, ensure_ascii=False) + "\n")
+        _print(prompt)
         return
     check_target(path)
     with client_of(choice, settings) as client:
@@ -47,6 +46,13 @@ def run_one(request: Request, choice: Choice) -> None:
             result = client.wait(job).required()
         files = _save(result, path)
     _report(result, files, prompt.graph)
+
+
+def _print(prompt: BoundPrompt) -> None:
+    if output.json_mode():
+        output.emit({"dry_run": True, "parameters": prompt.parameters, "graph": prompt.graph})
+    else:
+        output.write_json(prompt.graph, indent=2)
 
 
 def _save(result: Result, path: Path) -> list[Path]:

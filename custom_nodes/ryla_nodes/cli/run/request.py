@@ -30,6 +30,7 @@ class Request:
         output: the path or the template of the pictures' paths; None: a name in the current folder.
         count, seeds, batch: how many jobs, and which.
         results: the journal; None: ``results.jsonl`` beside the pictures.
+        overwrite: let a batch replace files that its rows did not make.
     """
 
     workflow: Workflow
@@ -43,6 +44,7 @@ class Request:
     batch: Path | None
     results: Path | None
     contact_sheet: Path | None
+    overwrite: bool = False
 
     @property
     def many(self) -> bool:
