@@ -28,8 +28,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 from ryla_nodes.client import Client, from_graph
+from ryla_nodes.client.address import Address
 from ryla_nodes.client.comfyui_process import ComfyUIProcess
-from ryla_nodes.client.transport import Address
 
 RUNS, LONG_RUNS, PROCESS_RUNS = 60, 8, 8
 WORKFLOW = """

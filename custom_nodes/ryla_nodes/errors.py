@@ -127,10 +127,13 @@ _CODES = (
     ErrorCode("mask_grid", "A mask does not fit the attention layers.", "Remove HyperTile and the like, or the mask.", 2, 422),
     # Running jobs on an engine
     ErrorCode("engine_unreachable", "No engine answers at this address.", "Start ComfyUI, or drop --server to use the embedded engine.", 4, 503),
+    ErrorCode("invalid_proxy", "A proxy variable of the environment cannot be used.", "Correct or unset the variable.", 2, 500),
+    ErrorCode("invalid_certificate", "The certificates that the environment names cannot be read.", "Correct or unset SSL_CERT_FILE.", 7, 500),
     ErrorCode("not_comfyui", "What answers at this address is not a ComfyUI.", "Check the address and the port.", 4, 502),
     ErrorCode("engine_forbidden", "The engine, or a proxy before it, refuses us.", "Put the login into the URL: https://USER:PASSWORD@HOST or https://:TOKEN@HOST.", 4, 502),
     ErrorCode("engine_busy", "The engine takes no more jobs now.", "Try again later, or add a --server.", 4, 503),
     ErrorCode("engine_error", "The engine itself failed.", "Look at the engine's log.", 4, 502),
+    ErrorCode("prompt_id_in_use", "Another job of the engine has this id.", "Give another prompt_id, or attach to that job.", 2, 409),
     ErrorCode("request_too_large", "The engine refuses a request of this size.", "Send a smaller picture, or raise --max-upload-size.", 2, 413),
     ErrorCode("rejected_input", "The engine refuses the graph's inputs.", "ryla workflows validate NAME --server URL", 2, 422),
     ErrorCode("node_failed", "A node raised an error.", "Look at the engine's log.", 5, 502),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 
 import pytest
+from ryla_nodes.client.address import Address
 from ryla_nodes.client.api import EngineProbe
-from ryla_nodes.client.transport import Address, CallFailed
+from ryla_nodes.client.transport import CallFailed
 from ryla_nodes.errors import RylaError
 from unit.fake_engine import FakeEngine
 

@@ -147,7 +147,7 @@ def faulty(engine: Engine, action: Ask, fault: str, now: float) -> Answer:
     if action is Ask.SUBMIT:
         return NotSent("refused") if fault == "refused" else Unclear("no answer")
     if action in (Ask.QUEUE, Ask.HISTORY):
-        return LookFailed("no answer", refused=fault == "refused")
+        return LookFailed("no answer", absent=fault == "refused")
     return LogAnswer(False) if action is Ask.LOG else CancelAnswer.FAILED
 
 
@@ -279,7 +279,7 @@ def test_nonsense_in_any_order_gives_one_outcome_and_no_blind_submit(data: st.Da
     answers: list[Any] = [
         Unclear("x"), NotSent("x"), QueueView((), ()), QueueView((PROMPT_ID,), ()),
         QueueView(("other",), (PROMPT_ID,)), HistoryAnswer(None), LookFailed("x"),
-        LookFailed("x", refused=True), LogAnswer(False), *CancelAnswer,
+        LookFailed("x", absent=True), LogAnswer(False), *CancelAnswer,
         *noise(Engine(0, 0, "", False, None, False), 0.0),
     ]  # fmt: skip
     first: Outcome | None = None

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from ryla_nodes.client import Client, from_graph
-from ryla_nodes.client import websocket as wakeups
+from ryla_nodes.client.address import Address
+from ryla_nodes.client.network import Route
 from ryla_nodes.client.protocol import Connection, Event, Signal
-from ryla_nodes.client.transport import Address
 from ryla_nodes.client.websocket import Wakeups
 from unit.fake_engine import FakeEngine, graph
 from unit.test_client_faults import FAST, _until
@@ -104,7 +104,7 @@ def _heard(url: str, seconds: float) -> list[Signal]:
     signals: list[Signal] = []
 
     async def listen() -> None:
-        socket = Wakeups(Address.parse(url), "id", FAST)
+        socket = Wakeups(Address.parse(url), Route.to(Address.parse(url)), "id", FAST)
         socket.deliver_to(signals.append)
         await socket.tried(seconds)
         end = time.monotonic() + seconds
@@ -135,14 +135,12 @@ def certificate(tmp_path: Path) -> Path:
 def test_a_certificate_is_checked_as_for_http_calls(
     certificate: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wakeups._tls.cache_clear()
     if trusted:
-        monkeypatch.setattr("httpx.create_ssl_context", lambda: ssl.create_default_context(cafile=certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     with _server(_talking, tls) as port:
         signals = _heard(f"https://localhost:{port}", 5.0 if trusted else 0.3)
-    wakeups._tls.cache_clear()
     assert signals == ([Connection(True), Event("p", node="7")] if trusted else [])
     assert _threads() == 0
 

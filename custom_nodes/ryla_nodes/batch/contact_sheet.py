@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..client.results import SUFFIXES, Format, write
+from ..errors import RylaError
+from ..pictures import rgb
 from ..sheet import Sheet, Style
 
 _LARGEST = 400
@@ -62,8 +64,8 @@ def _small(file: Path, size: int) -> Image.Image | None:
     try:
         with Image.open(file) as image:
             image.draft("RGB", (size, size))
-            small: Image.Image = image.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+            small = rgb(image)
+    except (OSError, SyntaxError, ValueError, RylaError, UnidentifiedImageError):
         return None
     small.thumbnail((size, size))
     return small

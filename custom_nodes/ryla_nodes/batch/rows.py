@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
+import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from .. import text
 from ..errors import RylaError
+
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_SEPARATORS = (",", ";", "\t")
+_SEPARATOR = re.compile(r'"?sep=(.)"?')
 
 
 @dataclass(frozen=True)
@@ -35,55 +41,104 @@ class Row:
 def read(path: Path) -> list[dict[str, object]]:
     """Read a ``.csv`` (first line: parameter names; an empty cell: not given) or ``.jsonl`` (an object a line).
 
+    As spreadsheets write them, too: UTF-16, ``;`` or tabs between the cells, ``sep=;`` in the first line.
+
     Raises:
         RylaError: ``unreadable_file``, ``invalid_batch`` with the line.
     """
+    kind = path.suffix.lower()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = text.read(path)
     except UnicodeDecodeError as error:
-        raise RylaError("invalid_batch", f"{path} is not UTF-8 text.", path=str(path)) from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        hint = "Save it as UTF-8; in Excel as: CSV UTF-8."
+        raise RylaError("invalid_batch", f"{path}, line {line}: it is not UTF-8 text.", hint=hint, line=line) from error
     except OSError as error:
         raise RylaError("unreadable_file", f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".jsonl", ".ndjson"):
+    if kind not in (".csv", ".tsv", ".jsonl", ".ndjson"):
         raise RylaError("invalid_batch", f"{path} is neither .csv nor .jsonl.", path=str(path))
-    rows = _csv(path, text) if kind == ".csv" else _jsonl(path, text)
+    rows = _csv(path, content) if kind in (".csv", ".tsv") else _jsonl(path, content)
     if not rows:
         raise RylaError("invalid_batch", f"{path} has no rows.", path=str(path))
     return rows
 
 
-def _csv(path: Path, text: str) -> list[dict[str, object]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path, content: str) -> list[dict[str, object]]:
+    lines = iter(_LINES.findall(content))
+    first, head = 0, ""
+    separator = ""
+    for first, head in enumerate(lines, 1):  # noqa: B007
+        told = _SEPARATOR.fullmatch(head.strip("\r\n"))
+        if told is not None and not separator:
+            separator = told[1]
+        elif head.strip():
+            break
+    else:
+        raise RylaError("invalid_batch", f"{path} has no rows: not even a line of names.", path=str(path))
+    separator = separator or max(_SEPARATORS, key=head.count)
+    reader = csv.reader(itertools.chain([head], lines), delimiter=separator, strict=True)
+    names: list[str] = []
     rows: list[dict[str, object]] = []
+    before = 0
     try:
-        names = [name.strip() for name in reader.fieldnames or ()]
-        if len(set(names)) != len(names) or not all(names):
-            raise RylaError("invalid_batch", f"{path}: the first line has an empty or repeated column name.")
-        reader.fieldnames = names
-        for row in reader:
-            if None in row or None in row.values():
-                raise _line(path, reader.line_num, f"it does not have the {len(names)} cells of the first line")
-            if any(row.values()):
-                rows.append({name: cell for name, cell in row.items() if cell != ""})
+        for cells in reader:
+            line, before = first + before, reader.line_num
+            if not names:
+                names = _names(path, line, cells)
+            elif any(cells):
+                rows.append(_cells(path, line, names, cells))
     except csv.Error as error:
-        raise _line(path, reader.line_num, str(error)) from error
+        raise _line(path, first + before, str(error)) from error
     return rows
 
 
-def _jsonl(path: Path, text: str) -> list[dict[str, object]]:
+def _names(path: Path, line: int, cells: list[str]) -> list[str]:
+    """The column names; empty ones at the end are cells that a spreadsheet thinks were used."""
+    names = [name.strip() for name in cells]
+    while names and not names[-1]:
+        names.pop()
+    if not names or len(set(names)) != len(names) or not all(names):
+        raise _line(path, line, "there is an empty or repeated column name")
+    return names
+
+
+def _cells(path: Path, line: int, names: list[str], cells: list[str]) -> dict[str, object]:
+    if len(cells) < len(names) or any(cells[len(names) :]):
+        raise _line(path, line, f"it does not have the {len(names)} cells of the line of names")
+    return {name: cell for name, cell in zip(names, cells, strict=False) if cell != ""}
+
+
+def _jsonl(path: Path, content: str) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # JSON texts may hold what str.splitlines takes for the end of a line.
+    for number, line in enumerate(_LINES.findall(content), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_number, object_pairs_hook=_object)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise _line(path, number, "it has half of a character (a lone surrogate)") from error
+        except RecursionError as error:
+            raise _line(path, number, "it is nested too deep") from error
         except ValueError as error:
             raise _line(path, number, f"it is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise _line(path, number, "it is not an object")
         rows.append({name: value for name, value in row.items() if value is not None})
     return rows
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number there")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f'"{twice}" is given twice')
+    return found
 
 
 def _line(path: Path, number: int, why: str) -> RylaError:
@@ -135,5 +190,6 @@ def _copies(values: dict[str, object], count: int, seeds: Sequence[int]) -> Iter
 
 
 def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    line = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    # A stray byte of the command line is refused where its parameter is known.
+    return hashlib.sha256(line.encode(errors="surrogatepass")).hexdigest()[:16]

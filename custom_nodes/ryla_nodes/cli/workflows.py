@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import settings
+from .. import settings, text
 from ..errors import RylaError
 from ..workflows.graph import read_graph
 from ..workflows.library import available, load
@@ -165,8 +165,8 @@ def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
 
 def _saved(path: Path) -> Mapping[str, Any]:
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        saved = json.loads(text.read(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise RylaError("invalid_object_info", f"{path} cannot be read as JSON: {error}.", path=str(path)) from error
     if not isinstance(saved, dict) or not all(isinstance(info, dict) and "input" in info for info in saved.values()):
         raise RylaError("invalid_object_info", f"{path} is not an /object_info of ComfyUI.", path=str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import httpx
 
 from ..errors import RylaError
 from . import failures
+from .address import Address
 from .failures import Subject
 from .limits import Limits
 from .protocol import (
+    NONCE,
     Accepted,
     CancelAnswer,
     HistoryAnswer,
+    HistoryEntry,
     LogAnswer,
     LookFailed,
     Malformed,
@@ -31,9 +35,10 @@ from .protocol import (
     parse_history,
     parse_queue,
 )
-from .transport import Address, CallFailed, Transport, decoded
+from .transport import CallFailed, Transport, decoded
 
 _UPLOADS = "ryla"
+_PAUSE = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class EngineApi:
         self.address = address
         self.limits = limits
         self._transport = Transport(address, limits)
+        self.route = self._transport.route
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Close its connections."""
@@ -61,16 +67,24 @@ class EngineApi:
     # --- who is there -------------------------------------------------------------------------------------------------
 
     async def info(self) -> EngineInfo:
-        """Ask who listens there.
+        """Ask who listens there. An engine that does not tell, but has a queue, is one all the same.
 
         Raises:
             RylaError: ``engine_unreachable``, ``engine_forbidden``, ``engine_error`` or ``not_comfyui``.
         """
         try:
             response = await self._transport.call("GET", "/system_stats")
+            if response.status_code >= 500:
+                # A proxy's hiccup.
+                await asyncio.sleep(_PAUSE)
+                response = await self._transport.call("GET", "/system_stats")
+            return _info(self.server, response, str(self.route))
         except CallFailed as error:
             raise failures.unreachable(self.server, str(error)) from error
-        return _info(self.server, response)
+        except RylaError as error:
+            if error.code == "engine_forbidden" or isinstance(await self.queue(), LookFailed):
+                raise
+            return EngineInfo(self.server, "?", "?")
 
     async def queue_length(self) -> int:
         """How many jobs run or wait.
@@ -78,23 +92,31 @@ class EngineApi:
         Raises:
             RylaError: ``engine_error``.
         """
-        (body,) = await self._answers("how long its queue is", "/prompt")
-        try:
-            return int(body["exec_info"]["queue_remaining"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{self.server} did not say how long its queue is: it gave no number."
-            raise RylaError("engine_error", message, server=self.server) from error
+        with suppress(CallFailed, KeyError, TypeError, ValueError):
+            return int((await self._transport.read("/prompt"))["exec_info"]["queue_remaining"])
+        view = await self.queue()
+        if isinstance(view, LookFailed):
+            message = f"{self.server} did not say how long its queue is: {view.why}."
+            raise RylaError("engine_error", message, server=self.server)
+        return len(view.running) + len(view.pending)
 
     async def object_info(self, classes: Iterable[str] | None = None) -> dict[str, Any]:
         """``/object_info`` of these node classes, or of all; those that the engine lacks are left out.
 
+        An engine that tells of all its classes at once only is asked for all.
+
         Raises:
             RylaError: ``engine_error``.
         """
-        names = [""] if classes is None else [f"/{quote(name, safe='')}" for name in sorted(set(classes))]
         limit = max(self.limits.answer, self.limits.submit)
-        bodies = await self._answers("which nodes it has", *(f"/object_info{name}" for name in names), limit=limit)
-        return {name: info for body in bodies if isinstance(body, dict) for name, info in body.items()}
+        found: dict[str, Any] = {}
+        if classes is not None:
+            paths = [f"/object_info/{quote(name, safe='')}" for name in sorted(set(classes))]
+            with suppress(CallFailed):
+                found = _classes(await self._transport.read_all(paths, limit=limit))
+        if not found:
+            found = _classes(await self._answers("which nodes it has", "/object_info", limit=limit))
+        return found if classes is None else {name: found[name] for name in set(classes) & found.keys()}
 
     async def models(self, folder: str) -> list[str]:
         """The names of the files in a model folder such as ``loras``, separated by "/".
@@ -124,7 +146,8 @@ class EngineApi:
 
     async def submit(self, subject: Subject) -> SubmitAnswer:
         """POST the prompt under its own id, once."""
-        body = {"prompt": subject.graph, "prompt_id": subject.prompt_id, "client_id": subject.prompt_id}
+        body = {"prompt": subject.graph, "prompt_id": subject.prompt_id, "client_id": subject.prompt_id,
+                "extra_data": {NONCE: subject.nonce}}  # fmt: skip
         try:
             response = await self._transport.post("/prompt", body, limit=self.limits.submit)
         except CallFailed as error:
@@ -170,6 +193,22 @@ class EngineApi:
             return HistoryAnswer(parse_history(body, prompt_id))
         except (CallFailed, Malformed) as error:
             return _look_failed(error)
+
+    async def earlier(self, prompt_id: str) -> HistoryEntry | None:
+        """The record of a job that had this id before; None without one.
+
+        Raises:
+            RylaError: ``prompt_id_in_use`` while a job with this id waits or runs, ``engine_error``.
+        """
+        view, answer = await self.queue(), await self.history(prompt_id)
+        for look in (view, answer):
+            if isinstance(look, LookFailed):
+                message = f"{self.server} did not say whether it knows the job {prompt_id}: {look.why}."
+                raise RylaError("engine_error", message, server=self.server)
+        if isinstance(view, QueueView) and view.count(prompt_id):
+            message = f"{self.server} has a job with the id {prompt_id} already, in its queue."
+            raise RylaError("prompt_id_in_use", message, server=self.server, prompt_id=prompt_id)
+        return answer.entry if isinstance(answer, HistoryAnswer) else None
 
     async def cancel(self, prompt_id: str) -> CancelAnswer:
         """The atomic cancel of ComfyUI 0.26 and later; UNSUPPORTED before."""
@@ -259,7 +298,7 @@ class EngineApi:
         if response.status_code == 404:
             return None
         if response.status_code != 200:
-            raise CallFailed(f"HTTP {response.status_code}", sent=True)
+            raise self._transport.failed(response)
         return response.content
 
 
@@ -302,13 +341,19 @@ class EngineProbe:
         return self._loop.run_until_complete(self._engine.read(path))
 
 
-def _info(server: str, response: httpx.Response) -> EngineInfo:
+def _classes(bodies: Iterable[Any]) -> dict[str, Any]:
+    """The node classes of answers, those left out that do not say what they take."""
+    entries = [entry for body in bodies if isinstance(body, dict) for entry in body.items()]
+    return {name: info for name, info in entries if isinstance(info, dict) and isinstance(info.get("input"), dict)}
+
+
+def _info(server: str, response: httpx.Response, way: str) -> EngineInfo:
     status = response.status_code
     if status in (401, 403, 407):
-        message = f"{server} refuses us (HTTP {status}): it, or a proxy before it, wants a login."
+        message = f"{server} refuses us (HTTP {status}{way}): it, or a proxy before it, wants a login."
         raise RylaError("engine_forbidden", message, server=server, status=status)
     if status >= 500:
-        message = f"{server} answers with HTTP {status} where a ComfyUI tells about itself."
+        message = f"{server} answers{way} with HTTP {status} where a ComfyUI tells about itself."
         raise RylaError("engine_error", message, server=server, status=status)
     try:
         body = decoded(response) if status == 200 else None
@@ -319,11 +364,11 @@ def _info(server: str, response: httpx.Response) -> EngineInfo:
     if not isinstance(system, dict) or not isinstance(devices, list):
         target = response.headers.get("Location")
         elsewhere = f": it redirects to {target}." if target else "."
-        message = f"What answers at {server} is not a ComfyUI{elsewhere}"
+        message = f"What answers at {server}{way} is not a ComfyUI{elsewhere}"
         raise RylaError("not_comfyui", message, server=server, status=status)
     first = devices[0] if devices and isinstance(devices[0], dict) else {}
     return EngineInfo(server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
 
 
 def _look_failed(error: Exception) -> LookFailed:
-    return LookFailed(str(error), refused=isinstance(error, CallFailed) and error.refused)
+    return LookFailed(str(error), absent=isinstance(error, CallFailed) and error.absent)

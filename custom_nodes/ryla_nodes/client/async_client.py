@@ -11,7 +11,7 @@ from types import TracebackType
 from .. import settings as environment
 from ..errors import RylaError
 from ..settings import Settings
-from ..workflows.graph import Graph
+from ..workflows.graph import Graph, checked, title_of
 from ..workflows.library import load
 from ..workflows.workflow import BoundPrompt, Output, Workflow, bind
 from .api import EngineInfo
@@ -23,6 +23,7 @@ from .results import Result
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 DEFAULT_TIMEOUT = 1800.0
+_OUTPUTS = "Name the ids of the nodes that save pictures, such as ['9']."
 _DEPTH = 2
 _AHEAD = 4
 
@@ -40,8 +41,20 @@ class EngineStatus:
 
 
 def from_graph(graph: Graph, outputs: Sequence[str], *, name: str = "graph") -> BoundPrompt:
-    """A prompt of any graph in API format; ``outputs`` are the ids of the nodes whose pictures are wanted."""
-    declared = tuple(Output(str(graph[key].get("_meta", {}).get("title", key)), key, "image") for key in outputs)
+    """A prompt of any graph in API format; ``outputs`` are the ids of the nodes whose pictures are wanted.
+
+    Raises:
+        RylaError: ``invalid_graph`` for what is no graph in API format, what JSON cannot say, and ids that it lacks.
+    """
+    checked(graph)
+    ids = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not ids:
+        raise RylaError("invalid_graph", "No output is named: no picture could come of it.", hint=_OUTPUTS)
+    absent = [key for key in ids if key not in graph]
+    if absent:
+        message = f"The graph has no node {absent[0]!r}, which is named as an output; it has {', '.join(graph)}."
+        raise RylaError("invalid_graph", message, hint=_OUTPUTS)
+    declared = tuple(Output(title_of(graph[key]) or key, key, "image") for key in ids)
     return BoundPrompt(name, graph, {}, None, (), declared, frozenset({f"workflow:{name}"}))
 
 
@@ -134,7 +147,7 @@ class AsyncClient:
 
         Args:
             on_submit: called with where and as what, right before each POST: for a journal that survives a crash.
-            prompt_id: a lowercase UUID to use for the first attempt.
+            prompt_id: a lowercase UUID to use for the first attempt; refused while another job of the engine has it.
 
         Raises:
             RylaError: any failure before the engine had it.
@@ -208,6 +221,12 @@ class AsyncClient:
         """Stop every job of this client."""
         for job in tuple(self.jobs):
             job.cancel()
+
+    async def stop_all(self) -> None:
+        """Stop every job of this client and wait for that."""
+        jobs = tuple(self.jobs)
+        self.cancel_all()
+        await asyncio.gather(*(job.result() for job in jobs))
 
     def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
         """See ``bound``."""

@@ -21,6 +21,17 @@ from .limits import Limits
 
 _TAIL = 15
 _STOP_SECONDS = 10.0
+# Lives in a session of its own until its stdin ends, and then kills the group: so a ComfyUI outlives nobody's kill -9.
+_WATCHDOG = """
+import os, signal, sys, time
+if not sys.stdin.read():
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(int(sys.argv[1]), number)
+        except OSError:
+            break
+        time.sleep(2)
+"""
 
 
 class ComfyUIProcess:
@@ -52,6 +63,7 @@ class ComfyUIProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=200)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self.url = ""
 
     def __enter__(self) -> ComfyUIProcess:
@@ -87,9 +99,10 @@ class ComfyUIProcess:
         except OSError as error:
             message = f"{self._python} cannot be started: {error.strerror}."
             raise RylaError("comfyui_start_failed", message, path=str(self._python)) from error
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         try:
+            self._watch(self._process.pid)
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
             self._wait_until_ready()
         except BaseException:
             self.stop()
@@ -97,16 +110,34 @@ class ComfyUIProcess:
         self._on_line = None
         return self
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Stop it, with whatever it started; safe to call twice. ``at_once`` gives it no time to clean up."""
+    def _watch(self, pid: int) -> None:
+        if sys.platform == "win32":
+            return
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _unwatch(self) -> None:
+        if self._watchdog is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                self._watchdog.communicate(b"stopped", _STOP_SECONDS)
+            self._watchdog = None
+
+    def stop(self, *, grace: float = _STOP_SECONDS) -> None:
+        """Stop it, with whatever it started; safe to call twice. ``grace``: the seconds it has to clean up."""
         process = self._process
         if process is None:
             return
-        for kill in (True,) if at_once else (False, True):
-            if process.poll() is None:
+        for kill, seconds in ((False, grace), (True, _STOP_SECONDS)):
+            if process.poll() is None and seconds:
                 self._signal(process, kill)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_SECONDS)
+                    process.wait(seconds)
+        self._unwatch()
         if self._reader is not None:
             self._reader.join(_STOP_SECONDS)
 

@@ -29,12 +29,18 @@ _WORKER_FRAMES = re.compile(
 
 @dataclass(frozen=True)
 class Subject:
-    """The job that a failure is about: what the messages name."""
+    """The job that a failure is about: what the messages name.
+
+    Attributes:
+        nonce: what the engine keeps beside the graph, to tell this submit from others under the same id; "" when an
+            earlier process submitted it and did not say.
+    """
 
     prompt_id: str
     server: str
     graph: Graph
     outputs: tuple[Output, ...]
+    nonce: str = ""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -292,7 +298,7 @@ def lost(subject: Subject, *, restarted: bool) -> RylaError:
 
 
 def gone(subject: Subject, why: str, seconds: float) -> RylaError:
-    """Nobody has listened at the engine's address for long."""
+    """No engine has answered at the address for long."""
     message = f"{subject.server} went away with this job and has not come back for {seconds:.0f} s: {why}."
     return RylaError("server_gone", message, **subject.facts)
 

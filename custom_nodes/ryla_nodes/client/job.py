@@ -166,11 +166,13 @@ class Job:
         attach, self._attach = self._attach, None
         self._attempts += 1
         self.server = member.engine.server
-        if attach is None and not (self._attempts == 1 and self._options.prompt_id):
+        given = attach is None and self._attempts == 1 and bool(self._options.prompt_id)
+        if attach is None and not given:
             self.prompt_id = str(uuid.uuid4())
-        accepted = self._accepted.set
-        self._attempt = _Attempt(member, self._to_run, self.prompt_id, self._guard, self._options, accepted)
-        return await self._attempt.run(attach=attach is not None)
+        nonce = attach.nonce if attach is not None else uuid.uuid4().hex
+        submission = Submission(self.server, self.prompt_id, nonce)
+        self._attempt = _Attempt(member, self._to_run, submission, self._guard, self._options, self._accepted.set)
+        return await self._attempt.run(attach=attach is not None, given=given)
 
     async def _retry(self, error: RylaError, member: Member) -> bool:
         """Prepare a second attempt on the same engine; False when it makes no sense."""
@@ -227,7 +229,7 @@ class _Attempt:
         self,
         member: Member,
         prompt: BoundPrompt,
-        prompt_id: str,
+        submission: Submission,
         guard: Guard,
         options: Options,
         on_accepted: Callable[[], None],
@@ -235,50 +237,60 @@ class _Attempt:
         self.pictures: tuple[Picture, ...] = ()
         self.queued = 0.0
         self._member, self._prompt, self._guard = member, prompt, guard
-        self._submission = Submission(member.engine.server, prompt_id)
+        self._submission = submission
+        self._earlier: HistoryEntry | None = None
+        self._warning = ""
         self._on_submit, self._on_accepted = options.on_submit, on_accepted
-        self._tracker = Tracker(prompt.graph, member.engine.server, prompt_id, options.on_progress)
+        self._tracker = Tracker(prompt.graph, submission.server, submission.prompt_id, options.on_progress)
 
-    async def run(self, *, attach: bool) -> Outcome:
-        """Run to the outcome; with ``attach`` the prompt was posted by an earlier process.
+    async def run(self, *, attach: bool, given: bool) -> Outcome:
+        """Run to the outcome.
+
+        Args:
+            attach: the prompt was posted by an earlier process.
+            given: the id is the caller's own, so the engine may know it from another job.
 
         Raises:
             RylaError: ``cancelled`` or ``timed_out`` before or after the engine had the job; ``unreadable_file``.
         """
         # The client id is the prompt's, so that a later process that takes the job up hears its events.
         engine = self._member.engine
-        wakeups = Wakeups(engine.address, self._submission.prompt_id, engine.limits)
+        wakeups = Wakeups(engine.address, engine.route, self._submission.prompt_id, engine.limits)
         try:
             if not attach:
                 ready = wakeups.tried(engine.limits.socket)
-                _, refusal = await asyncio.gather(ready, self._guard.run(self._prepare()))
+                _, refusal = await asyncio.gather(ready, self._guard.run(self._prepare(given)))
                 if refusal is not None:
                     return Outcome(State.FAILED, refusal, never_started=True)
             outcome = await self._drive(wakeups, attach)
         finally:
             wakeups.stop()
             self._member.later(wakeups.closed())
+        if self._warning:
+            outcome = replace(outcome, warnings=(self._warning, *outcome.warnings))
         if outcome.state is State.SUCCEEDED and outcome.entry is not None:
             return await self._download(outcome, outcome.entry)
         return outcome
 
-    async def _prepare(self) -> RylaError | None:
+    async def _prepare(self, given: bool) -> RylaError | None:
         """Upload the pictures and check the graph against the engine: its refusal, or None."""
         member = self._member
         try:
+            if given:
+                self._earlier = await member.engine.earlier(self._submission.prompt_id)
             for upload in self._prompt.uploads:
                 name = await member.engine.upload(upload.path, upload.sha256)
                 self._prompt = self._prompt.with_image(upload.node_id, upload.input, name)
-            await member.check(self._prompt.graph)
+            self._warning = await member.check(self._prompt.graph)
         except RylaError as error:
-            if error.code in ("unreadable_file", "input_changed"):
+            if error.code in ("unreadable_file", "input_changed", "prompt_id_in_use"):
                 raise
             return error
         return None
 
     def _subject(self) -> Subject:
         where = self._submission
-        return Subject(where.prompt_id, where.server, self._prompt.graph, self._prompt.outputs)
+        return Subject(where.prompt_id, where.server, self._prompt.graph, self._prompt.outputs, where.nonce)
 
     async def _drive(self, wakeups: Wakeups, attach: bool) -> Outcome:
         engine, subject = self._member.engine, self._subject()
@@ -289,6 +301,7 @@ class _Attempt:
             limits=engine.limits,
             expected=self._member.seconds.get(self._prompt.workflow),
             attach=attach,
+            earlier=self._earlier,
         )
         driver = Driver(
             machine,

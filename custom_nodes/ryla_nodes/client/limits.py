@@ -12,6 +12,7 @@ _RUSH = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 _NEAR = 0.12
 _SLOWEST = 1.0
 _REPEAT = 1.0
+_HANGING = 5.0
 _LOOKS = (0.03, 0.07, 0.15, 0.25)
 
 
@@ -21,7 +22,9 @@ class Limits:
 
     Attributes:
         patience: how long to try to reach an engine that refuses connections, before anything was sent.
-        gone_after: how long nobody may listen at the address of an accepted job before it counts as lost.
+        gone_after: how long no engine may be at the address of an accepted job before it counts as lost: nobody
+            listens, the name is unknown, or a proxy says that there is nothing behind it.
+        silent_after: the same for an engine that listens and answers nothing that can be used.
         miss_span: two looks that miss an accepted job must be this far apart before it counts as lost.
         resolve_span: the same after a submit without an answer, before the prompt is posted again.
         submits: how often one prompt is posted at most.
@@ -37,6 +40,7 @@ class Limits:
 
     patience: float = 5.0
     gone_after: float = 30.0
+    silent_after: float = 300.0
     miss_span: float = 0.5
     resolve_span: float = 2.0
     submits: int = 4
@@ -161,22 +165,41 @@ class QueueWatch:
 
 
 class Outage:
-    """For how long, without a break, nobody has listened at the engine's address."""
+    """For how long, without a break, the engine has answered nothing, and for how long it has been absent."""
 
-    def __init__(self) -> None:
-        self._since: float | None = None
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._heard: float | None = None
+        self._silent_since: float | None = None
+        self._absent_since: float | None = None
 
-    def over(self) -> None:
+    def over(self, now: float) -> None:
         """The engine answered."""
-        self._since = None
+        self._heard = now
+        self._silent_since = self._absent_since = None
 
-    def note(self, refused: bool, now: float) -> float:
-        """Take a failed call; the outage's seconds so far. An engine that is slow or breaks off still listens."""
-        if not refused:
-            self._since = None
-            return 0.0
-        self._since = now if self._since is None else self._since
-        return now - self._since
+    def note(self, absent: bool, now: float) -> None:
+        """Take a failed call. An engine that is slow or breaks off is still there."""
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if not absent:
+            self._absent_since = None
+        elif self._absent_since is None:
+            self._absent_since = now
+
+    def absent(self, now: float) -> float:
+        """For how many seconds no engine has been at the address."""
+        return 0.0 if self._absent_since is None else now - self._absent_since
+
+    def lasted(self, now: float) -> float | None:
+        """After how many seconds the engine counts as gone; None as long as it does not."""
+        limits, absent = self._limits, self.absent(now)
+        silent = 0.0 if self._silent_since is None else now - self._silent_since
+        unheard = now - self._heard if self._heard is not None else silent
+        # The last calls to an engine that dies behind a proxy may hang before the proxy knows.
+        hung = absent >= limits.gone_after / 2 and unheard >= limits.gone_after + _HANGING
+        if absent >= limits.gone_after or hung or silent >= limits.silent_after:
+            return max(absent, silent)
+        return None
 
 
 @dataclass

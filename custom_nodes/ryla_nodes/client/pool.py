@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RylaError
 from ..workflows.graph import Graph
 from ..workflows.validate import problems, require_valid
+from .address import Address
 from .api import EngineApi, EngineInfo
 from .limits import Limits
-from .transport import Address
 
 _ASIDE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _FRESH = 2.0
@@ -48,19 +49,26 @@ class Member:
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _background: set[asyncio.Future[None]] = field(default_factory=set)
 
-    async def check(self, graph: Graph) -> None:
-        """Check a graph against what this engine has, before any of its time is used.
+    async def check(self, graph: Graph) -> str:
+        """Check a graph against what this engine has, before any of its time is used; a warning when it does not say.
 
         Raises:
-            RylaError: ``missing_node``, ``missing_model``, ``invalid_graph``, or ``engine_error``.
+            RylaError: ``missing_node``, ``missing_model`` or ``invalid_graph``.
         """
         classes = {str(node.get("class_type")) for node in graph.values()}
         async with self._asking:
             if classes <= self._classes.keys() and not _errors(graph, self._classes):
-                return
+                return ""
             # Asked again when there is a problem: a LoRA or a pack may have come since.
-            self._classes.update(await self.engine.object_info(classes))
+            try:
+                found = await self.engine.object_info(classes)
+            except RylaError as error:
+                return f"The graph was not checked before the run: {error.message}"
+            if not found:
+                return f"The graph was not checked before the run: {self.engine.server} names no node of it."
+            self._classes.update(found)
         require_valid(graph, self._classes, where=self.engine.server)
+        return ""
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let ``work`` go on in the background; ``aclose`` waits for it."""
@@ -201,13 +209,15 @@ class Pool:
         try:
             if member.info is None:
                 member.info = await member.engine.info()
-            if ask_queue and now - member.queued_at > _FRESH:
-                member.queued = await member.engine.queue_length()
-                member.queued_at = now
         except RylaError as error:
             self.set_aside(member, error)
-        else:
-            member.trouble = None
+            return
+        member.trouble = None
+        if ask_queue and now - member.queued_at > _FRESH:
+            member.queued_at = now
+            # It helps to choose; one that does not tell counts as it did before.
+            with suppress(RylaError):
+                member.queued = await member.engine.queue_length()
 
     def _why(self, members: Iterable[Member]) -> RylaError:
         troubles = [member.trouble for member in members if member.trouble is not None]

@@ -19,6 +19,9 @@ from ..errors import RylaError
 
 JsonObject = Mapping[str, Any]
 
+NONCE = "ryla_submit"
+"""The key in ``extra_data``, which engines keep in queue and history, under which each submit has its own."""
+
 _ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 _KINDS = ("status", "execution_start", "execution_cached", "executing", "executed", "progress", "progress_state")
 
@@ -157,12 +160,16 @@ class HistoryEntry:
         messages: (name, data) in order.
         outputs: node id -> what the node put out, as it came.
         executes: the output nodes that passed validation; None when the engine does not say.
+        graph: what was run; None when the engine does not say.
+        nonce: what its submit had beside the graph, under ``NONCE``; "" when the engine kept nothing.
     """
 
     status: str | None
     messages: tuple[tuple[str, JsonObject], ...]
     outputs: Mapping[str, JsonObject]
     executes: frozenset[str] | None = None
+    graph: JsonObject | None = None
+    nonce: str = ""
 
     def message(self, name: str) -> JsonObject | None:
         """The data of the last message called ``name``."""
@@ -204,7 +211,18 @@ def parse_history(body: Any, prompt_id: str) -> HistoryEntry | None:
         raise Malformed("the history entry's status is not an object")
     word = status.get("status_str")
     outputs = {node: out for node, out in entry.get("outputs", {}).items() if isinstance(out, dict)}
-    return HistoryEntry(word if isinstance(word, str) else None, _messages(status), outputs, _executes(entry))
+    graph, nonce = _submitted(entry)
+    return HistoryEntry(
+        word if isinstance(word, str) else None, _messages(status), outputs, _executes(entry), graph, nonce
+    )
+
+
+def _submitted(entry: JsonObject) -> tuple[JsonObject | None, str]:
+    """The graph and the nonce of an entry: ``prompt`` is (number, id, graph, extra_data, outputs)."""
+    prompt = entry.get("prompt")
+    parts = [*prompt, None, None, None, None][:4] if isinstance(prompt, list) else [None] * 4
+    graph, extra = (part if isinstance(part, dict) else None for part in parts[2:])
+    return graph, str((extra or {}).get(NONCE) or "")
 
 
 def _messages(status: JsonObject) -> tuple[tuple[str, JsonObject], ...]:
@@ -281,10 +299,10 @@ class HistoryAnswer:
 
 @dataclass(frozen=True)
 class LookFailed:
-    """A look brought nothing. ``refused``: nobody listens there (anything else may be an engine that is busy)."""
+    """A look brought nothing. ``absent``: no engine is there (anything else may be an engine that is busy)."""
 
     why: str
-    refused: bool = False
+    absent: bool = False
 
 
 class CancelAnswer(Enum):

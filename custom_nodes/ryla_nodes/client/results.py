@@ -181,13 +181,17 @@ async def _download(engine: EngineApi, name: str, subfolder: str, where: str, fa
     began, failures = time.monotonic(), 0
     while True:
         try:
-            return await engine.view(name, subfolder, _FOLDER)
+            data = await engine.view(name, subfolder, _FOLDER)
+            if data is None:
+                # A proxy says the same of everything when its engine is gone.
+                await engine.read("/queue")
+            return data
         except CallFailed as error:
-            failures += not error.refused
+            failures += not error.absent
             if failures == _TRIES:
                 message = f"{where} could not be downloaded: {error}."
                 raise RylaError("transfer_failed", message, **facts) from error
-            if error.refused and time.monotonic() - began >= engine.limits.gone_after:
+            if error.absent and time.monotonic() - began >= engine.limits.gone_after:
                 message = f"{engine.server} went away after it had made {name}, and has not come back."
                 raise RylaError("server_gone", message, **facts) from error
         await asyncio.sleep(_PAUSE)

@@ -69,23 +69,26 @@ class JobMachine:
         limits: Limits = Limits(),
         expected: float | None = None,
         attach: bool = False,
+        earlier: HistoryEntry | None = None,
     ) -> None:
         """Prepare to submit, or with ``attach`` to take up a prompt that an earlier process may have submitted.
 
         Args:
             lifetime: its deadline, and whether it is cancelled; looked at again and again.
             expected: how many seconds the job should run by earlier experience.
+            earlier: what the history had under this id before.
         """
         self.outcome: Outcome | None = None
         self.running = False
         self.position: int | None = None
         self._subject, self._lifetime, self._limits = subject, lifetime, limits
+        self._earlier = earlier
         self._phase = _Phase.RESOLVING if attach else _Phase.NEW
         self._look, self._queue = Look(subject.prompt_id), QueueWatch(subject.prompt_id)
         self._pace = Pace(now, expected)
         self._quick_at = self._full_at = self._retry_at = now
         self._log_at = now + limits.doubt_after
-        self._outage = Outage()
+        self._outage = Outage(limits)
         self._submits = 0
         self._refusal: RylaError | None = None
         self._connection_lost = False
@@ -147,7 +150,8 @@ class JobMachine:
         elif isinstance(answer, QueueView):
             self._saw_queue(answer, now)
         elif isinstance(answer, HistoryAnswer):
-            self._found(self._look.history(answer.entry, now), answer.entry, now)
+            entry = self._proved(answer.entry)
+            self._found(self._look.history(entry, now), entry, now)
         elif isinstance(answer, LookFailed):
             self._look_failed(answer, now)
         elif isinstance(answer, CancelAnswer):
@@ -179,7 +183,8 @@ class JobMachine:
     def _not_sent(self, answer: NotSent, now: float) -> None:
         self._phase = _Phase.NEW
         self._retry_at = now + _RETRY
-        if self._outage.note(True, now) >= self._limits.patience:
+        self._outage.note(True, now)
+        if self._outage.absent(now) >= self._limits.patience:
             self._fail(failures.unreachable(self._subject.server, answer.why), never_started=True)
 
     def _fail(self, error: RylaError, *, never_started: bool) -> None:
@@ -204,7 +209,7 @@ class JobMachine:
         self._full_at = now + _RETRY
 
     def _saw_queue(self, view: QueueView, now: float) -> None:
-        self._outage.over()
+        self._outage.over(now)
         where = self._look.queue(view)
         if where in (Where.PENDING, Where.RUNNING):
             if self._phase is _Phase.RESOLVING:
@@ -222,7 +227,7 @@ class JobMachine:
             self._worker_is_dead(now)
 
     def _found(self, where: Where, entry: HistoryEntry | None, now: float) -> None:
-        self._outage.over()
+        self._outage.over(now)
         if entry is not None:
             self._conclude(Verdict.ENDED, entry)
         elif self._ending is not None:
@@ -233,6 +238,17 @@ class JobMachine:
             self._quick_at = now + self._pace.delay(now)
             if where is not Where.UNKNOWN:
                 self._full_at = now + _QUEUE_PERIOD["running" if self.running else "waiting"]
+
+    def _proved(self, entry: HistoryEntry | None) -> HistoryEntry | None:
+        """The entry, when it is of this submit: under an id that was used before stands the record of that job."""
+        if entry is None:
+            return None
+        if entry.nonce and self._subject.nonce:
+            return entry if entry.nonce == self._subject.nonce else None
+        if entry != self._earlier:
+            return entry
+        # An engine that keeps neither times nor nonces: then only the same graph gives the same record.
+        return entry if self._look.half_done and entry.graph == self._subject.graph else None
 
     def _missed(self, now: float) -> None:
         resolving = self._phase is _Phase.RESOLVING
@@ -250,13 +266,14 @@ class JobMachine:
 
     def _look_failed(self, answer: LookFailed, now: float) -> None:
         self._look.half_done = False
-        outage = self._outage.note(answer.refused, now)
-        self._connection_lost = self._connection_lost or answer.refused
+        self._outage.note(answer.absent, now)
+        self._connection_lost = self._connection_lost or answer.absent
         if self._ending is not None:
             self._ending.look_failed(now)
             return
         self._full_at = self._quick_at = now + _RETRY
-        if outage >= self._limits.gone_after:
+        outage = self._outage.lasted(now)
+        if outage is not None:
             error = failures.gone(self._subject, answer.why, outage)
             self.outcome = Outcome(State.LOST, error, verified=False)
 
@@ -268,6 +285,7 @@ class JobMachine:
 
     def _heard(self, event: Event, now: float) -> None:
         self._pace.heard = True
+        self._outage.over(now)
         if event.prompt_id != self._subject.prompt_id or self._ending is not None:
             return
         # It may come before the answer to the submit: the engine has the job.

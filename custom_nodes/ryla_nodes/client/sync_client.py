@@ -44,9 +44,9 @@ class Client:
     ) -> None:
         """Take the arguments of ``AsyncClient``; ``on_interrupt`` is called at the first Ctrl-C of a call."""
         self._on_interrupt = on_interrupt
+        self.asynchronous = AsyncClient(*servers, limits=limits, settings=settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ryla-client", daemon=True)
-        self.asynchronous = AsyncClient(*servers, limits=limits, settings=settings)
         self._interruptions = 0
         self._thread.start()
 
@@ -56,6 +56,9 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # Between two calls: what was started is stopped all the same.
+            self.call(self.asynchronous.stop_all())
         self.close()
 
     def close(self) -> None:

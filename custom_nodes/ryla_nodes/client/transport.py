@@ -1,4 +1,4 @@
-"""The way to one engine: its address and login, and HTTP calls that each end within a limit.
+"""HTTP calls to one engine that each end within a limit.
 
 Every call that fails says whether the request was sent.
 """
@@ -6,71 +6,20 @@ Every call that fails says whether the request was sent.
 from __future__ import annotations
 
 import asyncio
-import base64
-import ipaddress
 import json
 import platform
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from ..errors import RylaError
+from .address import Address
 from .limits import Limits
+from .network import Route
 
-
-@dataclass(frozen=True)
-class Address:
-    """A base URL such as ``http://127.0.0.1:8188``, ``https://user:password@host/comfy`` or ``https://:token@host``.
-
-    Attributes:
-        base: scheme, host, port and path, without login or a slash at the end. Also what people see.
-        authorization: the header that logs in, or "": Basic for a user and password, Bearer for a token alone.
-    """
-
-    base: str
-    authorization: str = field(default="", repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read a base URL; the scheme may be left out.
-
-        Raises:
-            RylaError: ``invalid_server``.
-        """
-        url = text.strip() if "://" in text else f"http://{text.strip()}"
-        shown = text.rsplit("@", 1)[-1]
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise RylaError("invalid_server", f'"{shown}" is not the URL of an engine: {error}.') from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise RylaError("invalid_server", f'"{shown}" is not the URL of an engine.')
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        base = f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-        return cls(base, _authorization(unquote(parts.username or ""), unquote(parts.password or "")))
-
-    @property
-    def loopback(self) -> bool:
-        """Whether it is this machine: then no proxy of the environment may come between."""
-        host = urlsplit(self.base).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that every request bears."""
-        return {"Authorization": self.authorization} if self.authorization else {}
-
-    def websocket(self, client_id: str) -> str:
-        """The URL of this client's websocket."""
-        scheme, rest = self.base.split("://", 1)
-        return f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws?clientId={client_id}"
+# What proxies and tunnels answer when there is nothing behind them; 504 and 524 are also said of one that is slow.
+_NOTHING_BEHIND = (404, 410, 502, 503, 520, 521, 522, 523, 525, 526, 530)
 
 
 class CallFailed(Exception):
@@ -78,24 +27,28 @@ class CallFailed(Exception):
 
     Attributes:
         sent: whether the request may have reached the engine.
-        refused: nobody listens at the address.
+        absent: no engine is at the address: nobody listens, the name is unknown, or a proxy has nothing behind it.
     """
 
-    def __init__(self, why: str, *, sent: bool, refused: bool = False) -> None:
+    def __init__(self, why: str, *, sent: bool, absent: bool = False) -> None:
         super().__init__(why)
         self.sent = sent
-        self.refused = refused
+        self.absent = absent
 
 
 class Transport:
-    """The connections to one engine. Belongs to the event loop that it is first used in."""
+    """The connections to one engine. Belongs to the event loop that it is first used in.
+
+    Raises:
+        RylaError: ``invalid_proxy``, ``invalid_certificate`` of the environment.
+    """
 
     def __init__(self, address: Address, limits: Limits) -> None:
         self.address = address
         self.limits = limits
+        self.route = Route.to(address)
         self._http = httpx.AsyncClient(
-            # A proxy of the environment between us and our own machine is never meant.
-            trust_env=not address.loopback,
+            **self.route.http,
             timeout=httpx.Timeout(None, connect=limits.connect),
             limits=httpx.Limits(max_connections=64, keepalive_expiry=4),
             headers={"User-Agent": f"ryla-nodes (Python {platform.python_version()})", **address.headers},
@@ -113,13 +66,14 @@ class Transport:
         limit = self.limits.answer if limit is None else limit
         try:
             return await asyncio.wait_for(self._http.request(method, f"{self.address.base}{path}", **options), limit)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
-            raise CallFailed(_reason(error, refused), sent=False, refused=refused) from error
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            absent = not isinstance(error, httpx.PoolTimeout)
+            raise CallFailed(f"{_reason(error)}{self.route}", sent=False, absent=absent) from error
         except (asyncio.TimeoutError, httpx.TimeoutException) as error:
-            raise CallFailed(f"no answer within {limit:.0f} s", sent=True) from error
+            raise CallFailed(f"no answer within {limit:.0f} s{self.route}", sent=True) from error
         except httpx.HTTPError as error:
-            raise CallFailed(f"the connection broke ({str(error) or type(error).__name__})", sent=True) from error
+            why = f"the connection broke ({str(error) or type(error).__name__}){self.route}"
+            raise CallFailed(why, sent=True) from error
 
     async def read(self, path: str, *, limit: float | None = None) -> Any:
         """GET JSON.
@@ -129,8 +83,13 @@ class Transport:
         """
         response = await self.call("GET", path, limit=limit)
         if response.status_code != 200:
-            raise CallFailed(f"HTTP {response.status_code}", sent=True)
+            raise self.failed(response)
         return decoded(response)
+
+    def failed(self, response: httpx.Response) -> CallFailed:
+        """A status that is no answer."""
+        status = response.status_code
+        return CallFailed(f"HTTP {status}{self.route}", sent=True, absent=status in _NOTHING_BEHIND)
 
     async def read_all(self, paths: Iterable[str], *, limit: float | None = None) -> list[Any]:
         """GET JSON from several paths at once: see ``read``."""
@@ -149,8 +108,11 @@ def decoded(response: httpx.Response) -> Any:
     """
     try:
         return json.loads(response.content)
-    except ValueError as error:
-        raise CallFailed("the answer is not JSON", sent=True) from error
+    except (ValueError, RecursionError) as error:
+        page = response.content.lstrip()[:1] == b"<"
+        raise CallFailed(
+            "the answer is a web page" if page else "the answer is not JSON", sent=True, absent=page
+        ) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -161,16 +123,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _reason(error: BaseException, refused: bool) -> str:
-    if refused:
+def _reason(error: BaseException) -> str:
+    causes = list(_causes(error))
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return "connection refused"
+    distrust = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    if distrust is not None:
+        told = distrust.verify_message or str(distrust)
+        return f"its certificate is not trusted ({told}; SSL_CERT_FILE=FILE names one to trust)"
     if isinstance(error, httpx.TimeoutException):
         return "no connection in time"
-    deepest = [str(cause) for cause in _causes(error) if str(cause)]
+    deepest = [str(cause) for cause in causes if str(cause)]
     return deepest[-1] if deepest else type(error).__name__
-
-
-def _authorization(user: str, password: str) -> str:
-    if user:
-        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
-    return f"Bearer {password}" if password else ""

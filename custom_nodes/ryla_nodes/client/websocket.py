@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import websocket
 
+from .address import Address
 from .limits import Limits
+from .network import Route
 from .protocol import Connection, Signal, parse_event
-from .transport import Address
 
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)
 _TICK = 0.5
@@ -29,9 +27,10 @@ class Wakeups:
     A thread of its own reads it, and hands each signal to the event loop in which this was made.
     """
 
-    def __init__(self, address: Address, client_id: str, limits: Limits) -> None:
+    def __init__(self, address: Address, route: Route, client_id: str, limits: Limits) -> None:
         self._url = address.websocket(client_id)
-        self._options = _options(address, limits)
+        self._route = route
+        self._options = _options(address, route, limits)
         self._loop = asyncio.get_running_loop()
         self._deliver: Callable[[Signal], object] = _ignore
         self._tried, self._closed = asyncio.Event(), asyncio.Event()
@@ -90,7 +89,7 @@ class Wakeups:
     def _open(self) -> bool:
         with contextlib.suppress(OSError, ValueError, websocket.WebSocketException):
             if self._url.startswith("wss:"):
-                self._connection.sock_opt.sslopt = {"context": _tls()}
+                self._connection.sock_opt.sslopt = {"context": self._route.tls}
             self._connection.connect(self._url, **self._options)
             return bool(self._connection.status == _SWITCHING_PROTOCOLS)
         return False
@@ -116,24 +115,15 @@ class Wakeups:
                 self._loop.call_soon_threadsafe(self._deliver, event)
 
 
-def _options(address: Address, limits: Limits) -> dict[str, Any]:
-    options = {
+def _options(address: Address, route: Route, limits: Limits) -> dict[str, Any]:
+    return {
         "header": address.headers,
         "timeout": limits.connect,
         "suppress_origin": True,
         # A login goes to the address that it was given for, and to no other.
         "redirect_limit": 0,
+        **route.websocket,
     }
-    if address.loopback:
-        # A proxy of the environment between us and our own machine is never meant; the exception needs a proxy's name.
-        options |= {"http_proxy_host": "none", "http_no_proxy": ["*"]}
-    return options
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """The certificates that HTTP calls trust, too."""
-    return httpx.create_ssl_context()
 
 
 def _ignore(_: Signal) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from .. import pictures
 from ..errors import RylaError
 
 MAX_SIDE = 4096
@@ -44,11 +45,6 @@ def _decode(image: Image.Image, path: Path, max_side: int) -> NDArray[np.uint8]:
     if width * height > MAX_PIXELS:
         raise RylaError("image_too_large", f"{path} has {width} x {height} pixels; the limit is 200 megapixels.")
     image.draft("RGB", (max_side, max_side))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "I;16":
-        upright = upright.point(lambda value: value / 256, "L")
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-    upright = upright.convert("RGB")
+    upright = pictures.rgb(image)
     upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     return np.asarray(upright, np.uint8)

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import pictures
 from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
@@ -94,6 +95,9 @@ def to_pillow(image: Any) -> Image.Image:
     import torch
     from PIL import Image
 
+    if image.shape[-1] not in (1, 3, 4):
+        message = f"A picture has {image.shape[-1]} channels; 1 (grey), 3 (RGB) and 4 (RGB and alpha) can be saved."
+        raise RylaError("output_not_written", message, hint="Connect an IMAGE, not a MASK or a LATENT.")
     pixels = image.detach().to("cpu", torch.float32).mul(255.0).clamp_(0, 255).to(torch.uint8).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -106,7 +110,7 @@ def encode(image: Image.Image, format_name: str, quality: int, texts: Mapping[st
     elif format_name == "webp":
         image.save(buffer, "WEBP", quality=quality, exif=_exif(texts))
     else:
-        picture = image if image.mode == "L" else image.convert("RGB")
+        picture = pictures.flat(image)
         subsampling = "4:4:4" if quality >= _FULL_COLOUR_QUALITY else "4:2:0"
         picture.save(buffer, "JPEG", quality=quality, subsampling=subsampling, exif=_jpeg_exif(texts))
     return buffer.getvalue()

@@ -7,10 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import text
 from ..errors import RylaError
 
 Graph = dict[str, dict[str, Any]]
 """API format: node id -> ``{"class_type", "inputs", "_meta"}``."""
+
+_FORMAT = "Give node ids with their nodes, as ComfyUI's editor exports them: Workflow > Export (API)"
+
+_METADATA = "Take top-level metadata out: every key of an API graph is a node id"
 
 
 def read_graph(path: Path) -> Graph:
@@ -20,29 +25,65 @@ def read_graph(path: Path) -> Graph:
         RylaError: ``invalid_workflow``: no such file, not JSON, or not API format (the editor's own format is named).
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph: Graph = json.loads(text.read(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RylaError("invalid_workflow", f"The graph {path} cannot be read: {error}", path=str(path)) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RylaError("invalid_workflow", f"The graph {path} is not JSON: {error}", path=str(path)) from error
-    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
-        raise RylaError(
-            "invalid_workflow",
-            f"The graph {path} is in the editor's format, not in API format.",
-            hint="In ComfyUI's editor: Workflow > Export (API)",
-            path=str(path),
-        )
-    if not isinstance(graph, dict) or not graph:
-        raise RylaError("invalid_workflow", f"The graph {path} is not an object of nodes.", path=str(path))
-    for node_id, node in graph.items():
-        if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
-            raise RylaError(
-                "invalid_workflow",
-                f'The graph {path} is not in API format: "{node_id}" is not a node.',
-                hint="Take top-level metadata out: every key of an API graph is a node id",
-                path=str(path),
-            )
+    fault = _fault(graph)
+    if fault is not None:
+        message, hint = fault
+        raise RylaError("invalid_workflow", f"The graph {path} {message}.", hint=hint, path=str(path))
     return graph
+
+
+def checked(graph: Graph) -> Graph:
+    """A graph that a program made, when it is one.
+
+    Raises:
+        RylaError: ``invalid_graph``: not in API format, or with values that JSON does not have.
+    """
+    fault = _fault(graph)
+    if fault is not None:
+        message, hint = fault
+        raise RylaError("invalid_graph", f"The graph {message}.", hint=hint)
+    return graph
+
+
+def _fault(graph: Any) -> tuple[str, str] | None:
+    """Why something is no graph in API format, and what to do; None when it is one."""
+    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
+        return "is in the editor's format, not in API format", "In ComfyUI's editor: Workflow > Export (API)"
+    if not isinstance(graph, dict) or not graph:
+        return "is not an object of nodes", _FORMAT
+    for key, node in graph.items():
+        if not isinstance(key, str):
+            return f"has the node id {key!r}, which is no text", _FORMAT
+        if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+            wrapped = isinstance(node, dict) and key == "prompt"
+            hint = (
+                "Give what is in it"
+                if wrapped
+                else "Take top-level metadata out: every key of an API graph is a node id"
+            )
+            return f'is not in API format: "{key}" is not a node', hint
+        why = _unsayable(node)
+        if why:
+            return f'has something in node "{key}" that JSON does not have: {why}', "Give numbers, texts and lists."
+    return None
+
+
+def _unsayable(node: Mapping[str, Any]) -> str:
+    """Why a node cannot be sent; "" when it can."""
+    try:
+        json.dumps(node, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half of a character (a lone surrogate)"
+    except RecursionError:
+        return "a structure that is too deep"
+    except (TypeError, ValueError) as error:
+        return "NaN or infinity" if "float" in str(error) else str(error)
+    return ""
 
 
 def title_of(node: Mapping[str, Any]) -> str:

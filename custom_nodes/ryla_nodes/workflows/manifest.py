@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .. import text
 from ..errors import RylaError, sentence
 from ..similar import nearest
 from .graph import Graph, read_graph, title_of
@@ -91,7 +92,7 @@ class _Reader:
 
     def _document(self, path: Path, what: str) -> dict[str, Any]:
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return tomllib.loads(text.read(path))
         except (OSError, UnicodeDecodeError) as error:
             self._fail(f"{what} cannot be read: {error}", error)
         except tomllib.TOMLDecodeError as error:

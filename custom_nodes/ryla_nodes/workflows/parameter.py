@@ -20,6 +20,8 @@ Value = str | int | float | bool
 _NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
 # Keeps arithmetic on hostile digits bounded; every range in use lies far inside.
 _LARGEST = 10**30
+# Spreadsheets round what has more than eleven digits, and write it with an exponent.
+_ROUNDED = 10**11
 # A list up to this long is shown whole instead of its nearest entry.
 _FEW = 6
 _TRUE = ("true", "yes", "on", "1")
@@ -122,10 +124,19 @@ def _exact(value: object) -> Fraction | None:
 
 
 def _integer(parameter: Parameter, value: object) -> int:
+    if parameter.type == "seed" and _looks_rounded(value):
+        told = f"{_show(value)} looks rounded, as spreadsheets do: write its digits in a cell formatted as text"
+        raise BadValue(f"{parameter.name} {told}")
     number = _number(parameter, value)
     if number.denominator != 1:
         raise BadValue(f"{parameter.name} is a whole number, not {_show(value)}")
     return int(number)
+
+
+def _looks_rounded(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value) and abs(value) >= _ROUNDED
+    return isinstance(value, str) and "e" in value.casefold() and _exact(value) is not None
 
 
 def _in_range(parameter: Parameter, value: int | float) -> int | float:

@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.markup import escape
 
 from ...client import Client
+from ...client.address import Address
 from ...client.api import EngineProbe
 from ...client.async_client import DEFAULT_SERVER
 from ...client.limits import Limits
-from ...client.transport import Address
 from ...engines import embedded
 from ...errors import RylaError
 from ...settings import Settings
-from .. import output
+from .. import interrupt, output
 from ..doctor.python import of_comfyui
 from .request import EngineKind
 
@@ -26,6 +26,8 @@ _EMBEDDED_PAINTS = (
     'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
     'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
 )
+
+_ENDING_GRACE = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
         version, why = _local()
         servers = (DEFAULT_SERVER,) if version else ()
         if version:
-            _say(f"Engine: ComfyUI {version} at {DEFAULT_SERVER}")
+            output.say(f"Engine: ComfyUI {version} at {DEFAULT_SERVER}")
     elif servers and not choice.servers:
-        _say(f"Engine: {', '.join(Address.parse(server).base for server in servers)} (RYLA_SERVER)")
+        output.say(f"Engine: {', '.join(Address.parse(server).base for server in servers)} (RYLA_SERVER)")
     if servers:
         yield servers, Limits()
         return
@@ -102,7 +104,7 @@ def _local() -> tuple[str, str]:
 @contextmanager
 def _embedded(settings: Settings, why: str) -> Iterator[str]:
     embedded.require()
-    _say(f"Engine: embedded{why}. {_EMBEDDED_PAINTS}")
+    output.say(f"Engine: embedded{why}. {_EMBEDDED_PAINTS}")
     from ...engines.embedded.server.server import EngineServer
     from ...nodes import node_classes
 
@@ -129,25 +131,28 @@ def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]
             arguments=shlex.split(arguments),
             on_line=lambda line: status.update(f"Starting ComfyUI: [dim]{escape(line[:100])}[/]"),
         ).start()
-    hurry = False
+    unverified = False
     try:
-        _say(f"Engine: ComfyUI in {folder} at {process.url}")
+        output.say(f"Engine: ComfyUI in {folder} at {process.url}")
         yield process.url
     except RylaError as error:
-        hurry = error.code == "cancel_unverified"
+        unverified = error.code == "cancel_unverified"
         crash = process.crash()
         if crash is not None and error.entry.exit_status == 4:
             raise crash from error
         raise
     finally:
-        process.stop(at_once=hurry)
+        process.stop(**_haste(unverified))
 
 
-def _say(line: str) -> None:
-    if not output.json_mode():
-        output.console.print(line, style="dim", markup=False, soft_wrap=True)
+def _haste(unverified: bool) -> dict[str, float]:
+    """How much time a ComfyUI of ours has to stop: none after a second Ctrl-C, little when we are told to end."""
+    if unverified:
+        return {"grace": 0.0}
+    return {"grace": _ENDING_GRACE} if interrupt.ending() else {}
 
 
 def _cancelling() -> None:
     """What the first Ctrl-C says."""
-    _say("Cancelling on the engine; Ctrl-C again leaves at once.")
+    again = "" if interrupt.ending() else "; Ctrl-C again leaves at once"
+    output.say(f"Cancelling on the engine{again}.")
