@@ -204,7 +204,8 @@ class FakeEngine(Worker):
         if "partial elsewhere" in self.faults:
             errors = {outputs[-1]: node_error("value_not_in_list", "Value not in list", "x", outputs[-1:])}
             outputs = outputs[:-1]
-        self._put(Job(next(self._numbers), prompt_id, graph, body.get("client_id", ""), outputs))
+        extra = body.get("extra_data") or {}
+        self._put(Job(next(self._numbers), prompt_id, graph, body.get("client_id", ""), outputs, extra))
         if "submit reset" in faults and self.first(f"reset {prompt_id}"):
             return self._reset(request)
         if "submit unanswered" in faults and self.first(f"unanswered {prompt_id}"):

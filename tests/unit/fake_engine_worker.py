@@ -25,10 +25,11 @@ class Job:
     graph: dict[str, Any]
     client_id: str
     outputs: list[str]
+    extra: dict[str, Any] = field(default_factory=dict)
     interrupted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def item(self) -> list[Any]:
-        return [self.number, self.prompt_id, self.graph, {"client_id": self.client_id}, self.outputs]
+        return [self.number, self.prompt_id, self.graph, {**self.extra, "client_id": self.client_id}, self.outputs]
 
 
 class Worker:

@@ -15,7 +15,7 @@ from ..workflows.graph import Graph, checked, title_of
 from ..workflows.library import load
 from ..workflows.workflow import BoundPrompt, Output, Workflow, bind
 from .api import EngineInfo
-from .job import Job, OnSubmit, Options, Submission
+from .job import NAME_OUTPUTS, Job, OnSubmit, Options, Submission
 from .limits import Limits
 from .polling import OnProgress
 from .pool import Pool
@@ -23,7 +23,6 @@ from .results import Result
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 DEFAULT_TIMEOUT = 1800.0
-_OUTPUTS = "Name the ids of the nodes that save pictures, such as ['9']."
 _DEPTH = 2
 _AHEAD = 4
 
@@ -48,12 +47,10 @@ def from_graph(graph: Graph, outputs: Sequence[str], *, name: str = "graph") -> 
     """
     checked(graph)
     ids = [outputs] if isinstance(outputs, str) else list(outputs)
-    if not ids:
-        raise RylaError("invalid_graph", "No output is named: no picture could come of it.", hint=_OUTPUTS)
     absent = [key for key in ids if key not in graph]
     if absent:
         message = f"The graph has no node {absent[0]!r}, which is named as an output; it has {', '.join(graph)}."
-        raise RylaError("invalid_graph", message, hint=_OUTPUTS)
+        raise RylaError("invalid_graph", message, hint=NAME_OUTPUTS)
     declared = tuple(Output(title_of(graph[key]) or key, key, "image") for key in ids)
     return BoundPrompt(name, graph, {}, None, (), declared, frozenset({f"workflow:{name}"}))
 

@@ -22,6 +22,7 @@ from .websocket import Wakeups
 _STATES = {"cancelled": State.CANCELLED, "timed_out": State.TIMED_OUT}
 _NOT_AGAIN = ("invalid_graph", "request_too_large", "zombie_worker")
 _MOST_ATTEMPTS = 8
+NAME_OUTPUTS = "Name the ids of the nodes that save pictures, such as ['9']."
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ class Job:
 
     async def _run(self) -> Result:
         try:
+            if not self.prompt.outputs:
+                message = f"{self.prompt.workflow} declares no output that is a picture."
+                raise RylaError("invalid_graph", message, hint=NAME_OUTPUTS)
             return await self._attempts_until_final()
         except RylaError as error:
             return self._result(Outcome(_STATES.get(error.code, State.FAILED), error))
