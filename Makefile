@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,identity,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,gateway,identity,dev]'
 	@touch $@
 
 demo: $(READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -41,6 +41,10 @@ class Settings:
     lora_roots: tuple[Path, ...] = ()
     xet: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    tokens_file: Path | None = None
+    jobs_url: str | None = None
+    gpu_usd_per_hour: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -68,6 +72,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         lora_roots=tuple(map(_folder, filter(None, text("RYLA_LORA_ROOTS").split(os.pathsep)))),
         xet=text("RYLA_XET").lower() in ("1", "true", "yes", "on"),
         allowed_hosts=listed("RYLA_ALLOWED_HOSTS"),
+        tokens_file=path("RYLA_TOKENS_FILE"),
+        jobs_url=text("RYLA_JOBS_URL") or None,
+        gpu_usd_per_hour=text("RYLA_GPU_USD_PER_HOUR") or None,
+        webhook_secret=text("RYLA_WEBHOOK_SECRET") or None,
     )
 
 

@@ -13,7 +13,7 @@ import typer
 from typer import rich_utils
 
 from ..errors import RylaError
-from . import engine, face, interrupt, loras, output, workflows
+from . import engine, face, interrupt, loras, output, serve, workflows
 from .comfyui import command as comfyui
 from .doctor import command as doctor
 from .models import command as models
@@ -36,6 +36,7 @@ def _root(
 app.command(cls=run.RunCommand)(run.run)
 app.command()(doctor.doctor)
 app.command()(engine.engine)
+app.command()(serve.serve)
 app.add_typer(workflows.app, name="workflows")
 app.add_typer(models.app, name="models")
 app.add_typer(loras.app, name="loras")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from ...client.api import EngineProbe
 from ...client.limits import Limits
 from ...client.transport import CallFailed
 from ...errors import RylaError
-from ...models.catalogue import Catalogue, ModelEntry
+from ...models import listed
+from ...models.catalogue import Catalogue
 from .comfyui import check_version
 from .finding import Finding, ok, problem, warning
 from .machine import Gpu, check_gpu
@@ -94,9 +94,9 @@ def _models(
 ) -> Iterator[Finding]:
     """One finding a workflow. Missing files are a problem when ``required``, or when no workflow at all is complete."""
     wanted = {name: [catalogue.get(model_id) for model_id in ids] for name, ids in workflows.items()}
-    forms = [form for entries in wanted.values() for entry in entries for form in _forms(entry, catalogue)]
-    listed = {folder: _answer(engine, f"/models/{folder}") for folder in dict.fromkeys(form.folder for form in forms)}
-    missing = {name: _missing(entries, listed, catalogue) for name, entries in wanted.items()}
+    folders = listed.folders([entry for entries in wanted.values() for entry in entries], catalogue)
+    names = {folder: _answer(engine, f"/models/{folder}") for folder in folders}
+    missing = {name: listed.missing(entries, names, catalogue) for name, entries in wanted.items()}
     report = problem if not embedded and (required or all(missing.values())) else warning
     for name, lacking in missing.items():
         if lacking:
@@ -105,35 +105,6 @@ def _models(
             )
         else:
             yield ok(name, f"{len(wanted[name])} models are listed")
-
-
-def _forms(entry: ModelEntry, catalogue: Catalogue) -> tuple[ModelEntry, ...]:
-    return (entry, *map(catalogue.get, entry.alternatives))
-
-
-def _missing(entries: Sequence[ModelEntry], listed: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
-    there = {entry.id: _listed_form(entry, listed, catalogue) for entry in entries}
-    included = {part for form in there.values() if form for part in form.includes}
-    return [model_id for model_id, form in there.items() if form is None and model_id not in included]
-
-
-def _listed_form(entry: ModelEntry, listed: Mapping[str, Any], catalogue: Catalogue) -> ModelEntry | None:
-    forms = _forms(entry, catalogue)
-    return next((form for form in forms if all(_is_listed(part, listed) for part in _needed(form, catalogue))), None)
-
-
-def _needed(entry: ModelEntry, catalogue: Catalogue) -> list[ModelEntry]:
-    return [part for part in catalogue.files(entry) if not part.optional]
-
-
-def _is_listed(entry: ModelEntry, listed: Mapping[str, Any]) -> bool:
-    names = listed.get(entry.folder)
-    base = PurePosixPath(entry.filename).name
-    if not isinstance(names, list):
-        return False
-    if "/" in entry.filename and entry.folder == "controlnet":
-        return any("instantid" in str(name).lower() or str(name).endswith(entry.filename) for name in names)
-    return any(str(name).replace("\\", "/").rsplit("/", 1)[-1] == base for name in names)
 
 
 def _queue(queue: Any) -> Finding:

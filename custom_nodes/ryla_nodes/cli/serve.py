@@ -1,0 +1,192 @@
+"""``ryla serve``: the HTTP gateway in the foreground."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import settings as environment
+from ..engines import embedded
+from ..errors import RylaError
+from ..settings import Settings
+from . import output
+from .doctor.python import of_comfyui
+
+if TYPE_CHECKING:
+    from ..gateway.children import ChildSpec
+    from ..gateway.options import Options, Token
+
+_PACKAGES = ("dbos", "fastapi", "multipart", "prometheus_client", "uvicorn")
+_START_EMBEDDED = "from ryla_nodes.cli.app import main; main()"
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines reach needs RYLA_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8190,
+    server: Annotated[
+        list[str] | None, typer.Option(help="Base URL of an engine; repeat it for several.", show_default=False)
+    ] = None,
+    start_comfyui: Annotated[
+        Path | None, typer.Option(help="Folder of a ComfyUI to start and supervise.", show_default=False)
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option(help="GPUs for --start-comfyui, such as 0,1: one ComfyUI each.", show_default=False)
+    ] = "",
+    comfyui_python: Annotated[
+        Path | None, typer.Option(help="The Python for --start-comfyui. Default: its own environment's.")
+    ] = None,
+    comfyui_args: Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")] = "",
+    workflow: Annotated[
+        list[str] | None, typer.Option(help="Serve only this workflow; repeat it for several.", show_default=False)
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of jobs and results. Default: gateway in RYLA_HOME.")
+    ] = None,
+    warm_up: Annotated[
+        list[str] | None,
+        typer.Option(help="Be ready only after each engine ran this workflow once; repeatable.", show_default=False),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that a job may take, its waiting included.")] = 600.0,
+    queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused with 429.")] = 256,
+    per_token: Annotated[
+        int | None, typer.Option(min=1, help="Jobs that one token may have at once.", show_default=False)
+    ] = None,
+    keep_days: Annotated[float, typer.Option(min=0, help="Days that results are kept.")] = 7.0,
+    keep_gib: Annotated[float, typer.Option(min=0, help="GiB of results that are kept.")] = 20.0,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds that running jobs have at the end.")] = 60.0,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may use it, such as https://app.example.", show_default=False),
+    ] = None,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="Name by which it may be addressed; any with --host.", show_default=False)
+    ] = None,
+    allow_url_inputs: Annotated[
+        bool, typer.Option("--allow-url-inputs", help="Take pictures by URL, from public addresses.")
+    ] = False,
+    allow_private_urls: Annotated[
+        bool, typer.Option("--allow-private-urls", help="Let webhooks and picture URLs lead to private addresses.")
+    ] = False,
+    allow_missing_models: Annotated[
+        bool, typer.Option("--allow-missing-models", help="Be ready although an engine does not list every model.")
+    ] = False,
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    as_json: output.JsonOption = False,
+) -> None:
+    """Serve an HTTP endpoint for each workflow. Ctrl-C stops it; jobs that wait go on at the next start.
+
+    Without --server and --start-comfyui: RYLA_SERVER, else the embedded engine.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RylaError("gateway_not_installed", f"Not installed: {', '.join(missing)}.")
+    from ..gateway.options import MIB, Limits, Options
+    from ..gateway.security import tokens_of
+
+    settings = environment.load()
+    folder = (state or settings.home / "gateway").expanduser().absolute()
+    tokens = tokens_of(settings)
+    servers = tuple(server or ()) or (() if start_comfyui else settings.servers)
+    if start_comfyui and server:
+        raise RylaError("conflicting_options", "--start-comfyui goes without --server.", hint="ryla serve --help")
+    options = Options(
+        settings=settings,
+        state=folder,
+        servers=servers,
+        workflows=tuple(workflow or ()),
+        tokens=tokens,
+        origins=tuple(origin or ()),
+        host_names=tuple(host_name or ()),
+        loopback=_is_loopback(host, tokens),
+        warm_up=tuple(warm_up or ()),
+        url_inputs=allow_url_inputs,
+        private_urls=allow_private_urls,
+        require_models=not allow_missing_models,
+        limits=Limits(
+            queued=queue,
+            per_token=per_token,
+            timeout=timeout,
+            keep_seconds=keep_days * 86400,
+            keep_bytes=int(keep_gib * 1024 * MIB),
+        ),
+    )
+    if start_comfyui:
+        children = _comfyuis(start_comfyui, comfyui_python, comfyui_args, gpus, folder)
+    else:
+        children = [] if servers else [_embedded(settings)]
+    _run(options, children, (host, port), drain, log_format == "json")
+
+
+def _is_loopback(host: str, tokens: tuple[Token, ...]) -> bool:
+    loopback = host in ("localhost", "::1") or host.startswith("127.")
+    if not loopback and not tokens:
+        message = f"The gateway was to listen on {host}, where other machines reach it, without a token."
+        raise RylaError("token_required", message, hint="Set RYLA_TOKEN or RYLA_TOKENS_FILE, or drop --host.")
+    return loopback
+
+
+def _embedded(settings: Settings) -> ChildSpec:
+    """The embedded engine in a process of its own, so that its work never keeps the gateway from answering."""
+    from ..gateway.children import ChildSpec
+
+    embedded.require()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    engine = ("engine", "--port", "{port}", "--home", str(settings.home))
+    return ChildSpec("embedded", (sys.executable, "-c", _START_EMBEDDED, *engine), settings.home)
+
+
+def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, state: Path) -> list[ChildSpec]:
+    """A ComfyUI for each GPU; one, on whatever it finds, without ``gpus``."""
+    from ..gateway.children import ChildSpec
+    from ..models.workspace import is_comfyui
+
+    folder = comfyui.expanduser().absolute()
+    if not is_comfyui(folder):
+        raise RylaError("comfyui_start_failed", f"{folder} is not the folder of a ComfyUI.", path=str(folder))
+    children = []
+    for gpu in [part.strip() for part in gpus.split(",") if part.strip()] or [""]:
+        name = f"comfyui-{gpu}" if gpu else "comfyui"
+        # Two that write into one folder would give their pictures the same names.
+        outputs = state / "engines" / name
+        command = (
+            str(python or of_comfyui(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
+            "--disable-auto-launch", "--output-directory", str(outputs), *shlex.split(arguments),
+        )  # fmt: skip
+        children.append(ChildSpec(name, command, folder, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}))
+    return children
+
+
+def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], drain: float, json_log: bool) -> None:
+    import asyncio
+
+    from ..gateway import logs
+    from ..gateway.app import Gateway
+    from ..gateway.server import Server, listen
+
+    logs.configure(as_json=json_log, level="info")
+    listening = listen(*address)
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    url = f"http://{host}:{listening.getsockname()[1]}"
+
+    async def serve_it() -> None:
+        gateway = Gateway(options, children)
+        _tell(url, options, children)
+        await Server(gateway, listening, drain).run_to_end()
+
+    asyncio.run(serve_it())
+
+
+def _tell(url: str, options: Options, children: list[ChildSpec]) -> None:
+    if output.json_mode():
+        output.emit({"url": url, "state": str(options.state)})
+        sys.stdout.flush()
+        return
+    engines = ", ".join([*(child.name for child in children), *(one.rsplit("@", 1)[-1] for one in options.servers)])
+    output.console.print(f"Gateway at {url} (Ctrl-C stops it), engines: {engines}", soft_wrap=True, markup=False)

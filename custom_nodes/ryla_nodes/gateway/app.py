@@ -1,0 +1,189 @@
+"""The gateway as an ASGI app: its parts put together, started in order, stopped in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from ..client import AsyncClient
+from ..errors import RylaError
+from ..workflows.schema import Workflow
+from ..workflows.workflow import available, load
+from .children import Children, ChildSpec
+from .endpoints import Endpoint
+from .janitor import Janitor
+from .jobs import Jobs
+from .metrics import Metrics
+from .openapi import components
+from .options import Options
+from .problems import described, problem
+from .readiness import Readiness, warmable
+from .routes import Routes
+from .security import Guard
+from .store import JobStore
+from .webhooks import Webhooks
+
+log = logging.getLogger(__name__)
+
+_PAGE = "page/index.html"
+_EXPOSED = [
+    "Location", "Server-Timing", "X-Cost-USD", "X-Execution-Time-Sec", "X-Face-Similarity", "X-GPU-Type", "X-Job-Id",
+    "X-LoRA-Used", "X-Prompt-Id", "X-Queue-Time-Sec", "X-Seed",
+]  # fmt: skip
+
+
+class Gateway:
+    """One gateway; ``app`` is what a server serves.
+
+    Args:
+        children: engines to start and supervise, besides ``options.servers``.
+
+    Raises:
+        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
+    """
+
+    def __init__(self, options: Options, children: Sequence[ChildSpec] = ()) -> None:
+        self.options = options
+        self.workflows = enabled(options)
+        self.children = Children(children, options.state / "engines")
+        servers = (*self.children.urls, *options.servers)
+        self.metrics = Metrics()
+        self.client = AsyncClient(*servers, settings=options.settings)
+        self.readiness = Readiness(
+            options, self.client.servers, self.workflows, self.metrics, trouble=self.children.trouble
+        )
+        self.jobs = Jobs(options, self.client, self.workflows, self.metrics, self.readiness.gpu_of)
+        self.store = JobStore(
+            options.state, options.settings.jobs_url, {"job": self.jobs.run, "webhook": self._webhook}
+        )
+        self.webhooks = Webhooks(options, self.store, self.metrics)
+        self.jobs.store, self.jobs.on_end = self.store, self.webhooks.ended
+        self._janitor = Janitor(self.jobs, options.limits)
+        self.app = self._build()
+
+    async def _webhook(self, message_id: str, record: dict[str, Any]) -> dict[str, Any]:
+        return await self.webhooks.deliver(message_id, record)
+
+    @asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Everything started; at the end what goes on is left to the next process."""
+        async with AsyncExitStack() as stack:
+            for name in ("results", "uploads"):
+                (self.options.state / name).mkdir(parents=True, exist_ok=True)
+            self.store.open()
+            stack.callback(self.store.close)
+            stack.push_async_callback(self.client.aclose)
+            self.children.start()
+            stack.push_async_callback(self.children.stop)
+            stack.push_async_callback(self.jobs.abandon)
+            self.readiness.start()
+            stack.push_async_callback(self.readiness.stop)
+            self._janitor.start()
+            stack.push_async_callback(self._janitor.stop)
+            yield
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more jobs, be no longer ready, and wait for the jobs that engines have."""
+        self.readiness.draining = True
+        await self.jobs.drain(seconds)
+
+    # --- the app ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> FastAPI:
+        app = FastAPI(title="RYLA gateway", version="1", lifespan=self.running, redoc_url=None)
+        endpoints = [
+            Endpoint(workflow, self.options, self.client, self.jobs, self.metrics)
+            for workflow in self.workflows.values()
+        ]
+        router = APIRouter()
+        for endpoint in endpoints:
+            endpoint.mount(router)
+        Routes(self.options, self.workflows, self.jobs, self.readiness, self.metrics).mount(router)
+        router.add_api_route("/", self._page, methods=["GET"], include_in_schema=False, response_model=None)
+        app.include_router(router)
+        app.add_middleware(Guard, options=self.options)
+        if self.options.origins:
+            app.add_middleware(
+                CORSMiddleware,
+                allow_origins=list(self.options.origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED,
+            )
+        app.add_exception_handler(RylaError, self._refused)
+        app.add_exception_handler(HTTPException, self._http_error)
+        app.add_exception_handler(RequestValidationError, self._invalid)
+        app.add_exception_handler(Exception, self._failed)
+        models = [endpoint.model for endpoint in endpoints]
+        app.openapi = lambda: self._openapi(app, models)  # type: ignore[method-assign]
+        return app
+
+    @staticmethod
+    def _openapi(app: FastAPI, models: list[Any]) -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(components(models))
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    async def _page(self) -> Response:
+        data = await asyncio.to_thread(files(__package__).joinpath(_PAGE).read_bytes)
+        return Response(data, media_type="text/html")
+
+    # --- failures --------------------------------------------------------------------------------------------------
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RylaError)
+        self.metrics.refused.labels(error.code).inc()
+        log.info("%s", error.message, extra={"code": error.code, "method": request.method, "path": request.url.path})
+        patience = error.details.get("retry_after") or (self.jobs.patience if error.entry.http_status == 503 else None)
+        headers = {"Retry-After": str(patience)} if patience else {}
+        return problem(described(error), headers=headers)
+
+    async def _http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            refusal = RylaError("method_not_allowed", f"{request.url.path[:80]} does not take {request.method}.")
+            return problem(described(refusal), headers=dict(error.headers or {}))
+        if error.status_code == 404:
+            return problem(described(RylaError("no_such_route", f"There is no {request.url.path[:80]} here.")))
+        return problem(described(RylaError("invalid_request", str(error.detail)[:200])))
+
+    async def _invalid(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        return problem(described(RylaError("invalid_request", f"{name}: {first['msg']}.")))
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        log.error("A request failed.", exc_info=error, extra={"method": request.method, "path": request.url.path})
+        return problem(described(RylaError("internal_error", "The gateway failed to answer this request.")))
+
+
+def enabled(options: Options) -> dict[str, Workflow]:
+    """The workflows to serve by name.
+
+    Raises:
+        RylaError: ``unknown_workflow``, ``invalid_workflow``; ``invalid_parameter`` for one that cannot be warmed up.
+    """
+    names = options.workflows or tuple(available(options.settings))
+    workflows = {name: load(name, options.settings) for name in names}
+    for name in options.warm_up:
+        if name not in workflows:
+            raise RylaError("unknown_workflow", f"The workflow {name} to warm up with is not served.")
+        if not warmable(workflows[name]):
+            message = f"{name} cannot be warmed up: it needs more than a prompt."
+            raise RylaError("invalid_parameter", message, hint="--warm-up flux-dev")
+    return workflows

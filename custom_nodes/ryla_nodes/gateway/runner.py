@@ -1,0 +1,165 @@
+"""One accepted job on the engines: its turn, its submission, its result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..client import AsyncClient, Result
+from ..client import Job as EngineJob
+from ..errors import RylaError
+from ..workflows.bind import BoundPrompt
+from ..workflows.schema import Workflow
+from .cost import price_of
+from .job import JobSpec, LiveJob, Outcome, StoredPicture, prompt_id_of
+from .line import Line
+from .options import Options
+from .problems import described
+from .results import Facts, Results, outcome_of
+from .uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+Bound = tuple[BoundPrompt, frozenset[str]]
+
+_STATES = {"cancelled": "cancelled", "timed_out": "timed_out"}
+
+
+class Runner:
+    """Runs jobs one by one, many at once.
+
+    Args:
+        gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        client: AsyncClient,
+        workflows: Mapping[str, Workflow],
+        results: Results,
+        uploads: Uploads,
+        line: Line,
+        gpu_of: Callable[[str], str],
+    ) -> None:
+        self._options, self._client, self._workflows = options, client, workflows
+        self._results, self._uploads, self._line, self._gpu_of = results, uploads, line, gpu_of
+
+    async def run(self, job: LiveJob) -> Outcome:
+        """Run a job to its end, whatever that is; one that an earlier process submitted is taken up where it is."""
+        try:
+            return await self._run(job)
+        except RylaError as error:
+            log.info("%s", error.message, extra={"job_id": job.id, "code": error.code})
+            return _ended_early(job, error)
+
+    def bind(self, spec: JobSpec) -> Bound:
+        """A stored job's prompt.
+
+        Raises:
+            RylaError: ``unknown_workflow``, or what binding raises: the workflow is another one by now.
+        """
+        workflow = self._workflows.get(spec.workflow)
+        if workflow is None:
+            raise RylaError("unknown_workflow", f"The workflow {spec.workflow} is no longer served here.")
+        return self._client.bind(workflow, with_paths(workflow, spec.parameters, self._uploads))
+
+    async def _run(self, job: LiveJob) -> Outcome:
+        if job.prompt is not None:
+            return await self._in_turn(job, job.prompt)
+        if self._results.is_cancelled(job.id):
+            job.stop.set()
+        prompt, job.wants = await asyncio.to_thread(self.bind, job.spec)
+        job.prompt = prompt
+        submission = self._results.submission(job.id)
+        if submission is None:
+            return await self._in_turn(job, prompt)
+        # It may be running, so it waits for no turn; and it is never posted again.
+        attached = self._client.attach(
+            prompt, submission, timeout=max(1.0, job.remaining), wants=job.wants, on_progress=job.show
+        )
+        return await self._to_end(job, prompt, attached)
+
+    async def _in_turn(self, job: LiveJob, prompt: BoundPrompt) -> Outcome:
+        await self._turn(job)
+        try:
+            engine_job = self._client.start(
+                prompt,
+                timeout=job.remaining,
+                wants=job.wants,
+                on_progress=job.show,
+                on_submit=lambda submission: self._results.submitting(job.id, submission),
+                prompt_id=prompt_id_of(job.id),
+                depth=self._options.limits.engine_depth,
+                wait=min(self._options.limits.engine_wait, job.remaining),
+            )
+            return await self._to_end(job, prompt, engine_job)
+        finally:
+            self._line.leave()
+
+    async def _turn(self, job: LiveJob) -> None:
+        """Wait in the line.
+
+        Raises:
+            RylaError: ``cancelled`` or ``timed_out``; then it has no turn.
+        """
+        turn = asyncio.ensure_future(self._line.enter(job.spec.accepted))
+        stop = asyncio.ensure_future(job.stop.wait())
+        try:
+            await asyncio.wait({turn, stop}, timeout=max(0.0, job.remaining), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            turn.cancel()  # Without effect on one that has come.
+        if turn.done() and not turn.cancelled():
+            if not job.stop.is_set() and job.remaining > 0:
+                return
+            self._line.leave()
+        if job.stop.is_set():
+            raise RylaError("cancelled", "Cancelled while it waited; no engine had it.")
+        seconds = job.spec.deadline - job.spec.accepted
+        raise RylaError("timed_out", f"The job passed its deadline of {seconds:.0f} s before an engine was free.")
+
+    async def _to_end(self, job: LiveJob, prompt: BoundPrompt, engine_job: EngineJob) -> Outcome:
+        job.engine_job = engine_job
+        if job.stop.is_set():
+            engine_job.cancel()
+        result = await engine_job.result()
+        pictures = await self._keep(job, result)
+        gpu = self._gpu_of(result.server)
+        facts = Facts(
+            pictures=pictures,
+            similarity=self._similarity(job.spec.workflow),
+            gpu=gpu,
+            price=price_of(self._options.settings.gpu_usd_per_hour, gpu),
+        )
+        return outcome_of(result, prompt, job, facts)
+
+    async def _keep(self, job: LiveJob, result: Result) -> tuple[StoredPicture, ...]:
+        if not result.ok:
+            return ()
+        job.data = result.pictures[0].data
+        return await self._results.keep(job.id, result.pictures)
+
+    def _similarity(self, name: str) -> str | None:
+        outputs = self._workflows[name].outputs if name in self._workflows else ()
+        return next((output.node_id for output in outputs if output.kind == "similarity"), None)
+
+
+def with_paths(workflow: Workflow, parameters: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:
+    """Parameters as binding takes them: of a picture its path, not its upload's name."""
+    images = {parameter.name for parameter in workflow.parameters if parameter.type == "image"}
+    return {name: str(uploads.path(value)) if name in images else value for name, value in parameters.items()}
+
+
+def _ended_early(job: LiveJob, error: RylaError) -> Outcome:
+    """The end of a job that gave no result."""
+    return Outcome(
+        state=_STATES.get(error.code, "failed"),
+        finished=time.time(),
+        error=described(error),
+        seed=job.prompt.seed if job.prompt else None,
+        prompt_id=job.prompt_id,
+    )
