@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-_MAIN = "from ryla_nodes.cli.app import main; main()"
+MAIN = "from ryla_nodes.cli.app import main; main()"
 
 
 class ServeProcess:
@@ -33,7 +33,7 @@ class ServeProcess:
 
     def start(self, *, seconds: float = 60.0) -> ServeProcess:
         """Start it and wait until it serves."""
-        command = [sys.executable, "-c", _MAIN, "serve", "--json", "--port", str(self._port)]
+        command = [sys.executable, "-c", MAIN, "serve", "--json", "--port", str(self._port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--state", str(self._state), *self._arguments],

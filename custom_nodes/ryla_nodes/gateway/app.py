@@ -103,7 +103,7 @@ class Gateway:
     def _build(self) -> FastAPI:
         app = FastAPI(title="RYLA gateway", version="1", lifespan=self.running, redoc_url=None)
         endpoints = [
-            Endpoint(workflow, self.options, self.client, self.jobs, self.metrics)
+            Endpoint(workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks)
             for workflow in self.workflows.values()
         ]
         router = APIRouter()

@@ -27,6 +27,7 @@ from .responses import answer, facts
 from .runner import Bound, with_paths
 from .uploads import from_text
 from .urls import Fetcher
+from .webhooks import Webhooks
 
 _LEAST_TIMEOUT = 1.0
 
@@ -50,10 +51,18 @@ class Asked:
 class Endpoint:
     """``POST /<workflow>``."""
 
-    def __init__(self, workflow: Workflow, options: Options, client: AsyncClient, jobs: Jobs, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        options: Options,
+        client: AsyncClient,
+        jobs: Jobs,
+        metrics: Metrics,
+        webhooks: Webhooks,
+    ) -> None:
         self.workflow, self.model = workflow, request_model(workflow, options.limits)
         self._options, self._client, self._jobs, self._metrics = options, client, jobs, metrics
-        self._fetcher = Fetcher(options)
+        self._fetcher, self._webhooks = Fetcher(options), webhooks
         self._images = [parameter.name for parameter in workflow.parameters if parameter.type == "image"]
         self._format = workflow.parameter("format")
 
@@ -90,6 +99,8 @@ class Endpoint:
 
     async def _asked(self, request: Request) -> Asked:
         wished = wishes(request)
+        if wished.webhook:
+            await self._webhooks.check(wished.webhook)
         kind = accepted(request.headers.get("accept", ""), (*self._kinds(), JSON))
         raw = await fields(request, self._options.limits)
         typed = not request.headers.get("content-type", "").lower().startswith("multipart/")
@@ -151,14 +162,9 @@ class Endpoint:
 
     async def _bound(self, asked: Asked) -> Bound:
         values = with_paths(self.workflow, asked.given, self._jobs.uploads)
-        try:
-            if self._images:
-                return await asyncio.to_thread(self._client.bind, self.workflow, values)
-            return self._client.bind(self.workflow, values)
-        except RylaError as error:
-            if error.hint.startswith("ryla workflows show"):
-                error.hint = f"GET /workflows/{self.workflow.name}"
-            raise
+        if self._images:
+            return await asyncio.to_thread(self._client.bind, self.workflow, values)
+        return self._client.bind(self.workflow, values)
 
     def _digest(self, asked: Asked) -> str:
         told = json.dumps([self.workflow.name, asked.given, asked.wishes.webhook], sort_keys=True)

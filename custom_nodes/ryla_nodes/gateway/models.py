@@ -98,7 +98,7 @@ def check(model: type[BaseModel], workflow: Workflow, fields: Mapping[str, Any],
         found = [problem for problem in found if problem["code"] not in _SAID_BETTER]
         if found:
             more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-            message, hint = f"{found[0]['message']}.{more}", f"GET /workflows/{workflow.name}"
+            message, hint = f"{found[0]['message']}.{more}", f"ryla workflows show {workflow.name}"
             listed = [{**problem, "code": "invalid_parameter"} for problem in found]
             raise RylaError("invalid_parameter", message, hint=hint, problems=listed) from None
     return named

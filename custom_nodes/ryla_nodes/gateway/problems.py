@@ -18,6 +18,11 @@ _ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\blocalhost:\d+\b")
 _POSIX = re.compile(r"(?<![\w.:/])(?:~|(?=/))(?:/[^\s/'\",:;()]+)*/([^\s/'\",:;()]+)")
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\\\s'\",;()]+\\)*([^\\\s'\",;()]*)")
 _AT_ENGINE = re.compile(r" (?:at|on|from|to) the engine(?: at the engine)?\b")
+_ADDRESSES = (
+    (re.compile(r"ryla workflows show ([\w-]+)"), r"GET /workflows/\1"),
+    (re.compile(r"ryla workflows list"), "GET /workflows"),
+    (re.compile(r"ryla loras list"), "GET /loras"),
+)
 _SHOWN = ("prompt_id", "seed", "nearest", "min", "max", "step", "choices", "node_id", "node_class", "seconds")
 
 
@@ -35,7 +40,15 @@ def described(error: RylaError) -> dict[str, Any]:
     problems = error.details.get("problems")
     if isinstance(problems, list):
         facts["problems"] = [_problem(each) for each in problems if isinstance(each, Mapping)]
-    return {"code": error.code, "message": redact(error.message), "hint": redact(error.hint), **facts}
+    return {"code": error.code, "message": redact(error.message), "hint": _hint(error.hint), **facts}
+
+
+def _hint(hint: str) -> str:
+    """A hint for who has HTTP and no terminal on this machine."""
+    for command, address in _ADDRESSES:
+        hint = command.sub(address, hint)
+    # What names an address of the gateway itself is no path of this machine.
+    return hint if "GET /" in hint else redact(hint)
 
 
 def _problem(each: Mapping[str, Any]) -> dict[str, Any]:

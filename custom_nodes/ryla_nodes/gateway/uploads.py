@@ -123,5 +123,7 @@ def check(parameter: str, data: bytes, most_pixels: int) -> None:
                     )
                 image.draft("RGB", (1, 1))  # A JPEG is read to its end, but drawn small.
                 image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise RylaError("image_too_large", f"{parameter} has far too many pixels.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
         raise RylaError("unreadable_image", f"{parameter} is no JPEG, PNG or WebP, or is damaged.") from None
