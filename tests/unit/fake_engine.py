@@ -31,6 +31,7 @@ class FakeEngine(Worker):
         faults: what goes wrong; the names are those in the methods below.
         executions: the prompt ids that were run to their end, in order.
         posts: the prompt ids of every POST /prompt that arrived.
+        models: folder -> the files that the engine lists in it.
         requests: "METHOD path" of every request; ``authorizations`` of those with a login, ``logins`` what it was.
     """
 
@@ -52,6 +53,7 @@ class FakeEngine(Worker):
         self.authorizations: set[str] = set()
         self.logins: set[str] = set()
         self.uploads: dict[str, bytes] = {}
+        self.models = {"loras": ["anna.safetensors", "people\\ben.safetensors"]}
         self.freed = 0
         self.worker_dead = False
         self._port = port
@@ -347,9 +349,9 @@ class FakeEngine(Worker):
         return web.json_response({name: node_class(name) for name in ("EmptyImage", "ImageInvert", "SaveImage")})
 
     async def _models(self, request: web.Request) -> web.Response:
-        if request.match_info["folder"] != "loras":
+        if request.match_info["folder"] not in self.models:
             return web.Response(status=404)
-        return web.json_response(["anna.safetensors", "people\\ben.safetensors"])
+        return web.json_response(self.models[request.match_info["folder"]])
 
     async def _logs(self, request: web.Request) -> web.Response:
         lines = ["got prompt\n", "Prompt executed in 0.01 seconds\n", "got prompt\n"]

@@ -103,7 +103,9 @@ class Gateway:
     def _build(self) -> FastAPI:
         app = FastAPI(title="RYLA gateway", version="1", lifespan=self.running, redoc_url=None)
         endpoints = [
-            Endpoint(workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks)
+            Endpoint(
+                workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks, self.readiness.require_disk
+            )
             for workflow in self.workflows.values()
         ]
         router = APIRouter()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,11 @@ class Endpoint:
         jobs: Jobs,
         metrics: Metrics,
         webhooks: Webhooks,
+        require_disk: Callable[[], None],
     ) -> None:
         self.workflow, self.model = workflow, request_model(workflow, options.limits)
         self._options, self._client, self._jobs, self._metrics = options, client, jobs, metrics
-        self._fetcher, self._webhooks = Fetcher(options), webhooks
+        self._fetcher, self._webhooks, self._require_disk = Fetcher(options), webhooks, require_disk
         self._images = [parameter.name for parameter in workflow.parameters if parameter.type == "image"]
         self._format = workflow.parameter("format")
 
@@ -82,6 +83,7 @@ class Endpoint:
 
     async def post(self, request: Request) -> Response:
         """Run the workflow, and answer as the request prefers."""
+        self._require_disk()
         asked = await self._asked(request)
         token: Token | None = request.scope["state"].get("token")
         try:

@@ -23,7 +23,7 @@ from ..workflows.validate import problems
 from .cost import gpu_name
 
 _SECONDS = 2.0
-_STUCK_SECONDS = 3.0
+_STUCK_SECONDS = 2.5
 _INVENTORY_SECONDS = 3.0
 
 

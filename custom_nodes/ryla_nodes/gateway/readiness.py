@@ -1,4 +1,4 @@
-"""The truth about whether jobs can be served: looked at every two seconds, never assumed."""
+"""The truth about whether jobs can be served: looked at every second, never assumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .problems import redact
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 2.0
+EVERY_SECONDS = 1.0
 
 _WARM_UP_SECONDS = 900.0
 _WARM_UP = {"prompt": "a portrait of a person", "width": 256, "height": 256, "steps": 1}
