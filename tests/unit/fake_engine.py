@@ -29,7 +29,7 @@ class FakeEngine(Worker):
 
     Attributes:
         faults: what goes wrong; the names are those in the methods below.
-        executions: the prompt ids that were run to their end, in order.
+        executions, started: the prompt ids that were run to their end, and those that were begun, in order.
         posts: the prompt ids of every POST /prompt that arrived.
         models: folder -> the files that the engine lists in it.
         requests: "METHOD path" of every request; ``authorizations`` of those with a login, ``logins`` what it was.
@@ -47,6 +47,7 @@ class FakeEngine(Worker):
         self.faults = set(faults)
         self.seconds, self.legacy, self.make, self.settle = seconds, legacy, make, settle
         self.executions: list[str] = []
+        self.started: list[str] = []
         self.graphs: list[dict[str, Any]] = []
         self.posts: list[str] = []
         self.requests: list[str] = []

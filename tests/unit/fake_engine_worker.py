@@ -39,6 +39,7 @@ class Worker:
     seconds: float
     make: Any
     executions: list[str]
+    started: list[str]
     graphs: list[dict[str, Any]]
     sockets: dict[str, web.WebSocketResponse]
     on_execute: Callable[[], object] = staticmethod(lambda: None)
@@ -73,6 +74,7 @@ class Worker:
             self.worker_dead = True
             return
         mine = {"prompt_id": job.prompt_id}
+        self.started.append(job.prompt_id)
         if "die" in self.faults and job.client_id != "other":
             self.running.remove(job)
             self._reset_sockets()
