@@ -132,7 +132,7 @@ class Served:
         self.server = Server(self.gateway, self._listening, 5.0)
         watcher = asyncio.ensure_future(self._when_started())
         with contextlib.suppress(asyncio.CancelledError):
-            await self.server._serve([self._listening])
+            await self.server.serve([self._listening])
         watcher.cancel()
         self._started.set()
 

@@ -164,23 +164,19 @@ def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, sta
 
 
 def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], drain: float, json_log: bool) -> None:
-    import asyncio
-
-    from ..gateway import logs
+    from ..gateway import logs, traces
     from ..gateway.app import Gateway
     from ..gateway.server import Server, listen
 
     logs.configure(as_json=json_log, level="info")
+    traces.configure()
     listening = listen(*address)
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     url = f"http://{host}:{listening.getsockname()[1]}"
 
-    async def serve_it() -> None:
-        gateway = Gateway(options, children)
-        _tell(url, options, children)
-        await Server(gateway, listening, drain).run_to_end()
-
-    asyncio.run(serve_it())
+    gateway = Gateway(options, children)
+    _tell(url, options, children)
+    Server(gateway, listening, drain).serve_to_end()
 
 
 def _tell(url: str, options: Options, children: list[ChildSpec]) -> None:

@@ -76,7 +76,7 @@ class Gateway:
         return await self.webhooks.deliver(message_id, record)
 
     @asynccontextmanager
-    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Everything started; at the end what goes on is left to the next process."""
         async with AsyncExitStack() as stack:
             for name in ("results", "uploads"):
@@ -101,7 +101,7 @@ class Gateway:
     # --- the app ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> FastAPI:
-        app = FastAPI(title="RYLA gateway", version="1", lifespan=self.running, redoc_url=None)
+        app = FastAPI(title="RYLA gateway", version="1", redoc_url=None)
         endpoints = [
             Endpoint(
                 workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks, self.readiness.require_disk

@@ -87,7 +87,9 @@ class Endpoint:
         asked = await self._asked(request)
         token: Token | None = request.scope["state"].get("token")
         try:
-            found = await self._accept(asked, token)
+            # Of a flood few at a time, so that the others' requests come between.
+            async with self._jobs.door:
+                found = await self._accept(asked, token)
         finally:
             self._jobs.uploads.release(asked.uploads)
         if asked.wishes.respond_async and not asked.wishes.wait:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows.schema import Workflow
+from . import traces
 from .events import EventLog
 from .job import JobSpec, LiveJob, Outcome
 from .line import Line
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 OnEnd = Callable[[str, JobSpec, Outcome], Awaitable[None]]
 
 _REMEMBERED = 512
+_AT_THE_DOOR = 4
 _CANCEL_SECONDS = 20.0
 
 
@@ -56,6 +58,9 @@ class Jobs:
     Args:
         workflows: the enabled ones by name.
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+
+    Attributes:
+        door: held while a job is bound and accepted.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Jobs:
     ) -> None:
         self.results = Results(options.state / "results")
         self.uploads = Uploads(options.state / "uploads", options.limits)
+        self.door = asyncio.Semaphore(_AT_THE_DOOR)
         self.draining = False
         self._limits, self._metrics = options.limits, metrics
         self._line = Line(max(1, len(client.servers)) * options.limits.engine_depth, self._moved)
@@ -168,11 +174,12 @@ class Jobs:
 
     def _leave(self, job: LiveJob) -> None:
         """The job's end is stored, or it is left to the next process."""
+        if job.ending is None and self.draining:
+            # Its uploads stay, too.
+            job.outcome.cancel()
+            return
         self._drop(job)
         if job.outcome.done():
-            return
-        if job.ending is None and self.draining:
-            job.outcome.cancel()
             return
         if job.ending is None:
             error = RylaError("internal_error", "The gateway failed to run this job.")
@@ -190,6 +197,7 @@ class Jobs:
         if ending.execution is not None:
             self._seconds = 0.8 * self._seconds + 0.2 * ending.execution
         self._metrics.ended(job.spec, ending)
+        traces.ended(job.id, job.spec, ending)
         job.log.add("done", {"job_id": job.id, "state": ending.state, "error": ending.error}, last=True)
         code = ending.error["code"] if ending.error else ""
         facts = {"job_id": job.id, "prompt_id": ending.prompt_id, "state": ending.state, "code": code}

@@ -23,6 +23,7 @@ PROBLEM: dict[str, Any] = {
     },
 }
 
+_COMMON = (400, 401, 403, 404, 405, 500)
 _TEXT = {"type": "string"}
 _HEADERS = {
     "X-Job-Id": "The job's id: GET /jobs/ID.",
@@ -44,9 +45,9 @@ _PARAMETERS = (
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of failures with these statuses."""
+    """The ``responses`` of failures with these statuses, and with those that any request may meet."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "Problem", "content": content} for status in statuses}
+    return {status: {"description": "Problem", "content": content} for status in sorted({*_COMMON, *statuses})}
 
 
 def endpoint_docs(model: type[BaseModel], images: list[str]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def endpoint_docs(model: type[BaseModel], images: list[str]) -> dict[str, Any]:
         "responses": {
             200: done,
             202: later,
-            **problems(400, 401, 403, 404, 406, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504, 507),
+            **problems(406, 408, 409, 413, 415, 422, 429, 502, 503, 504, 507),
         },
         "openapi_extra": {
             "parameters": [

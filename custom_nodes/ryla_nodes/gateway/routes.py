@@ -40,20 +40,20 @@ class Routes:
 
     def mount(self, router: APIRouter) -> None:
         """Add the routes."""
-        job = problems(401, 403, 404, 429, 503)
+        job = problems(429, 503)
         result = {**job, **problems(406, 409, 410, 422, 500, 502, 504, 507)}
         for method, path, call, tag, more in (
-            ("GET", "/jobs", self.list_jobs, "jobs", problems(400, 401, 403)),
+            ("GET", "/jobs", self.list_jobs, "jobs", problems()),
             ("GET", "/jobs/{job_id}", self.get_job, "jobs", job),
             ("DELETE", "/jobs/{job_id}", self.delete_job, "jobs", job),
             ("GET", "/jobs/{job_id}/events", self.get_events, "jobs", job),
             ("GET", "/jobs/{job_id}/result", self.get_result, "jobs", result),
-            ("GET", "/workflows", self.list_workflows, "about", problems(401, 403)),
-            ("GET", "/workflows/{name}", self.get_workflow, "about", problems(401, 403, 404)),
-            ("GET", "/loras", self.list_loras, "about", problems(401, 403)),
-            ("GET", "/health", self.health, "state", problems(403)),
-            ("GET", "/ready", self.ready, "state", {**problems(403), 503: {"description": "Something is missing"}}),
-            ("GET", "/metrics", self.get_metrics, "state", problems(401, 403)),
+            ("GET", "/workflows", self.list_workflows, "about", problems()),
+            ("GET", "/workflows/{name}", self.get_workflow, "about", problems()),
+            ("GET", "/loras", self.list_loras, "about", problems()),
+            ("GET", "/health", self.health, "state", problems()),
+            ("GET", "/ready", self.ready, "state", {**problems(), 503: {"description": "Something is missing"}}),
+            ("GET", "/metrics", self.get_metrics, "state", problems()),
         ):
             router.add_api_route(path, call, methods=[method], tags=[tag], response_model=None, responses=more)
 

@@ -29,19 +29,24 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(_GRACE_SECONDS),
-            lifespan="on",
+            lifespan="off",
         )
         super().__init__(config)
         self._gateway, self._listening, self._drain_seconds = gateway, listening, drain_seconds
         self._draining: asyncio.Task[None] | None = None
 
-    async def run_to_end(self) -> None:
-        """Serve.
+    def serve_to_end(self) -> None:
+        """Serve, on uvloop where it is installed.
 
         Raises:
             RylaError: what starting the gateway raises.
         """
-        await self.serve(sockets=[self._listening])
+        self.run(sockets=[self._listening])
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the gateway, serve, stop the gateway."""
+        async with self._gateway.running():
+            await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal handler of uvicorn, in the event loop's thread."""

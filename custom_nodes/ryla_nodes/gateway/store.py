@@ -103,8 +103,7 @@ class JobStore:
         except (dbos_error.DBOSException, sqlalchemy.exc.SQLAlchemyError, OSError, ValueError) as error:
             with suppress(dbos_error.DBOSException):
                 DBOS.destroy(destroy_registry=True)
-            where = sqlalchemy.engine.make_url(self._url).render_as_string(hide_password=True)
-            message = f"The job store {where} cannot be opened: {str(error).splitlines()[0][:300]}"
+            message = f"The job store cannot be opened: {str(error).splitlines()[0][:300]}"
             raise RylaError("job_store_unreachable", message) from error
 
     def _identity(self) -> str:
