@@ -22,7 +22,7 @@ class ServeProcess:
     def __init__(
         self, state: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> None:
-        self._state, self._arguments = state, tuple(arguments)
+        self.state, self._arguments = state, tuple(arguments)
         self._environment = {**os.environ, **(environment or {})}
         self._port = 0
         self.log = state.parent / f"{state.name}.log"
@@ -36,7 +36,7 @@ class ServeProcess:
         command = [sys.executable, "-c", MAIN, "serve", "--json", "--port", str(self._port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--state", str(self._state), *self._arguments],
+                [*command, "--state", str(self.state), *self._arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self._environment,

@@ -150,9 +150,9 @@ class Child:
     def died(self) -> RylaError:
         """Its death as an error, with the end of its log."""
         status = self._process.returncode if self._process else None
-        how = (
-            "ended" if status is None else f"ended with status {status}" if status >= 0 else f"was killed by {-status}"
-        )
+        how = "ended"
+        if status is not None:
+            how = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
         message = f"The engine {self.spec.name} {how}. The end of its log:\n{self.tail()}"
         return RylaError("comfyui_crashed", message, status=status)
 
