@@ -190,7 +190,6 @@ _CODES = (
     ErrorCode("gateway_running", "Another gateway uses this state folder.", "Stop it, or give another --state.", 4, 503),
     ErrorCode("job_store_newer", "The job store was written by a newer version.", "Update ryla-nodes, or give another --state.", 4, 503),
     ErrorCode("job_store_unreachable", "The job store cannot be opened.", "Check RYLA_JOBS_URL, and that its database runs.", 4, 503),
-    ErrorCode("not_ready", "The gateway cannot serve jobs now.", "GET /ready says what is missing.", 4, 503),
     ErrorCode("shutting_down", "The gateway is being stopped.", "Send the request again in a moment.", 4, 503),
     ErrorCode("internal_error", "The gateway itself failed; its log says why.", "Look at the gateway's log.", 5, 500),
     ErrorCode("no_such_route", "The gateway has no such address.", "GET /openapi.json lists them.", 2, 404),

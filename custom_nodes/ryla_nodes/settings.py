@@ -18,13 +18,17 @@ class Settings:
         home: RYLA_HOME: where the embedded engine keeps models of your own, inputs and outputs; ``ryla`` in the user's
             cache folder when unset.
         workflows: RYLA_WORKFLOWS: folder of additional workflows, searched before the shipped ones.
-        token: RYLA_TOKEN: bearer token that the embedded engine asks for everywhere; it needs one where other machines
-            reach it. The runner sends it to engines on this machine.
+        token: RYLA_TOKEN: bearer token that the embedded engine and the gateway ask for everywhere; they need one where
+            other machines reach them. The runner sends it to engines on this machine.
         comfyui: RYLA_COMFYUI: folder of the ComfyUI to work with; comfy-cli's workspace when unset.
         catalogue: RYLA_CATALOGUE: TOML file whose model entries are merged over the shipped catalogue.
         volume_refresh: RYLA_VOLUME_REFRESH: command run once before a LoRA is said to be missing, such as a cloud
             volume's reload.
         lora_roots: RYLA_LORA_ROOTS: folders that links inside a LoRA folder may lead to, separated as in PATH.
+        tokens_file: RYLA_TOKENS_FILE: TOML file of the gateway's tokens: their SHA-256, names and limits.
+        jobs_url: RYLA_JOBS_URL: database of the gateway's jobs, such as postgresql://USER@HOST/NAME; a file when unset.
+        gpu_usd_per_hour: RYLA_GPU_USD_PER_HOUR: what an hour of the engine's GPU costs, or the name of a price list.
+        webhook_secret: RYLA_WEBHOOK_SECRET: what the gateway signs webhooks with: whsec_ and base64, or any text.
         xet: RYLA_XET: 1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.
         allowed_hosts: RYLA_ALLOWED_HOSTS: host names by which the embedded engine may be asked beside this machine's,
             comma-separated there.

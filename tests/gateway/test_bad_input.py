@@ -70,7 +70,7 @@ def test_malformed_json(gateway: Served, body: str | bytes) -> None:
     _refused(_json(gateway, body), 400, "invalid_request")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png", "", "\x01"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png", "", "x"])
 def test_other_types(gateway: Served, kind: str) -> None:
     _refused(_json(gateway, '{"prompt": "a"}', kind), 415, "unsupported_media_type")
 

@@ -144,6 +144,7 @@ class AsyncClient:
 
         Args:
             on_submit: called with where and as what, right before each POST: for a journal that survives a crash.
+                What it returns is awaited before the POST.
             prompt_id: a lowercase UUID to use for the first attempt; refused while another job of the engine has it.
 
         Raises:

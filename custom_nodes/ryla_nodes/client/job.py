@@ -6,7 +6,7 @@ import asyncio
 import copy
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from ..errors import RylaError
@@ -37,7 +37,7 @@ class Submission:
     nonce: str = ""
 
 
-OnSubmit = Callable[[Submission], None]
+OnSubmit = Callable[[Submission], Awaitable[None] | None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Options:
     Attributes:
         timeout: the hard deadline, in seconds from the moment that the job has an engine.
         on_progress: called with each change, in the client's event loop: be quick.
-        on_submit: called right before each POST that may start the job.
+        on_submit: called right before each POST that may start the job; what it returns is awaited first.
         prompt_id: the id of the first attempt; random when empty.
         depth, wait: see ``Pool.lease``. With a ``wait`` a job also comes back to an engine that recovered.
         reruns: how often a job that its engine lost is run again.
@@ -321,9 +321,10 @@ class _Attempt:
         self.queued = driver.queued
         return outcome
 
-    def _submitting(self) -> None:
-        if self._on_submit is not None:
-            self._on_submit(self._submission)
+    async def _submitting(self) -> None:
+        noted = self._on_submit(self._submission) if self._on_submit is not None else None
+        if noted is not None:
+            await noted
 
     async def _download(self, outcome: Outcome, entry: HistoryEntry) -> Outcome:
         member = self._member

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -188,7 +188,7 @@ class Driver:
         guard: Guard,
         tracker: Tracker,
         *,
-        on_submit: Callable[[], None],
+        on_submit: Callable[[], Awaitable[None]],
         on_accepted: Callable[[], None],
     ) -> None:
         self._machine, self._engine, self._subject = machine, engine, subject
@@ -255,11 +255,14 @@ class Driver:
         finally:
             call.cancel()
 
+    async def _submit(self) -> Answer:
+        await self._on_submit()
+        return await self._engine.submit(self._subject)
+
     def _call(self, ask: Ask) -> Coroutine[Any, Any, Answer]:
         engine, prompt_id = self._engine, self._subject.prompt_id
         if ask is Ask.SUBMIT:
-            self._on_submit()
-            return engine.submit(self._subject)
+            return self._submit()
         if ask is Ask.QUEUE:
             return engine.queue()
         if ask is Ask.HISTORY:

@@ -115,6 +115,23 @@ class Wakeups:
                 self._loop.call_soon_threadsafe(self._deliver, event)
 
 
+def greets(address: Address, route: Route, client_id: str, limits: Limits) -> bool:
+    """Whether a new websocket is opened and sent a first message: an engine that is stuck sending greets nobody.
+
+    Blocks for ``limits.connect`` seconds at most for each of the two.
+    """
+    connection = websocket.WebSocket(skip_utf8_validation=True)
+    try:
+        if route.tls is not None:
+            connection.sock_opt.sslopt = {"context": route.tls}
+        connection.connect(address.websocket(client_id), **_options(address, route, limits))
+        return bool(connection.status == _SWITCHING_PROTOCOLS and connection.recv())
+    except (OSError, ValueError, websocket.WebSocketException):
+        return False
+    finally:
+        connection.shutdown()
+
+
 def _options(address: Address, route: Route, limits: Limits) -> dict[str, Any]:
     return {
         "header": address.headers,

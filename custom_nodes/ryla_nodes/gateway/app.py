@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from ..client import AsyncClient
 from ..errors import RylaError
-from ..workflows.schema import Workflow
-from ..workflows.workflow import available, load
+from ..workflows.library import available, load
+from ..workflows.workflow import Workflow
 from .children import Children, ChildSpec
 from .endpoints import Endpoint
 from .janitor import Janitor

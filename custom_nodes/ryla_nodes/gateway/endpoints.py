@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from ..client import AsyncClient
 from ..errors import RylaError
-from ..workflows.schema import Workflow
+from ..workflows.workflow import BoundPrompt, Workflow
 from .job import JobSpec, LiveJob, job_id_of
 from .jobs import Found, Jobs
 from .metrics import Metrics
@@ -24,7 +24,7 @@ from .openapi import endpoint_docs
 from .options import Options, Token
 from .requests import JSON, PICTURES, Wishes, accepted, fields, wishes
 from .responses import answer, facts
-from .runner import Bound, with_paths
+from .runner import with_paths
 from .uploads import from_text
 from .urls import Fetcher
 from .webhooks import Webhooks
@@ -148,7 +148,7 @@ class Endpoint:
     # --- accepting -------------------------------------------------------------------------------------------------
 
     async def _accept(self, asked: Asked, token: Token | None) -> Found:
-        prompt, wants = await self._bound(asked)
+        prompt = await self._bound(asked)
         effective = {**prompt.parameters, **{name: asked.given[name] for name in self._images}}
         owner, now = token.name if token else "", time.time()
         spec = JobSpec(
@@ -162,9 +162,9 @@ class Endpoint:
             webhook=asked.wishes.webhook,
         )
         job_id = job_id_of(owner, asked.wishes.key)
-        return await self._jobs.accept(job_id, spec, (prompt, wants), token, keep=asked.wishes.keep)
+        return await self._jobs.accept(job_id, spec, prompt, token, keep=asked.wishes.keep)
 
-    async def _bound(self, asked: Asked) -> Bound:
+    async def _bound(self, asked: Asked) -> BoundPrompt:
         values = with_paths(self.workflow, asked.given, self._jobs.uploads)
         if self._images:
             return await asyncio.to_thread(self._client.bind, self.workflow, values)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..client import Job as EngineJob
 from ..client import Phase, Progress
-from ..workflows.bind import BoundPrompt
+from ..workflows.workflow import BoundPrompt
 from .events import EventLog
 
 _PROMPTS = uuid.UUID("9d1cf4be-5f7c-4c0e-8f6e-2f5e4a0c7c11")
@@ -121,7 +121,7 @@ class LiveJob:
     """A job that waits or runs in this process, and for a while after it ended.
 
     Attributes:
-        prompt, wants: what the engine is given; bound anew when None.
+        prompt: what the engine is given; bound anew when None.
         keep: it goes on without anybody who waits for it.
         watchers: how many requests wait for it.
         started, ended: Unix seconds at which an engine began and ended its work on it.
@@ -137,7 +137,6 @@ class LiveJob:
     spec: JobSpec
     log: EventLog
     prompt: BoundPrompt | None = None
-    wants: frozenset[str] = frozenset()
     keep: bool = True
     watchers: int = 0
     started: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..client import AsyncClient
 from ..errors import RylaError
-from ..workflows.schema import Workflow
+from ..workflows.workflow import BoundPrompt, Workflow
 from . import traces
 from .events import EventLog
 from .job import JobSpec, LiveJob, Outcome
@@ -22,7 +22,7 @@ from .metrics import Metrics
 from .options import Options, Token
 from .problems import described
 from .results import Results
-from .runner import Bound, Runner
+from .runner import Runner
 from .store import JobStore, Record
 from .uploads import Uploads
 
@@ -88,7 +88,9 @@ class Jobs:
 
     # --- taking ----------------------------------------------------------------------------------------------------
 
-    async def accept(self, job_id: str, spec: JobSpec, bound: Bound, token: Token | None, *, keep: bool) -> Found:
+    async def accept(
+        self, job_id: str, spec: JobSpec, prompt: BoundPrompt, token: Token | None, *, keep: bool
+    ) -> Found:
         """Store a job and begin it; the one that is there already when its key was used before for the same request.
 
         Raises:
@@ -100,7 +102,7 @@ class Jobs:
             return _same(Found(job_id, known.spec, known, None), spec)
         self._admit(token)
         job = self._enter(job_id, spec, keep)
-        job.prompt, job.wants = bound
+        job.prompt = prompt
         try:
             fresh = await self.store.start("job", job_id, spec.record())
         except RylaError as error:
@@ -142,10 +144,12 @@ class Jobs:
 
     def position(self, job: LiveJob) -> int:
         """How many jobs go before this one, as far as the gateway knows."""
-        progress = job.progress
-        if job.started is not None or job.engine_job is not None:
-            return progress.ahead or 0 if progress and job.started is None else 0
-        return self._line.ahead(job.spec.accepted) + 1 if len(self._line) else 0
+        if job.started is not None:
+            return 0
+        if job.engine_job is not None:
+            known = job.progress.ahead if job.progress else None
+            return self._line.busy - 1 if known is None else known
+        return self._line.ahead(job.spec.accepted) + self._line.busy
 
     def _moved(self) -> None:
         self._metrics.waiting.set(len(self._line))

@@ -24,6 +24,11 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def busy(self) -> int:
+        """How many have their turn."""
+        return self.capacity - self._free
+
     async def enter(self, accepted: float) -> None:
         """Wait for a turn; ``leave`` gives it back. A wait that is cancelled takes no turn.
 

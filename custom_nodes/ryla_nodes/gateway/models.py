@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..errors import RylaError
-from ..workflows.bind import bind
-from ..workflows.schema import Parameter, Workflow
+from ..workflows.parameter import Parameter
+from ..workflows.workflow import Workflow, bind
 from .options import Limits
 
 _NAME_LENGTH = 255

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Any
 
-import httpx
-from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
-
-from ..client.address import Address
-from ..client.worker_log import tells_of_death, text_of
-from ..workflows.schema import Graph
+from ..client import Limits
+from ..client.api import EngineApi
+from ..client.transport import Address, CallFailed
+from ..client.websocket import greets
+from ..errors import RylaError
+from ..workflows.graph import Graph
 from ..workflows.validate import problems
 from .cost import gpu_name
+from .problems import redact
 
-_SECONDS = 2.0
+_SECONDS = 1.5
 _STUCK_SECONDS = 2.5
 _INVENTORY_SECONDS = 3.0
 
@@ -77,33 +75,28 @@ class Probe:
         self.server = self._address.base
         self._graphs, self._folders = graphs, sorted({*folders, "loras"})
         self._classes = sorted({str(node["class_type"]) for graph in graphs.values() for node in graph.values()})
-        self._http = httpx.AsyncClient(
-            base_url=self._address.base,
-            headers=self._address.headers,
-            trust_env=not self._address.loopback,
-            timeout=_SECONDS,
-        )
+        limits = Limits(connect=_SECONDS, answer=_SECONDS, submit=_INVENTORY_SECONDS)
+        self._engine = EngineApi(self._address, limits)
         self._idle_since: float | None = None
         self._inventory_at = float("-inf")
         self.sight = Sight()
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._engine.aclose()
 
     async def look(self) -> None:
         """Look once. Never raises for what the engine does."""
         try:
-            stats = await self._read("/system_stats")
-            queue, worker_log = await asyncio.gather(self._read("/queue"), self._log())
-            lacks = [*self._worker(queue, worker_log), *(await self._websocket())]
+            stats = await self._engine.read("/system_stats")
+            queue, log = await asyncio.gather(self._engine.read("/queue"), self._engine.worker_died())
+            lacks = [*self._worker(queue, log.worker_died), *(await self._websocket())]
             if time.monotonic() - self._inventory_at > _INVENTORY_SECONDS:
                 await self._take_inventory()
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            devices, version = stats["devices"], str(stats["system"].get("comfyui_version") or "?")
+        except (CallFailed, RylaError, KeyError, TypeError, AttributeError) as error:
             self.sight = Sight(lacks=(self._unreachable(error),), gpu=self.sight.gpu)
             self._inventory_at = float("-inf")
             return
-        system, devices = stats["system"], stats["devices"]
-        version = str(system.get("comfyui_version") or "?")
         self.sight = Sight(
             up=True,
             version=version,
@@ -115,58 +108,37 @@ class Probe:
             models=self.sight.models,
         )
 
-    async def _read(self, path: str) -> Any:
-        response = await self._http.get(path)
-        response.raise_for_status()
-        return response.json()
+    @staticmethod
+    def _unreachable(error: Exception) -> Lack:
+        answered = not isinstance(error, CallFailed | RylaError) or "not JSON" in str(error)
+        why = "what answers is not a ComfyUI" if answered else str(error)
+        return Lack("engine", f"An engine does not answer: {redact(why)}.", "Start it, or take it out of --server.")
 
-    async def _log(self) -> str:
-        """The engine's log; "" from one that shows none."""
-        try:
-            return text_of(await self._read("/internal/logs/raw"))
-        except (httpx.HTTPStatusError, ValueError):
-            return ""
-
-    def _unreachable(self, error: Exception) -> Lack:
-        why = type(error).__name__ if isinstance(error, httpx.HTTPError) else "what answers is not a ComfyUI"
-        return Lack("engine", f"An engine does not answer ({why}).", "Start it, or take it out of --server.")
-
-    def _worker(self, queue: Mapping[str, Any], worker_log: str) -> list[Lack]:
+    def _worker(self, queue: Mapping[str, Any], died: bool) -> list[Lack]:
         """Whether anybody works on what waits."""
         idle = bool(queue["queue_pending"]) and not queue["queue_running"]
         now = time.monotonic()
         self._idle_since = (self._idle_since or now) if idle else None
         stuck = self._idle_since is not None and now - self._idle_since > _STUCK_SECONDS
-        if stuck or tells_of_death(worker_log):
+        if stuck or died:
             message = "An engine answers, but its worker is dead: it takes jobs and runs none."
             return [Lack("worker", message, "Restart that engine; its log tells what ended the worker.")]
         return []
 
     async def _websocket(self) -> list[Lack]:
-        """Whether a new websocket is greeted: an engine that is stuck sending to somebody greets nobody."""
-        try:
-            await asyncio.wait_for(self._greeting(), _SECONDS)
-        except (OSError, WebSocketException, asyncio.TimeoutError, ValueError):
-            fix = "Let the proxy before the engine pass /ws, or restart the engine."
-            return [Lack("websocket", "The websocket of an engine is dead: no progress, and slow results.", fix)]
-        return []
-
-    async def _greeting(self) -> None:
-        url = self._address.websocket(uuid.uuid4().hex)
-        proxy: Literal[True] | None = None if self._address.loopback else True
-        headers = self._address.headers
-        async with connect(url, additional_headers=headers, compression=None, proxy=proxy, close_timeout=0.2) as socket:
-            json.loads(await socket.recv())
+        """Whether a new websocket is greeted."""
+        if await asyncio.to_thread(greets, self._address, self._engine.route, uuid.uuid4().hex, self._engine.limits):
+            return []
+        fix = "Let the proxy before the engine pass /ws, or restart the engine."
+        return [Lack("websocket", "The websocket of an engine is dead: no progress, and slow results.", fix)]
 
     async def _take_inventory(self) -> None:
-        paths = [f"/object_info/{quote(name, safe='')}" for name in self._classes]
-        found: dict[str, Any] = {}
-        for answer in await asyncio.gather(*(self._read(path) for path in paths)):
-            found.update(answer if isinstance(answer, dict) else {})
+        found = await self._engine.object_info(self._classes)
         models: dict[str, tuple[str, ...]] = {}
         for folder in self._folders:
-            with contextlib.suppress(httpx.HTTPStatusError):
-                models[folder] = tuple(str(name).replace("\\", "/") for name in await self._read(f"/models/{folder}"))
+            # An engine that does not know the folder has nothing in it.
+            with contextlib.suppress(RylaError):
+                models[folder] = tuple(await self._engine.models(folder))
         self.sight.inventory, self.sight.models = found, models
         self._inventory_at = time.monotonic()
 

@@ -14,7 +14,7 @@ from ..client import AsyncClient
 from ..errors import RylaError
 from ..models import catalogue, listed
 from ..models.catalogue import Catalogue
-from ..workflows.schema import Workflow
+from ..workflows.workflow import Workflow
 from .metrics import Metrics
 from .options import Options
 from .probe import Lack, Probe

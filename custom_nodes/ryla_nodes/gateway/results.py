@@ -14,7 +14,7 @@ from pathlib import Path
 from ..client import Picture, Result, Submission
 from ..errors import RylaError
 from ..files import write_whole
-from ..workflows.bind import BoundPrompt
+from ..workflows.workflow import BoundPrompt
 from .job import LiveJob, Outcome, StoredPicture
 from .problems import described, redact
 
@@ -37,16 +37,19 @@ class Results:
 
     # --- while it goes on ------------------------------------------------------------------------------------------
 
-    def submitting(self, job_id: str, submission: Submission) -> None:
+    async def submitting(self, job_id: str, submission: Submission) -> None:
         """Note where a job is about to be posted, on disk before this returns.
 
         Raises:
             RylaError: ``disk_full``: then it must not be posted.
         """
         told = json.dumps({"server": submission.server, "prompt_id": submission.prompt_id})
+        await asyncio.to_thread(self._write, job_id, _SUBMISSION, told.encode())
+
+    def _write(self, job_id: str, name: str, content: bytes) -> None:
         try:
             self.folder(job_id).mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder(job_id) / _SUBMISSION, told.encode())
+            write_whole(self.folder(job_id) / name, content)
         except OSError as error:
             raise RylaError("disk_full", f"The job's folder cannot be written: {error.strerror}.") from error
 

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from ..errors import RylaError
 from ..loras import ids
-from ..loras.library import describe, roots
-from ..loras.store import LoraStore
-from ..workflows.schema import Parameter, Workflow
+from ..loras.library import describe, of_machine
+from ..workflows.parameter import Parameter
+from ..workflows.workflow import Workflow
 from . import events, metrics
 from .jobs import Found, Jobs
 from .openapi import problems
@@ -121,7 +121,7 @@ class Routes:
 
     def _local_loras(self) -> dict[str, dict[str, Any]]:
         shown = ("family", "rank", "trigger_word", "base_model", "code")
-        rows = [(ids.short_id(file.name), describe(file)) for file in LoraStore(roots(self._options.settings)).list()]
+        rows = [(ids.short_id(file.name), describe(file)) for file in of_machine(self._options.settings).list()]
         return {each: {name: row[name] for name in shown if row.get(name)} for each, row in rows}
 
     # --- how it is -------------------------------------------------------------------------------------------------

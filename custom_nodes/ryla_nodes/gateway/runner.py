@@ -11,8 +11,7 @@ from typing import Any
 from ..client import AsyncClient, Result
 from ..client import Job as EngineJob
 from ..errors import RylaError
-from ..workflows.bind import BoundPrompt
-from ..workflows.schema import Workflow
+from ..workflows.workflow import BoundPrompt, Workflow
 from .cost import price_of
 from .job import JobSpec, LiveJob, Outcome, StoredPicture, prompt_id_of
 from .line import Line
@@ -22,8 +21,6 @@ from .results import Facts, Results, outcome_of
 from .uploads import Uploads
 
 log = logging.getLogger(__name__)
-
-Bound = tuple[BoundPrompt, frozenset[str]]
 
 _STATES = {"cancelled": "cancelled", "timed_out": "timed_out"}
 
@@ -56,7 +53,7 @@ class Runner:
             log.info("%s", error.message, extra={"job_id": job.id, "code": error.code})
             return _ended_early(job, error)
 
-    def bind(self, spec: JobSpec) -> Bound:
+    def bind(self, spec: JobSpec) -> BoundPrompt:
         """A stored job's prompt.
 
         Raises:
@@ -72,15 +69,12 @@ class Runner:
             return await self._in_turn(job, job.prompt)
         if self._results.is_cancelled(job.id):
             job.stop.set()
-        prompt, job.wants = await asyncio.to_thread(self.bind, job.spec)
-        job.prompt = prompt
+        prompt = job.prompt = await asyncio.to_thread(self.bind, job.spec)
         submission = self._results.submission(job.id)
         if submission is None:
             return await self._in_turn(job, prompt)
         # It may be running, so it waits for no turn; and it is never posted again.
-        attached = self._client.attach(
-            prompt, submission, timeout=max(1.0, job.remaining), wants=job.wants, on_progress=job.show
-        )
+        attached = self._client.attach(prompt, submission, timeout=max(1.0, job.remaining), on_progress=job.show)
         return await self._to_end(job, prompt, attached)
 
     async def _in_turn(self, job: LiveJob, prompt: BoundPrompt) -> Outcome:
@@ -89,7 +83,6 @@ class Runner:
             engine_job = self._client.start(
                 prompt,
                 timeout=job.remaining,
-                wants=job.wants,
                 on_progress=job.show,
                 on_submit=lambda submission: self._results.submitting(job.id, submission),
                 prompt_id=prompt_id_of(job.id),
