@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,15 @@ def _project() -> dict[str, Any]:
 
 
 def _imported() -> set[str]:
-    """The distributions that the package imports, early or late, without those of the embedded engine."""
-    embedded = PACKAGE / "engines" / "embedded"
+    """The distributions that the package imports, early or late, without those of embedded engine and gateway."""
+    extra = {PACKAGE / "engines" / "embedded", PACKAGE / "gateway"}
+    return _imported_by(path for path in PACKAGE.rglob("*.py") if not extra & set(path.parents))
+
+
+def _imported_by(paths: Iterable[Path]) -> set[str]:
     roots: set[str] = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())) if embedded not in path.parents else ():
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 roots |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -74,6 +79,15 @@ def test_requirements_are_what_the_package_imports() -> None:
     assert _imported() - COMFYUI - EXTRAS == declared
 
 
+def test_the_gateway_imports_what_its_extra_brings() -> None:
+    extra = _project()["project"]["optional-dependencies"]["gateway"]
+    declared = {re.split(r"[<>=;]", line)[0].replace("-", "_") for line in extra}
+    # FastAPI requires the first two, DBOS the third; traces are an extra of their own.
+    brought = {"pydantic", "starlette", "sqlalchemy", "opentelemetry"}
+    needed = _imported_by((PACKAGE / "gateway").rglob("*.py"))
+    assert needed - brought - declared == needed & {"filelock", "httpx", "pillow", "tomli"}
+
+
 def test_requirements_pin_nothing_and_leave_comfyuis_own_alone() -> None:
     for line in (REPO / "requirements.txt").read_text().splitlines():
         assert "==" not in line and "<" not in line.split(";")[0], line
@@ -82,7 +96,7 @@ def test_requirements_pin_nothing_and_leave_comfyuis_own_alone() -> None:
 
 def test_no_extra_brings_a_second_onnxruntime() -> None:
     extras = _project()["project"]["optional-dependencies"]
-    assert extras.keys() == {"all", "comfy", "dev", "embedded", "identity"}
+    assert extras.keys() == {"all", "comfy", "dev", "embedded", "gateway", "identity", "traces"}
     assert "insightface" in extras["identity"][0], "which itself requires onnxruntime"
     assert [line for lines in extras.values() for line in lines if "onnxruntime" in line] == []
 
