@@ -87,7 +87,8 @@ def test_http_and_the_websocket_take_the_proxy_of_the_environment(
 NO_PROXY = [
     ("*", True), ("engine.example", True), (".example", True), ("example", True), ("*.example", True),
     ("ENGINE.example:8188", True), ("engine.example:80", False), ("ngine.example", False),
-    ("other, engine.example", True), ("[::1]", False), ("10.0.0.0/8", False), ("", False), ("other engine.example", True),
+    ("other, engine.example", True), ("[::1]", False), ("10.0.0.0/8", False), ("", False),
+    ("other engine.example", True),
 ]  # fmt: skip
 
 

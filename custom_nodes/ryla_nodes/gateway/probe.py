@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import Limits
+from ..client.address import Address
 from ..client.api import EngineApi
-from ..client.transport import Address, CallFailed
+from ..client.transport import CallFailed
 from ..client.websocket import greets
 from ..errors import RylaError
 from ..workflows.graph import Graph
