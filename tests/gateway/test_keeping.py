@@ -36,6 +36,9 @@ def test_a_new_process_knows_the_jobs_of_the_old_one(engine: FakeEngine, tmp_pat
         assert stored.status_code == 502 and stored.json()["detail"] == bad["detail"]
         events = gateway.http.get(f"/jobs/{bad['job_id']}/events").text
         assert "event: done" in events and '"state": "failed"' in events
+        listed = gateway.http.get("/jobs").json()["jobs"]
+        assert [job["id"] for job in listed] == [bad["job_id"], first.headers["x-job-id"]]
+        assert [job["state"] for job in listed] == ["failed", "succeeded"]
     assert len(engine.posts) == runs
 
 

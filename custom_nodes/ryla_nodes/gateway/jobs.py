@@ -32,6 +32,7 @@ OnEnd = Callable[[str, JobSpec, Outcome], Awaitable[None]]
 
 _REMEMBERED = 512
 _AT_THE_DOOR = 4
+_LATEST = 300
 _CANCEL_SECONDS = 20.0
 
 
@@ -229,8 +230,7 @@ class Jobs:
             stored = await self.store.get(job_id)
             if stored is None or "workflow" not in stored[0]:
                 raise _unknown(job_id)
-            record, ending = stored
-            found = Found(job_id, JobSpec.parse(record), None, Outcome.parse(ending) if ending else None)
+            found = self._found(job_id, *stored)
         if found.spec.owner != owner:
             raise _unknown(job_id)
         return found
@@ -263,11 +263,14 @@ class Jobs:
         """The ids of the jobs that wait or run."""
         return frozenset(self._live)
 
-    def recent(self, owner: str, count: int) -> list[Found]:
-        """The newest jobs of an owner that this process knows."""
-        jobs = [*self._live.values(), *self._ended.values()]
-        mine = sorted((job for job in jobs if job.spec.owner == owner), key=lambda job: -job.spec.accepted)
-        return [Found(job.id, job.spec, job, None) for job in mine[:count]]
+    async def recent(self, owner: str, count: int) -> list[Found]:
+        """The newest jobs of an owner, the newest first, of the last few hundred of all."""
+        stored = [self._found(job_id, record, ending) for job_id, record, ending in await self.store.latest(_LATEST)]
+        return [found for found in stored if found.spec.owner == owner][:count]
+
+    def _found(self, job_id: str, record: Record, ending: Record | None) -> Found:
+        live = self._live.get(job_id) or self._ended.get(job_id)
+        return Found(job_id, JobSpec.parse(record), live, Outcome.parse(ending) if ending else None)
 
     # --- the end of the process ------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Routes:
 
     async def list_jobs(self, request: Request, limit: int = 50) -> Response:
         """The newest jobs of this token, the newest first."""
-        found = self._jobs.recent(_owner(request), max(1, min(limit, _MOST_JOBS)))
+        found = await self._jobs.recent(_owner(request), max(1, min(limit, _MOST_JOBS)))
         return JSONResponse({"jobs": [facts(each, self._jobs) for each in found]})
 
     async def get_job(self, request: Request, job_id: str) -> Response:
