@@ -138,7 +138,9 @@ class Batch:
             planned.prompt, submission, timeout=self._timeout, on_progress=self._progress_of(planned)
         )
         result = await job.result()
-        return None if result.state is State.LOST else result
+        # One that was interrupted is what our own Ctrl-C left.
+        interrupted = result.error is not None and result.error.code == "interrupted_elsewhere"
+        return None if result.state is State.LOST or interrupted else result
 
     async def _run(self, planned: Planned) -> Result:
         job = self._client.start(

@@ -56,7 +56,8 @@ def main() -> None:
 def _status() -> int:
     try:
         with interrupt.as_ctrl_c():
-            return _ended(app(standalone_mode=False))
+            # Calling ``app`` itself would put typer's own hook in the place of ours.
+            return _ended(typer.main.get_command(app).main(standalone_mode=False))
     except RylaError as error:
         return _failed(error)
     except (typer.Abort, KeyboardInterrupt):
