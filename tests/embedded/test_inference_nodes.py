@@ -15,14 +15,14 @@ import small_models
 import tiny_flux
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.core_nodes import diffusion, loaders
+from ryla_nodes.engines.embedded.core_nodes import core_classes, diffusion, loaders
 from ryla_nodes.engines.embedded.execution.registry import Registry
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.workflows.object_info import recorded, versions
 
-NODES = (*loaders.NODES, *diffusion.NODES)
+NODES = [cls for cls in core_classes() if cls.__module__ in (loaders.__name__, diffusion.__name__)]
 
 
 @pytest.fixture(scope="module")

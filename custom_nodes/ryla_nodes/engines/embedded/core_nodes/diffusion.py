@@ -324,18 +324,3 @@ def _empty(batch: int, channels: int, width: int, height: int) -> dict[str, Any]
 
     require_size(width, height, batch, name="The latent's picture")
     return {"samples": torch.zeros(batch, channels, height // 8, width // 8)}
-
-
-NODES: tuple[type[io.ComfyNode], ...] = (
-    CLIPTextEncode,
-    CLIPTextEncodeFlux,
-    FluxGuidance,
-    ConditioningZeroOut,
-    KSampler,
-    EmptyLatentImage,
-    EmptySD3LatentImage,
-    SetLatentNoiseMask,
-    VAEDecode,
-    VAEEncode,
-    DifferentialDiffusion,
-)

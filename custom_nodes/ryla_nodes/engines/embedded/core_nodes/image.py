@@ -118,6 +118,3 @@ def _scaled(image: Any, width: int, height: int, method: str) -> Any:
     pixels = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
     pictures = [Image.fromarray(each).resize((width, height), Image.Resampling.LANCZOS) for each in pixels]
     return torch.from_numpy(np.stack([np.asarray(each, np.float32) / 255.0 for each in pictures])).to(image)
-
-
-NODES: tuple[type[io.ComfyNode], ...] = (EmptyImage, ImageInvert, ImageScale)

@@ -277,6 +277,3 @@ def _claim(folder: Path, stem: str, counter: int) -> tuple[Path, int]:
         with contextlib.suppress(FileExistsError):
             path.touch(exist_ok=False)
             return path, counter
-
-
-NODES: tuple[type[io.ComfyNode], ...] = (LoadImage, LoadImageMask, SaveImage, PreviewImage)

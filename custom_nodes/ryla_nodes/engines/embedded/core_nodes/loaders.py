@@ -203,14 +203,3 @@ def _path(folder: str, name: str) -> Path:
         searched = ", ".join(str(root) for root in folders.get(folder))
         raise RylaError("missing_model", f"{name} is in none of the {folder} folders: {searched}.")
     return path
-
-
-NODES: tuple[type[io.ComfyNode], ...] = (
-    UNETLoader,
-    DualCLIPLoader,
-    VAELoader,
-    CheckpointLoaderSimple,
-    LoraLoader,
-    LoraLoaderModelOnly,
-    ControlNetLoader,
-)

@@ -108,12 +108,3 @@ class PrimitiveBoolean(io.ComfyNode):
     @classmethod
     def execute(cls, value: bool) -> io.NodeOutput:
         return io.NodeOutput(value)
-
-
-NODES: tuple[type[io.ComfyNode], ...] = (
-    PrimitiveString,
-    PrimitiveStringMultiline,
-    PrimitiveInt,
-    PrimitiveFloat,
-    PrimitiveBoolean,
-)
