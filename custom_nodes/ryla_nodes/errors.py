@@ -42,7 +42,7 @@ _CODES = (
     ),
     ErrorCode("unknown_workflow", "No workflow has this name.", "ryla workflows list", 2, 404),
     ErrorCode("invalid_usage", "The command line cannot be read.", "ryla --help", 2, 422),
-    ErrorCode("internal_error", "A fault in ryla itself.", "Run it again as ryla --debug ..., and report what it says.", 5, 500),
+    ErrorCode("internal_error", "A fault in ryla itself.", "Look at its log, and report what it says.", 5, 500),
     # Workflows
     ErrorCode("invalid_workflow", "A workflow's files are malformed or contradict each other.", "Correct the file.", 7, 500),
     ErrorCode("invalid_graph", "The engine would refuse the graph.", "ryla workflows validate NAME", 2, 422),
@@ -191,7 +191,6 @@ _CODES = (
     ErrorCode("job_store_newer", "The job store was written by a newer version.", "Update ryla-nodes, or give another --state.", 4, 503),
     ErrorCode("job_store_unreachable", "The job store cannot be opened.", "Check RYLA_JOBS_URL, and that its database runs.", 4, 503),
     ErrorCode("shutting_down", "The gateway is being stopped.", "Send the request again in a moment.", 4, 503),
-    ErrorCode("internal_error", "The gateway itself failed; its log says why.", "Look at the gateway's log.", 5, 500),
     ErrorCode("no_such_route", "The gateway has no such address.", "GET /openapi.json lists them.", 2, 404),
     ErrorCode("method_not_allowed", "The address does not take this method.", "GET /openapi.json lists them.", 2, 405),
     ErrorCode("unauthorized", "The request bears no valid token.", "Send the header Authorization: Bearer TOKEN.", 2, 401),

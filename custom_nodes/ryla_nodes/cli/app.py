@@ -103,6 +103,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, trace: Tracebac
         return
     where = traceback.extract_tb(trace)[-1:]
     place = f" ({Path(where[0].filename).name}, line {where[0].lineno})" if where else ""
-    failure = RylaError("internal_error", f"A fault in ryla itself: {kind.__name__}: {error}{place}.")
+    hint = "Run it again as ryla --debug ..., and report what it says."
+    failure = RylaError("internal_error", f"A fault in ryla itself: {kind.__name__}: {error}{place}.", hint=hint)
     output.report_error(failure)
     sys.exit(failure.entry.exit_status)
