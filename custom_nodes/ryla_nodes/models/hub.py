@@ -125,6 +125,7 @@ def _fetch_by_xet(source: HubSource, part: Path, advance: Advance) -> bool:
     """By Xet's own parallel protocol, through the hub's public download; it does not resume. False when it failed."""
     # Behind a firewall that blocks Xet's servers it would try for minutes; the plain download is the better retry.
     os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
+    os.environ.setdefault("RUST_LOG", "off")  # hf_xet 1.1 tells of its retries on stdout, where --json writes.
     from huggingface_hub import hf_hub_download
 
     staging = part.with_suffix(".xet")
