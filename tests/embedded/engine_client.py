@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import ryla_nodes
+from ryla_nodes.engines.embedded.files import EngineFiles
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from websockets.sync.client import ClientConnection, connect
 
@@ -35,21 +36,12 @@ def _load(path: Path) -> ModuleType:
 nodes = _load(PACK)
 
 
-class Engine(EngineServer):
-    """An embedded engine that knows the nodes of the parity tests, too."""
+class Asks:
+    """The requests that the tests make of an engine at ``url`` whose files are ``files``."""
 
-    def __init__(self, home: Path, *, more: Iterable[type] = (), **options: Any) -> None:
-        super().__init__(home, [*nodes.NODES, *more], **options)
-        self.http = httpx.Client(timeout=30, trust_env=False)
-
-    def start(self) -> Engine:
-        super().start()
-        self.http.base_url = httpx.URL(self.url)
-        return self
-
-    def stop(self) -> None:
-        self.http.close()
-        super().stop()
+    url: str
+    files: EngineFiles
+    http: httpx.Client
 
     def get(self, path: str) -> Any:
         return self.http.get(path).raise_for_status().json()
@@ -133,6 +125,23 @@ class Engine(EngineServer):
         # Without a limit on unread messages, which would keep a closing socket from seeing the end.
         url = f"{self.url.replace('http', 'ws')}/ws?clientId={client_id}"
         return connect(url, proxy=None, max_queue=None, **options)
+
+
+class Engine(EngineServer, Asks):
+    """An embedded engine that knows the nodes of the parity tests, too."""
+
+    def __init__(self, home: Path, *, more: Iterable[type] = (), **options: Any) -> None:
+        super().__init__(home, [*nodes.NODES, *more], **options)
+        self.http = httpx.Client(timeout=30, trust_env=False)
+
+    def start(self) -> Engine:
+        super().start()
+        self.http.base_url = httpx.URL(self.url)
+        return self
+
+    def stop(self) -> None:
+        self.http.close()
+        super().stop()
 
 
 class Answer(bytes):

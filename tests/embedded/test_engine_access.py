@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from embedded.engine_client import Engine, picture
 from ryla_nodes import settings
+from ryla_nodes.cli.run import engines
+from ryla_nodes.cli.run.engines import Choice, EngineKind
+from ryla_nodes.client import Client
+from ryla_nodes.client.address import Address
+from ryla_nodes.client.async_client import from_graph
 from ryla_nodes.errors import RylaError
 from websockets.exceptions import InvalidStatus
 
@@ -174,6 +180,47 @@ def test_the_command_asks_for_the_token_on_this_machine_too(tmp_path: Path) -> N
         assert httpx.get(f"{url}/queue", headers=bearer, trust_env=False).status_code == 200
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "authorization"),
+    [
+        ("http://127.0.0.1:8188", "Bearer s3cret"),
+        ("localhost:8188/comfy", "Bearer s3cret"),
+        ("http://[::1]:8188", "Bearer s3cret"),
+        ("http://:other@127.0.0.1:8188", "Bearer other"),
+        ("http://gpubox:8188", ""),
+        ("https://127.0.0.1.evil.example", ""),
+        ("http://192.168.1.5:8188", ""),
+    ],
+)
+def test_the_token_goes_to_this_machine_and_no_other(server: str, authorization: str) -> None:
+    assert Address.parse(server, settings.load({"RYLA_TOKEN": "s3cret"})).authorization == authorization
+    assert Address.parse(server, settings.load({})).authorization in ("", "Bearer other")
+
+
+def test_a_client_with_the_same_variable_is_let_in(locked: Engine) -> None:
+    graph = from_graph(picture(prefix="client"), ["3"])
+    with Client(locked.url, settings=settings.load({"RYLA_TOKEN": "s3cret"})) as client:
+        assert client.wait(client.start(graph)).ok
+    with Client(locked.login_url, settings=settings.load({})) as client:
+        assert client.wait(client.start(graph)).ok
+    with Client(locked.url, settings=settings.load({})) as client:
+        failed = client.wait(client.start(graph))
+        assert failed.error is not None and failed.error.code == "engine_forbidden"
+
+
+def test_the_engine_inside_of_ryla_run_takes_orders_from_it_alone(tmp_path: Path) -> None:
+    others = listening()
+    with engines.client(Choice(kind=EngineKind.EMBEDDED), settings.load({"RYLA_HOME": str(tmp_path)})) as client:
+        assert client.wait(client.start(from_graph(picture(prefix="inside"), ["3"]))).ok
+        (port,) = listening() - others
+        assert httpx.get(f"http://127.0.0.1:{port}/queue", trust_env=False).status_code == 401
+
+
+def listening() -> set[int]:
+    """The ports that this process listens on."""
+    return {each.laddr.port for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN"}
 
 
 def test_refusing_takes_no_look_at_the_body(locked: Engine) -> None:

@@ -9,20 +9,25 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import psutil
 import pytest
-from embedded.engine_client import Engine, picture
+from embedded.engine_client import Asks, picture
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from ryla_nodes.engines.embedded.server import connections, messages
-from ryla_nodes.nodes import node_classes
+from ryla_nodes.engines.embedded.files import EngineFiles
+
+log = logging.getLogger(__name__)
 
 REQUESTS = int(os.environ.get("RYLA_FUZZ_REQUESTS", "400"))
 GROWTH = 200 << 20
@@ -189,36 +194,57 @@ def requests(draw: st.DrawFn) -> bytes:
     return f"{method} {path}{'?' if query else ''}{query} HTTP/1.1\r\n".encode() + head + b"\r\n" + body
 
 
-@pytest.fixture(scope="module")
-def impatience() -> Iterator[None]:
-    """Bodies that do not come are waited for a moment only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages, "BODY_SECONDS", 0.2)
-        patch.setattr(connections, "REQUEST_SECONDS", 0.5)
-        yield
+SERVE = """
+import sys
+from pathlib import Path
+from embedded.engine_client import Engine
+from ryla_nodes.engines.embedded.server import connections, messages
+from ryla_nodes.nodes import node_classes
+messages.BODY_SECONDS, connections.REQUEST_SECONDS = 0.2, 0.5  # what does not come is waited for a moment only
+with Engine(Path(sys.argv[1]), more=node_classes()) as engine:
+    print(engine.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+class Served(Asks):
+    """An engine in a process of its own, so that its memory is its own, too."""
+
+    def __init__(self, process: subprocess.Popen[str], home: Path) -> None:
+        assert process.stdout is not None
+        self.url = process.stdout.readline().strip()
+        self.files = EngineFiles(home)
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self._process = psutil.Process(process.pid)
+
+    @property
+    def memory(self) -> int:
+        return int(self._process.memory_info().rss)
 
 
 @pytest.fixture(scope="module")
-def engine(impatience: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("fuzzed-home")
-    with Engine(home, more=node_classes()) as started:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "RYLA_HOME": str(home)}
+    with (home / "log").open("w") as log, subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(home)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True,
+    ) as process:  # fmt: skip
+        served = Served(process, home)
         for folder in ("input", "output", "temp"):
-            place = started.files.folder(folder)
+            place = served.files.folder(folder)
             (place / "folder").mkdir()
             (place / "seen.png").write_bytes(PNG)
             (place / "half.png").write_bytes(PNG[:40])
             (place / "text.png").write_text("no picture")
             (place / "big.png").write_bytes(png((30_000, 30_000)))
-        started.succeed(picture())
-        yield started
+        served.succeed(picture())
+        yield served
+        process.communicate()
 
 
-def memory() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def test_any_request_gets_an_answer_that_is_no_failure_and_tells_no_path(engine: Engine) -> None:
-    before = memory()
+def test_any_request_gets_an_answer_that_is_no_failure_and_tells_no_path(engine: Served) -> None:
+    before = engine.memory
     sent: list[int] = []
 
     @settings(
@@ -235,6 +261,8 @@ def test_any_request_gets_an_answer_that_is_no_failure_and_tells_no_path(engine:
         assert answer.status < 500 and not engine.leaks(answer), (request[:2000], answer[:2000])
         if len(sent) % 50 == 0:
             drain(engine)
+        if len(sent) % 500 == 0:
+            log.warning("%d requests: %d MiB more", len(sent), (engine.memory - before) >> 20)
 
     ask()
     drain(engine)
@@ -243,14 +271,14 @@ def test_any_request_gets_an_answer_that_is_no_failure_and_tells_no_path(engine:
         assert not engine.leaks(text)
         json.loads(text, parse_constant=pytest.fail)
     engine.succeed(picture(prefix="after"))
-    grown = memory() - before
+    grown = engine.memory - before
     counts = {status: sent.count(status) for status in sorted(set(sent))}
-    logging.getLogger(__name__).warning("%d requests, answers %s, %d MiB more", len(sent), counts, grown >> 20)
+    log.warning("%d requests, answers %s, %d MiB more", len(sent), counts, grown >> 20)
     assert len(sent) >= REQUESTS and sent.count(200) > REQUESTS // 20
     assert grown < GROWTH
 
 
-def drain(engine: Engine) -> None:
+def drain(engine: Served) -> None:
     """Let the jobs that wait end; one that takes long is cancelled."""
     for _ in range(200):
         if engine.get("/prompt")["exec_info"]["queue_remaining"] == 0:

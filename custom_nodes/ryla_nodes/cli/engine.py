@@ -46,7 +46,8 @@ def engine(
             output.emit({"url": server.url, "home": str(server.files.home)})
             sys.stdout.flush()
         else:
-            output.console.print(f"Embedded engine at {server.url} (Ctrl-C stops it)", soft_wrap=True)
+            asks = ", asks for RYLA_TOKEN" if environment.token else ""
+            output.console.print(f"Embedded engine at {server.url} (Ctrl-C stops it{asks})", soft_wrap=True)
         while not stop.wait(POLL_SECONDS):
             pass
         # A second Ctrl-C while a job is being stopped leaves at once.

@@ -9,7 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from .. import settings as environment
 from ..errors import RylaError
+from ..settings import Settings
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Address:
     authorization: str = field(default="", repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, settings: Settings | None = None) -> Address:
         """Read a base URL; the scheme may be left out.
+
+        An address of this machine without a login gets that of ``RYLA_TOKEN``, which an embedded engine asks for.
 
         Raises:
             RylaError: ``invalid_server``.
@@ -44,16 +48,15 @@ class Address:
             raise RylaError("invalid_server", f'"{shown}" is not the URL of an engine.')
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         base = f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-        return cls(base, _authorization(unquote(parts.username or ""), unquote(parts.password or "")))
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        if not user and not password and _is_loopback(parts.hostname):
+            password = (settings or environment.load()).token or ""
+        return cls(base, _authorization(user, password))
 
     @property
     def loopback(self) -> bool:
         """Whether it is this machine: then no proxy of the environment may come between."""
-        host = urlsplit(self.base).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return _is_loopback(urlsplit(self.base).hostname or "")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -64,6 +67,13 @@ class Address:
         """The URL of this client's websocket."""
         scheme, rest = self.base.split("://", 1)
         return f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws?clientId={client_id}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _known(url: str) -> bool:

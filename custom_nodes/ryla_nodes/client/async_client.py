@@ -81,7 +81,7 @@ class AsyncClient:
 
     def __init__(self, *servers: str, limits: Limits = Limits(), settings: Settings | None = None) -> None:
         self._settings = settings or environment.load()
-        self._pool = Pool(servers or self._settings.servers or (DEFAULT_SERVER,), limits)
+        self._pool = Pool(servers or self._settings.servers or (DEFAULT_SERVER,), limits, self._settings)
         self.jobs: set[Job] = set()
 
     @property

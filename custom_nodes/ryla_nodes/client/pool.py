@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RylaError
+from ..settings import Settings
 from ..workflows.graph import Graph
 from ..workflows.validate import problems, require_valid
 from .address import Address
@@ -102,8 +103,8 @@ def _errors(graph: Graph, classes: Mapping[str, Any]) -> bool:
 class Pool:
     """The engines that a client may use, in the order given. Belongs to one event loop."""
 
-    def __init__(self, servers: Sequence[str], limits: Limits) -> None:
-        addresses = dict.fromkeys(Address.parse(server) for server in servers)
+    def __init__(self, servers: Sequence[str], limits: Limits, settings: Settings | None = None) -> None:
+        addresses = dict.fromkeys(Address.parse(server, settings) for server in servers)
         self.members = [Member(EngineApi(address, limits)) for address in addresses]
         self._changed = asyncio.Condition()
         self._probed: dict[Member, asyncio.Future[None]] = {}

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 
+from ..client.address import Address
 from ..errors import RylaError
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ class Child:
     async def ready(self) -> bool:
         """Whether it answers."""
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=2.0) as http:
+            headers = Address.parse(self.url).headers
+            async with httpx.AsyncClient(trust_env=False, timeout=2.0, headers=headers) as http:
                 return (await http.get(f"{self.url}/system_stats")).status_code == 200
         except httpx.HTTPError:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,9 +109,11 @@ def _embedded(settings: Settings, why: str) -> Iterator[str]:
     from ...engines.embedded.server.server import EngineServer
     from ...nodes import node_classes
 
-    engine = EngineServer(settings.home, node_classes(), settings=settings).start()
+    # Nobody else may ask it: so it may also say where its files are.
+    token = secrets.token_urlsafe()
+    engine = EngineServer(settings.home, node_classes(), settings=settings, token=token, hide_paths=False).start()
     try:
-        yield engine.url
+        yield engine.login_url
     except RylaError as error:
         if error.code != "cancel_unverified":
             engine.stop()

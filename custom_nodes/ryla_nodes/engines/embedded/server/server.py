@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -93,6 +94,11 @@ class EngineServer:
         """Its base URL; the port is known once it has started."""
         name, port = self._address
         return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+    @property
+    def login_url(self) -> str:
+        """``url`` with the token in it, as clients take it."""
+        return self.url if self._token is None else self.url.replace("://", f"://:{quote(self._token, safe='')}@", 1)
 
     def start(self) -> EngineServer:
         """Listen and return.
