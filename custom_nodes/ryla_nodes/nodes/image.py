@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import pictures
 from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
@@ -104,6 +103,8 @@ def to_pillow(image: Any) -> Image.Image:
 
 def encode(image: Image.Image, format_name: str, quality: int, texts: Mapping[str, Any]) -> bytes:
     """The bytes of a ``jpeg``, ``webp`` or ``png`` file, with ``texts`` as JSON where the editor reads them."""
+    from .. import pictures
+
     buffer = BytesIO()
     if format_name == "png":
         image.save(buffer, "PNG", compress_level=_PNG_COMPRESSION, pnginfo=_png_info(texts))
