@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LOOKED_AT = 400
+_LINE_END = re.compile("\r\n?")
 
 
 def decoded(data: bytes) -> str:
@@ -28,13 +30,13 @@ def decoded(data: bytes) -> str:
 
 
 def read(path: Path) -> str:
-    """The text of a file: see ``decoded``.
+    """The text of a file, its lines ended by ``\\n`` alone: see ``decoded``.
 
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
-    return decoded(path.read_bytes())
+    return _LINE_END.sub("\n", decoded(path.read_bytes()))
 
 
 def _encoding(data: bytes) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from .. import text
 from ..errors import RylaError
 
-_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _SEPARATORS = (",", ";", "\t")
 _SEPARATOR = re.compile(r'"?sep=(.)"?')
 
@@ -68,7 +68,7 @@ def _csv(path: Path, content: str) -> list[dict[str, object]]:
     first, head = 0, ""
     separator = ""
     for first, head in enumerate(lines, 1):  # noqa: B007
-        told = _SEPARATOR.fullmatch(head.strip("\r\n"))
+        told = _SEPARATOR.fullmatch(head.strip("\n"))
         if told is not None and not separator:
             separator = told[1]
         elif head.strip():
