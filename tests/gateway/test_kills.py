@@ -55,7 +55,7 @@ class Load:
         with httpx.Client(trust_env=False, timeout=10.0) as http:
             while not self.stop.is_set():
                 self._job(http, uuid.uuid4().hex)
-                time.sleep(0.05)
+                time.sleep(0.15)
 
     def _job(self, http: httpx.Client, key: str) -> None:
         headers = {"prefer": "respond-async", "idempotency-key": key}
@@ -101,7 +101,7 @@ def test_no_accepted_job_is_lost_and_none_runs_twice(tmp_path: Path, store: str)
         environment = {"RYLA_WORKFLOWS": str(add_workflows(tmp_path / "w")), "RYLA_HOME": str(tmp_path / "home")}
         if store:
             environment["RYLA_JOBS_URL"] = store
-        arguments = ["--server", engine.url, "--workflow", "paint", "--timeout", "120", "--queue", "1000"]
+        arguments = ["--server", engine.url, "--workflow", "paint", "--timeout", "3600", "--queue", "1000"]
         gateway = ServeProcess(tmp_path / "state", arguments, environment).start()
         try:
             with Load(gateway) as load:
@@ -116,13 +116,13 @@ def test_no_accepted_job_is_lost_and_none_runs_twice(tmp_path: Path, store: str)
                         time.sleep(chance.uniform(0.0, 0.3))
                         gateway.start()
                 time.sleep(1.0)
-            ended = _ends(gateway, list(load.accepted.values()), 60.0 + KILLS)
+            ended = _ends(gateway, list(load.accepted.values()), 60.0 + 4 * KILLS)
         finally:
             gateway.stop()
     states = Counter(told["state"] for told in ended.values())
     codes = Counter(told["error"]["code"] for told in ended.values() if told["state"] != "succeeded")
     assert len(ended) == len(set(load.accepted.values())) > KILLS
-    assert states["succeeded"] >= len(ended) - 4 * KILLS and set(codes) <= TRUE_ERRORS
+    assert states["succeeded"] >= len(ended) - 4 * KILLS and set(codes) <= TRUE_ERRORS, (states, codes)
     # A prompt id is made of its job's: begun twice under one, or under two, a job would be here twice.
     assert not [one for one, count in Counter(engine.started).items() if count > 1]
     assert len(engine.started) <= len(ended)
