@@ -55,7 +55,7 @@ class ComfyUIEngine:
             embedding_directory=_embeddings(),
             clip_type=comfy.sd.CLIPType.FLUX,
         )
-        return model, clip, _load_vae(files.vae)
+        return _in_place(model, clip, _load_vae(files.vae))
 
     def default_flux(self) -> FluxFiles | None:
         """None: ComfyUI has no weights of its own."""
@@ -144,7 +144,16 @@ def _load_checkpoint(path: Path, options: dict[str, Any]) -> tuple[Any, Any, Any
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
         str(path), output_vae=True, output_clip=True, embedding_directory=_embeddings(), model_options=options
     )
-    return model, clip, vae
+    return _in_place(model, clip, vae)
+
+
+def _in_place(model: Any, clip: Any, vae: Any) -> tuple[Any, Any, Any]:
+    """With patchers whose LoRAs are changed in place, from the first picture without one on."""
+    from .patcher import in_place
+
+    clip = clip.clone()
+    clip.patcher = in_place(clip.patcher)
+    return in_place(model), clip, vae
 
 
 def _load_vae(path: Path) -> Any:

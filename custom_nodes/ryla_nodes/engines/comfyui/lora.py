@@ -27,6 +27,8 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
     import comfy.lora
     import comfy.lora_convert
 
+    from .patcher import in_place
+
     converted = comfy.lora_convert.convert_lora(weights.load(path))
     key_map: dict[str, Any] = comfy.lora.model_lora_keys_unet(model.model, {})
     patched_weights = model.model.state_dict()
@@ -37,11 +39,12 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
     key_map = {name: target for name, target in key_map.items() if name not in misfits}
     patches = comfy.lora.load_lora(converted, key_map, log_missing=False)
 
-    patched_model = model.clone()
+    patched_model = in_place(model)
     matched_model = len(patched_model.add_patches(patches, strength))
     patched_clip, matched_clip = clip, 0
     if clip is not None:
         patched_clip = clip.clone()
+        patched_clip.patcher = in_place(patched_clip.patcher)
         matched_clip = len(patched_clip.add_patches(patches, clip_strength))
     if misfits and not matched_model + matched_clip:
         raise check.wrong_size(path, misfits[0])
