@@ -56,7 +56,7 @@ def test_arguments_that_the_parser_refuses_are_one_object(arguments: str, tmp_pa
 def test_help_and_a_dry_run_are_one_object_too(tmp_path: Path) -> None:
     assert "Usage" in _object(_ryla(tmp_path, "run", "--help", "--json"))["text"]
     body = _object(_ryla(tmp_path, "run", "paint", "--prompt", "a", "--seed", "1", "--dry-run", "--json"))
-    assert body["ok"] and body["graph"]["1"]["inputs"]["text"] == "a"
+    assert body["1"]["inputs"]["text"] == "a"
     body = _object(_ryla(tmp_path, "run", "paint", "--prompt", "a", "--seeds", "1,2", "--dry-run", "--json"))
     assert [job["index"] for job in body["jobs"]] == [1, 2]
 

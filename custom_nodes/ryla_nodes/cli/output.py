@@ -76,10 +76,11 @@ def json_mode() -> bool:
 
 def emit(payload: dict[str, Any]) -> None:
     """Print the success object of ``--json``: ``{"ok": true, ...payload}``."""
-    _emit({"ok": True, **payload})
+    emit_object({"ok": True, **payload})
 
 
-def _emit(body: dict[str, Any]) -> None:
+def emit_object(body: dict[str, Any]) -> None:
+    """Print the one object of ``--json`` as it is."""
     _mode["emitted"] = True
     stream = _programs[-1] if _programs else sys.stdout
     stream.write(text.json_line(body, stream.encoding or "utf-8") + "\n")
@@ -101,7 +102,7 @@ def say(line: str) -> None:
 def report_error(error: RylaError) -> None:
     """One line that says what failed and one with the next command; the JSON object instead with ``--json``."""
     if json_mode() and not _mode["emitted"]:
-        _emit({"ok": False, "error": error.as_dict()})
+        emit_object({"ok": False, "error": error.as_dict()})
         return
     with suppress(OSError):
         console.print(f"[bold red]error[/] [dim]{error.code}[/]  ", end="")

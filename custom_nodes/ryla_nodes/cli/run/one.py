@@ -50,7 +50,7 @@ def run_one(request: Request, choice: Choice) -> None:
 
 def _print(prompt: BoundPrompt) -> None:
     if output.json_mode():
-        output.emit({"dry_run": True, "parameters": prompt.parameters, "graph": prompt.graph})
+        output.emit_object(prompt.graph)
     else:
         output.write_json(prompt.graph, indent=2)
 
