@@ -38,7 +38,7 @@ def _watch() -> None:
     if Counts.watching:
         return
     Counts.watching = True
-    patch, adapter = _module("host.comfy_identity").IdentityPatch, _module("identity.adapter")
+    patch, adapter = _module("engines.comfyui.instantid").IdentityPatch, _module("identity.adapter")
     call, resample = patch.__call__, adapter.resample
 
     def counted_call(self: Any, q: Any, k: Any, v: Any, extra_options: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import small_models
 import torch
-from ryla_nodes.engines.embedded import interrupt
+from ryla_nodes.engines.embedded.execution.calls import Interrupted
 from ryla_nodes.engines.embedded.inference import sampling, schedules
 from ryla_nodes.engines.embedded.inference.samplers import SAMPLERS, Run
 from ryla_nodes.engines.embedded.inference.sampling import Job
@@ -208,10 +208,10 @@ def test_progress_counts_every_step_and_may_cancel(flux: Loaded) -> None:
     def cancel(done: int, total: int) -> None:
         steps.append((done, total))
         if done == 2:
-            raise interrupt.Interrupted
+            raise Interrupted
 
     steps.clear()
-    with pytest.raises(interrupt.Interrupted):
+    with pytest.raises(Interrupted):
         sampling.sample(model, Job(1, 4, 1.0, "euler", "simple"), positive, positive, EMPTY, cancel)
     assert steps == [(1, 4), (2, 4)]
 

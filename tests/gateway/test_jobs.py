@@ -99,7 +99,7 @@ def test_delete_changes_nothing_of_a_job_that_has_ended(gateway: Served) -> None
     assert gateway.http.get(f"/jobs/{job}/result").status_code == 200
 
 
-@pytest.mark.parametrize("job", ["nothing", str(uuid.uuid4()), "..%2f..%2fetc", "a" * 3000])
+@pytest.mark.parametrize("job", ["nothing", "c26e4074-bbb6-4c7e-81c8-940983803505", "..%2f..%2fetc", "a" * 3000])
 def test_unknown_jobs_are_404(gateway: Served, job: str) -> None:
     for method, path in (("GET", ""), ("GET", "/events"), ("GET", "/result"), ("DELETE", "")):
         answer = gateway.http.request(method, f"/jobs/{job}{path}")
