@@ -72,9 +72,9 @@ def test_its_models_can_be_listed_and_checked(pack: Path) -> None:
 
 
 def test_its_workflows_can_be_run(pack: Path) -> None:
-    status, told = script(pack, "run_workflow.py", "flux-lora", "--prompt", "x", "--lora-id", "7", "--dry-run")
+    status, graph = script(pack, "run_workflow.py", "flux-lora", "--prompt", "x", "--lora-id", "7", "--dry-run")
     assert status == 0
-    assert "7" in {node["inputs"].get("lora_id") for node in told["graph"].values()}
+    assert "7" in {node["inputs"].get("lora_id") for node in graph.values()}
 
 
 def test_the_embedded_engine_says_that_its_small_models_were_left_out(pack: Path) -> None:
