@@ -238,7 +238,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             (place / "half.png").write_bytes(PNG[:40])
             (place / "text.png").write_text("no picture")
             (place / "big.png").write_bytes(png((30_000, 30_000)))
-        served.succeed(picture())
+        served.wait(served.accept(picture()), timeout=120)  # torch is imported for it
         yield served
         process.communicate()
 
@@ -270,7 +270,8 @@ def test_any_request_gets_an_answer_that_is_no_failure_and_tells_no_path(engine:
         text = engine.http.get(path).raise_for_status().content
         assert not engine.leaks(text)
         json.loads(text, parse_constant=pytest.fail)
-    engine.succeed(picture(prefix="after"))
+    after = engine.wait(engine.accept(picture(prefix="after")), timeout=60)
+    assert after["status"]["status_str"] == "success"
     grown = engine.memory - before
     counts = {status: sent.count(status) for status in sorted(set(sent))}
     log.warning("%d requests, answers %s, %d MiB more", len(sent), counts, grown >> 20)

@@ -168,7 +168,7 @@ class TestHistory:
             texts = [report["text"][0] for report in entry["outputs"].values() if "text" in report]
             report, prompt = sorted(texts, key=lambda text: text == self.PROMPT)
             assert prompt == self.PROMPT
-            assert str(path) in report and "matched 24 weights of the model" in report
+            assert f"$RYLA_VOLUME/loras/{path.name}" in report and "matched 24 weights of the model" in report
 
     def test_ryla_run(self, loras: Loras, tmp_path: Path) -> None:
         loras.demo("told", trigger="zxc woman")
