@@ -109,7 +109,7 @@ class Asks:
             try:
                 connection.sendall(request)
                 while not _is_whole(answer, request) and (data := connection.recv(1 << 16)):
-                    answer += data
+                    answer = _final(answer + data)
             except ConnectionError:
                 pass  # the engine need not read what it refuses
             return Answer(answer)
@@ -159,10 +159,15 @@ class Answer(bytes):
         return str(error.get("type") or error["code"])
 
 
+def _final(answer: bytes) -> bytes:
+    """What has come of the answer behind an interim 100."""
+    return answer.partition(b"\r\n\r\n")[2] if re.match(rb"HTTP/1.1 100 .*\r\n\r\n", answer) else answer
+
+
 def _is_whole(answer: bytes, request: bytes) -> bool:
     """Whether no more of an answer comes; of an upgraded connection nothing more is wanted."""
     head, end, body = answer.partition(b"\r\n\r\n")
-    if not end or head.startswith(b"HTTP/1.1 100"):
+    if not end:
         return False
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
     return length is None or len(body) >= int(length[1]) or request.startswith(b"HEAD ")

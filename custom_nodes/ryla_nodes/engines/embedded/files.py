@@ -1,22 +1,37 @@
-"""The input, output and temp folders of the embedded engine, with ComfyUI's rules for the names in them."""
+"""The files of the embedded engine: its folders, ComfyUI's rules for names in them, and pictures that others made."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import IO, TYPE_CHECKING
 
 from ...errors import RylaError
 from ..protocol import SaveTarget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NOTHING_KNOWN: Mapping[Path, int] = MappingProxyType({})
 KINDS = ("input", "output", "temp")
 LONGEST_NAME = 255
 LONGEST_PATH = 1000
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What Pillow may open. It knows fifty more; some start other programs, as EPS does Ghostscript."""
+
+MAX_PIXELS = 64_000_000
+"""Of all pictures of a batch, or frames of a file, together: about 0.8 GB as float32 RGB."""
+
+MAX_FRAMES = 4096
+"""Of one file."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +145,48 @@ def _next_counter(folder: Path, name: str) -> int:
     numbered = re.compile(re.escape(name) + r"_(\d{1,18})(?:[_.].*)?", re.IGNORECASE)
     found = (numbered.fullmatch(entry.name) for entry in os.scandir(folder))
     return max((int(match[1]) for match in found if match), default=0) + 1
+
+
+@contextmanager
+def opened_picture(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
+    """The picture in ``source``, not decoded yet, of at most ``MAX_PIXELS``. What its decoder raises is told, too.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        RylaError: ``unreadable_image`` for what is no picture of ``FORMATS``, or damaged; ``image_too_large``.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(source, formats=FORMATS) as picture:
+                require_size(picture.width, picture.height, name=name)
+                yield picture
+    except (RylaError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise RylaError("unreadable_image", f"{name} is not a picture ({', '.join(FORMATS)}).") from None
+    except Image.DecompressionBombError:
+        raise too_large(name, "has too many pixels") from None
+    except FileNotFoundError:
+        raise RylaError("unreadable_image", f"There is no picture {name}.") from None
+    except Exception as error:
+        raise RylaError("unreadable_image", f"{name} is damaged or incomplete: {error}.") from error
+
+
+def require_size(width: int, height: int, count: int = 1, *, name: str) -> None:
+    """Check that ``count`` pictures of this size fit into ``MAX_PIXELS``.
+
+    Raises:
+        RylaError: ``image_too_large``.
+    """
+    if width * height * count > MAX_PIXELS:
+        raise too_large(name, f"has {f'{count} times ' if count > 1 else ''}{width} x {height} pixels")
+
+
+def too_large(name: str, what: str) -> RylaError:
+    """The error that says so, with the limit."""
+    return RylaError("image_too_large", f"{name} {what}; the limit is {MAX_PIXELS // 10**6} megapixels in all.")

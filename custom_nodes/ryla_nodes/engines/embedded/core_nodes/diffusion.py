@@ -7,9 +7,9 @@ from typing import Any
 
 from ...schema import io
 from ..execution.calls import ProgressBar
+from ..files import require_size
 from ..inference.samplers import SAMPLERS
 from ..inference.schedules import SCHEDULERS
-from ..pictures import require_size
 
 MAX_RESOLUTION = 16384
 GUIDANCE: dict[str, Any] = {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...schema import io
-from ..pictures import require_size
+from ..files import require_size
 
 MAX_RESOLUTION = 16384
 UPSCALE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ....files import sha256
 from ....workflows.graph import reachable
 from ...schema import io
-from .. import pictures
 from ..engine import embedded_engine
 from ..execution.calls import running_node
+from ..files import MAX_FRAMES, MAX_PIXELS, opened_picture, too_large
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,11 +166,11 @@ def _load(name: str) -> tuple[Any, Any]:
     It is turned as its EXIF data says; frames of another size than the first are left out.
 
     Raises:
-        RylaError: what ``pictures.opened`` raises.
+        RylaError: what ``opened_picture`` raises.
     """
     import torch
 
-    with pictures.opened(embedded_engine().files.resolve(name), name) as file:
+    with opened_picture(embedded_engine().files.resolve(name), name) as file:
         images, alphas = _decoded(file, name)
     alpha = torch.from_numpy(alphas).float().div_(255.0)
     return torch.from_numpy(images).float().div_(255.0), 1.0 - alpha
@@ -186,8 +186,8 @@ def _decoded(file: Image.Image, name: str) -> tuple[NDArray[np.uint8], NDArray[n
     pixels = 0
     for count, frame in enumerate([file] if file.format == "MPO" else ImageSequence.Iterator(file), 1):
         pixels += frame.width * frame.height
-        if pixels > pictures.MAX_PIXELS or count > pictures.MAX_FRAMES:
-            raise pictures.too_large(name, f"has too many frames of {frame.width} x {frame.height} pixels")
+        if pixels > MAX_PIXELS or count > MAX_FRAMES:
+            raise too_large(name, f"has too many frames of {frame.width} x {frame.height} pixels")
         upright = ImageOps.exif_transpose(frame)
         if upright.mode == "I":
             upright = upright.point(lambda level: level * (1 / 255))

@@ -19,9 +19,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ....errors import RylaError
 from ....files import write_whole
-from .. import pictures
 from ..execution.failures import shown
-from ..files import KINDS, EngineFiles
+from ..files import KINDS, EngineFiles, opened_picture
 from .messages import Form, Refused, bad_request, form, json_answer, parse_json
 
 T = TypeVar("T")
@@ -174,7 +173,7 @@ def _encoded(path: Path, kind: str, quality: int, channel: str) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    with pictures.opened(path, path.name) as opened:
+    with opened_picture(path, path.name) as opened:
         picture: Image.Image = opened
         if channel == "a":
             picture = Image.new("RGBA", opened.size)
@@ -190,7 +189,7 @@ def _with_alpha(original: Path, mask: bytes) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     buffer = io.BytesIO()
-    with pictures.opened(original, original.name) as picture, pictures.opened(io.BytesIO(mask), "The mask") as shape:
+    with opened_picture(original, original.name) as picture, opened_picture(io.BytesIO(mask), "The mask") as shape:
         if shape.size != picture.size:
             sizes = [f"{width} x {height}" for width, height in (shape.size, picture.size)]
             raise RylaError("unreadable_image", f"The mask has {sizes[0]} pixels and its picture {sizes[1]}.")
