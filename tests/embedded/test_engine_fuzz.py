@@ -1,6 +1,6 @@
 """Requests of every shape to every route of the embedded engine: no 500, no path, and it paints on.
 
-``RYLA_FUZZ_REQUESTS`` is the number of requests: 400 when not set.
+``RYLA_FUZZ_REQUESTS`` is the number of requests: 300 when not set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ryla_nodes.engines.embedded.files import EngineFiles
 
 log = logging.getLogger(__name__)
 
-REQUESTS = int(os.environ.get("RYLA_FUZZ_REQUESTS", "400"))
+REQUESTS = int(os.environ.get("RYLA_FUZZ_REQUESTS", "300"))
 GROWTH = 200 << 20
 PATHS = (
     "/", "/prompt", "/queue", "/history", "/interrupt", "/free", "/view", "/upload/image", "/upload/mask",
