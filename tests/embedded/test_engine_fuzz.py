@@ -237,7 +237,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             (place / "seen.png").write_bytes(PNG)
             (place / "half.png").write_bytes(PNG[:40])
             (place / "text.png").write_text("no picture")
-            (place / "big.png").write_bytes(png((30_000, 30_000)))
+            (place / "big.png").write_bytes(png((12_000, 12_000)))
         served.wait(served.accept(picture()), timeout=120)  # torch is imported for it
         yield served
         process.communicate()
