@@ -38,7 +38,7 @@ def run(flux: Loaded, latent: dict[str, Any] = EMPTY, prompt: str = "a cat", **j
 def test_the_lists_are_told_without_torch() -> None:
     code = (
         "import sys\n"
-        "from ryla_nodes.engines.embedded.core_nodes.diffusion_sampling import KSampler\n"
+        "from ryla_nodes.engines.embedded.core_nodes.diffusion import KSampler\n"
         "lists = {put.id: put.options for put in KSampler.define_schema().inputs if hasattr(put, 'options')}\n"
         "assert not {'torch', 'numpy', 'scipy', 'torchsde'} & sys.modules.keys()\n"
         "print(lists)\n"

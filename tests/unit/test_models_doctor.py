@@ -83,7 +83,7 @@ class Machine:
         )
         for text in importlib.metadata.requires("ryla-nodes") or []:
             if "extra" not in text:
-                self.distribution(re.split(r"[<>=; ]", text)[0], "99.0")
+                self.distribution(re.split(r"[<>=; ]", text)[0], "9999.0")
         for name, version in {"onnxruntime": "1.20", "opencv-python-headless": "4.10", "insightface": "2.1"}.items():
             self.distribution(name, version)
         self.distribution("torch", "2.13.0")

@@ -111,7 +111,7 @@ class Probe:
 
     @staticmethod
     def _unreachable(error: Exception) -> Lack:
-        answered = not isinstance(error, CallFailed | RylaError) or "not JSON" in str(error)
+        answered = not isinstance(error, CallFailed | RylaError) or str(error).startswith("the answer is")
         why = "what answers is not a ComfyUI" if answered else str(error)
         return Lack("engine", f"An engine does not answer: {redact(why)}.", "Start it, or take it out of --server.")
 

@@ -199,15 +199,15 @@ def _image(parameter: Parameter, value: object) -> Path:
         head = _head(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadValue(f"{parameter.name} {_show(str(path))} cannot be read: {reason}", path=str(path)) from error
+        raise BadValue(f"{parameter.name} {_whole(path)} cannot be read: {reason}", path=str(path)) from error
     webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
     if not webp and not head.startswith(_IMAGE_SIGNATURES):
         kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
         found = "is empty" if not head else f"is not a picture ({kinds})"
-        raise BadValue(f"{parameter.name} {_show(str(path))} {found}", path=str(path))
+        raise BadValue(f"{parameter.name} {_whole(path)} {found}", path=str(path))
     damage = _damage(path)
     if damage:
-        raise BadValue(f"{parameter.name} {_show(str(path))} {damage}", path=str(path))
+        raise BadValue(f"{parameter.name} {_whole(path)} {damage}", path=str(path))
     return path
 
 
@@ -234,6 +234,11 @@ def _head(path: Path) -> bytes:
         raise OSError("it is not a file")
     with path.open("rb") as file:
         return file.read(12)
+
+
+def _whole(path: Path) -> str:
+    """A path is told whole, so that it can be found; none is longer than 4096 characters."""
+    return f'"{str(path)[:4096]}"'
 
 
 def _show(value: object) -> str:
