@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 from comfyui.conftest import StartComfyUI
+from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.models import link
 from ryla_nodes.models.catalogue import ModelEntry
@@ -39,7 +40,7 @@ def test_comfyui_lists_every_installed_file_and_the_workflow_validates(
         assert entry.filename in listed[entry.folder], (entry.id, listed[entry.folder])
     loaded = library.load(WORKFLOW, settings.load({}))
     photo = root / "photo.png"
-    photo.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    Image.new("RGB", (64, 64)).save(photo)
     bound = workflow.bind(loaded, {"prompt": "a face", "reference_image": str(photo)})
     assert [str(problem) for problem in validate.problems(bound.graph, info) if problem.severity == "error"] == []
 
