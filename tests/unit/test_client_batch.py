@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from ryla_nodes.batch.contact_sheet import Thumbnail, make
+from ryla_nodes.batch.journal import Journal
 from ryla_nodes.batch.naming import distinct, fill
 from ryla_nodes.batch.rows import expand, read
 from ryla_nodes.errors import RylaError
@@ -202,6 +203,33 @@ def test_two_runners_do_not_share_a_manifest(ryla: Any, tmp_path: Path) -> None:
         finally:
             child.send_signal(signal.SIGTERM)
             child.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is a POSIX thing")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_on_a_volume_without_locks_one_runner_at_a_time_makes_the_batch(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "results.jsonl"
+    with Journal(path, "paint"):
+        with pytest.raises(RylaError) as refused, Journal(path, "paint"):
+            raise AssertionError("two runners at once")
+        assert refused.value.code == "batch_running"
+    # One that was killed leaves its mark; the next takes it over.
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    mark = path.with_name(f".{path.name}.lock.owner")
+    with Journal(path, "paint"):
+        left = json.loads(mark.read_text(encoding="utf-8"))
+    mark.write_text(json.dumps({**left, "pid": int(gone.stdout)}), encoding="utf-8")
+    with Journal(path, "paint"):
+        assert json.loads(mark.read_text(encoding="utf-8"))["pid"] == os.getpid()
+    assert not mark.exists()
 
 
 def test_a_batch_without_any_engine_stops_and_says_why(ryla: Any, monkeypatch: pytest.MonkeyPatch) -> None:

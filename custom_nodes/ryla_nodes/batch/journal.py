@@ -11,16 +11,16 @@ import json
 import os
 import time
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, NoReturn
 
 from .. import files as disk
 from .. import text
 from ..client.job import Submission
 from ..client.results import Result
 from ..errors import RylaError
+from ..models.locks import locked
 from .fingerprint import Fingerprint
 from .rows import Row
 
@@ -41,7 +41,7 @@ class Journal:
         self._made: list[dict[str, Any]] = []
         self._digests: dict[Path, str] = {}
         self._workflow = workflow
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        self._held = ExitStack()
 
     def __enter__(self) -> Journal:
         """Lock and read it.
@@ -55,22 +55,20 @@ class Journal:
             raise RylaError(
                 "output_folder_missing", f"The folder {folder} does not exist.", hint=hint, path=str(folder)
             )
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            message = f"Another runner is at work on {self.path}."
-            raise RylaError("batch_running", message, path=str(self.path)) from error
-        except OSError as error:
-            raise self._not_writable(error) from error
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path.with_name(f".{self.path.name}.lock"), self._is_held))
+            except OSError as error:
+                raise self._not_writable(error) from error
             self._read()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = held.pop_all()
         return self
 
+    def _is_held(self, _: str) -> NoReturn:
+        raise RylaError("batch_running", f"Another runner is at work on {self.path}.", path=str(self.path))
+
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

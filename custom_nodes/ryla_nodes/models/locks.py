@@ -109,7 +109,8 @@ def _stand_in(path: Path, waiting: Waiting) -> Iterator[None]:
     seen: tuple[int, float] | None = None
     while not _claimed(path, mine):
         seen = _watched(path, seen)
-        waiting(str(_owner(path).get("host", "")))
+        if seen is not None:
+            waiting(str(_owner(path).get("host", "")))
         time.sleep(_POLL_S)
     done = threading.Event()
     beat = threading.Thread(target=_keep_touching, args=(path, done), daemon=True)
@@ -134,7 +135,7 @@ def _claimed(path: Path, mine: Owner) -> bool:
 
 
 def _watched(path: Path, seen: tuple[int, float] | None) -> tuple[int, float] | None:
-    """The mtime of the owner's file and since when it has been so; the file is removed when its owner is gone."""
+    """The mtime of the owner's file and since when it has been so; None when it is gone, removed here or not."""
     try:
         mtime_ns = path.stat().st_mtime_ns
     except OSError:
@@ -144,6 +145,7 @@ def _watched(path: Path, seen: tuple[int, float] | None) -> tuple[int, float] | 
     owner = _owner(path)
     if time.monotonic() - seen[1] > _STALE_S or _is_dead(owner):
         _remove(path, owner)
+        return None
     return seen
 
 

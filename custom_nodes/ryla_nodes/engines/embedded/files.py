@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import time
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,19 @@ LONGEST_PATH = 1000
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What Pillow may open. It knows fifty more; some start other programs, as EPS does Ghostscript."""
+
+# What Pillow's readers raise of files that are cut, or that say what cannot be.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
 
 MAX_PIXELS = 64_000_000
 """Of all pictures of a batch, or frames of a file, together: about 0.8 GB as float32 RGB."""
@@ -165,15 +180,13 @@ def opened_picture(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]
             with Image.open(source, formats=FORMATS) as picture:
                 require_size(picture.width, picture.height, name=name)
                 yield picture
-    except (RylaError, MemoryError):
-        raise
     except UnidentifiedImageError:
         raise RylaError("unreadable_image", f"{name} is not a picture ({', '.join(FORMATS)}).") from None
     except Image.DecompressionBombError:
         raise too_large(name, "has too many pixels") from None
     except FileNotFoundError:
         raise RylaError("unreadable_image", f"There is no picture {name}.") from None
-    except Exception as error:
+    except _DAMAGE as error:
         raise RylaError("unreadable_image", f"{name} is damaged or incomplete: {error}.") from error
 
 
