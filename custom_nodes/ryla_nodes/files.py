@@ -131,6 +131,17 @@ def digest(algorithm: str, prefix: bytes, path: Path, advance: Advance = ignore)
     return state.hexdigest()
 
 
+def file_state(path: Path) -> tuple[str, int, int]:
+    """What changes when a file is replaced: path, mtime in nanoseconds, size in bytes."""
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+def fingerprint(state: object) -> str:
+    """A digest of ``state``: ComfyUI stores fingerprints in the pictures, where local paths have no place."""
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
 def copy(source: Path, target: Path, advance: Advance = ignore) -> None:
     """Copy a file's bytes, inside the kernel where it can (a file system that shares blocks then shares them)."""
     with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ryla_nodes.engines.embedded.inference.prompts import PromptTokenizer, weighted_segments
+from ryla_nodes.engines.embedded.inference.tokenizers import PromptTokenizer, weighted_segments
 
 START, END, PAD = 1000, 1001, 1002
 

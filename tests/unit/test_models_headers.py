@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from ryla_nodes.errors import RylaError
-from ryla_nodes.models.contents import read_pickle_header
-from ryla_nodes.models.headers import read_header
+from ryla_nodes.models.headers import read_header, read_pickle_header
 from ryla_nodes.models.identify import FileKind, examine, identify
 from unit import models_standins as standins
 

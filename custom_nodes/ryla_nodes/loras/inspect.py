@@ -11,9 +11,8 @@ from typing import Any
 
 from ..errors import RylaError
 from ..files import PICKLE_SUFFIXES
-from ..models.foreign import quantisation
 from ..models.headers import Header, read_header, read_scalars
-from ..models.identify import FileKind, describe, identify
+from ..models.identify import FileKind, describe, identify, quantisation
 from . import families, ids, keys, layouts, metadata, sidecar, trigger
 from .families import Claim
 from .metadata import Scale

@@ -68,7 +68,7 @@ def verify(entry: ModelEntry, path: Path, hashes: HashCache, advance: Advance, *
     """Check that ``path`` holds exactly the bytes of ``entry`` and what is inside.
 
     Raises:
-        RylaError: ``wrong_size``, ``hash_mismatch``, ``wrong_model_kind``, and those of ``contents.examine``.
+        RylaError: ``wrong_size``, ``hash_mismatch``, ``wrong_model_kind``, and those of ``identify.examine``.
     """
     try:
         kind = examine(path, PurePosixPath(entry.filename).suffix)

@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import RylaError
-from . import catalogue, foreign, resolve
+from . import catalogue, resolve
 from .folders import ModelFolders
 from .headers import MADE_UP, read_header
-from .identify import FileKind, describe, identify
+from .identify import FileKind, describe, identify, shard_of
 
 AUTO = "auto"
 TEXT_ENCODERS = (AUTO, "t5xxl_fp16", "t5xxl_fp8_e4m3fn_scaled", "t5xxl_fp8_e4m3fn")
@@ -32,7 +32,7 @@ class FluxFiles:
 def choices(folders: ModelFolders) -> list[str]:
     """What the loader offers: ``auto``, then every file that could be a transformer or an all-in-one (no parts)."""
     names = (*folders.list("diffusion_models"), *folders.list("checkpoints"))
-    return list(dict.fromkeys((AUTO, *(name for name in names if foreign.part(Path(name)) is None))))
+    return list(dict.fromkeys((AUTO, *(name for name in names if shard_of(Path(name)) is None))))
 
 
 def locate(folders: ModelFolders, model: str, text_encoder: str, stand_in: FluxFiles | None = None) -> FluxFiles:

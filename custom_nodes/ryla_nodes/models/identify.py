@@ -1,15 +1,14 @@
-"""Say what a model file is, from its keys and shapes only: names lie."""
+"""Say what a model file is, from its keys and shapes only: names lie. Files that other loaders read are named, too."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from ..files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
-from . import foreign
-from .contents import check_plain, read_pickle_header
-from .headers import Header, read_header
+from .headers import Header, check_plain, read_header, read_pickle_header
 
 
 class FileKind(str, Enum):
@@ -88,9 +87,9 @@ def examine(path: Path, suffix: str = "") -> FileKind:
 
 def identify(header: Header) -> FileKind:
     """The kind of a file, by ComfyUI's own detection keys; small models with the same keys count as the same kind."""
-    if foreign.part(header.path) is not None:
+    if shard_of(header.path) is not None:
         return FileKind.PART
-    if foreign.quantisation(header) is not None:
+    if quantisation(header) is not None:
         return FileKind.QUANTISED
     if any(_LORA_KEY.search(key) for key in header.tensors):
         return FileKind.LORA
@@ -98,20 +97,20 @@ def identify(header: Header) -> FileKind:
         kind = detect(header)
         if kind is not None:
             return kind
-    return FileKind.DIFFUSERS if foreign.is_diffusers(header) else FileKind.UNKNOWN
+    return FileKind.DIFFUSERS if _is_diffusers(header) else FileKind.UNKNOWN
 
 
 def describe(path: Path, kind: FileKind) -> str:
     """What a file is, for people: of a foreign layout its name, the model behind it and what reads it."""
     if kind is FileKind.PART:
-        number, count = foreign.part(path) or (1, 1)
+        number, count = shard_of(path) or (1, 1)
         return f"part {number} of {count} of a model in diffusers' folder layout, which ComfyUI does not read"
     if kind in (FileKind.QUANTISED, FileKind.DIFFUSERS):
         header = read_header(path)
-        found = foreign.quantisation(header)
+        found = quantisation(header)
         if found is None:
-            return f"{foreign.base(header)} in diffusers' layout"
-        return f"{foreign.base(header)} in {found.name}, which needs another loader ({found.loader})"
+            return f"{_base_of(header)} in diffusers' layout"
+        return f"{_base_of(header)} in {found.name}, which needs another loader ({found.loader})"
     return kind.description
 
 
@@ -196,3 +195,67 @@ def _vae(header: Header) -> FileKind | None:
             continue
         return {16: FileKind.VAE_FLUX, 4: FileKind.VAE_SDXL}.get(latent[1], FileKind.UNKNOWN)
     return None
+
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """A format of quantised weights, and what reads it."""
+
+    name: str
+    loader: str
+
+
+_DIFFUSERS = "diffusers"
+# By a key that no other format has. ComfyUI's own (scaled_fp8, comfy_quant) are not foreign.
+_QUANTISATIONS = (
+    (r"\.quant_state\.bitsandbytes__nf4$", Quantisation("bitsandbytes' NF4", "ComfyUI_bitsandbytes_NF4")),
+    (r"\.quant_state\.bitsandbytes__fp4$", Quantisation("bitsandbytes' FP4", "ComfyUI_bitsandbytes_NF4")),
+    (r"\.SCB$", Quantisation("bitsandbytes' INT8", _DIFFUSERS)),
+    (r"\.(wscales|wtscale|smooth_factor)$", Quantisation("nunchaku's SVDQuant", "ComfyUI-nunchaku")),
+    (r"\.qzeros$", Quantisation("GPTQ's or AWQ's format", _DIFFUSERS)),
+    (r"\._data$", Quantisation("optimum-quanto's format", _DIFFUSERS)),
+    (r"\.W_q$", Quantisation("HQQ's format", _DIFFUSERS)),
+    (r"(_weight_qdata|\.qdata|\.tensor_impl)$", Quantisation("torchao's format", _DIFFUSERS)),
+    (r"\.(zero_point|svd_up)$", Quantisation("SDNQ's format", "SD.Next or diffusers")),
+)
+
+
+_ANY_QUANTISATION = re.compile("|".join(pattern for pattern, _ in _QUANTISATIONS))
+
+
+def quantisation(header: Header) -> Quantisation | None:
+    """The foreign format of the weights; None for whole weights and for what ComfyUI itself reads."""
+    telling = next((key for key in header.tensors if _ANY_QUANTISATION.search(key)), None)
+    if telling is not None:
+        return next(found for pattern, found in _QUANTISATIONS if re.search(pattern, telling))
+    packed = (key for key, (dtype, _) in header.tensors.items() if dtype == "U32")
+    scaled = any(f"{key.removesuffix('weight')}scales" in header.tensors for key in packed)
+    return Quantisation("MLX' format", "MLX") if scaled else None
+
+
+def shard_of(path: Path) -> tuple[int, int] | None:
+    """The number of a part of a sharded model and how many there are, by its name; None for a file that is whole."""
+    match = _SHARD.search(path.stem)
+    return (int(match[1]), int(match[2])) if match and int(match[2]) > 1 else None
+
+
+def _is_diffusers(header: Header) -> bool:
+    """Whether the names are those of a model in diffusers' layout."""
+    keys = ("transformer_blocks.0.attn.to_q.weight", "down_blocks.0.resnets.0.conv1.weight")
+    return any(key in header.tensors for key in keys)
+
+
+def _base_of(header: Header) -> str:
+    """The model behind a foreign layout, as far as its names tell."""
+    names = "\n".join(header.tensors)
+    if re.search(r"(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\.\d", names, re.MULTILINE):
+        guided = re.search(r"(^|\.)(guidance_in|guidance_embedder)\.", names, re.MULTILINE)
+        return "FLUX.1 Dev" if guided else "a relative of FLUX.1 Dev"
+    if re.search(r"(^|\.)(input_blocks|down_blocks)\.\d", names, re.MULTILINE):
+        return "a Stable Diffusion U-Net"
+    if "DenseReluDense" in names:
+        return "a T5 text encoder"
+    return "a model"

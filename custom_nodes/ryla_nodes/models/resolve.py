@@ -40,7 +40,7 @@ def locate(model: ModelEntry | str, folders: ModelFolders, catalogue: Catalogue 
 
     Raises:
         RylaError: ``missing_model`` with the folders searched and the files seen there, ``wrong_model_kind``,
-            ``nested_models``, and those of ``contents.examine``.
+            ``nested_models``, and those of ``identify.examine``.
     """
     known = catalogue or catalogues.load()
     entry = known.get(model) if isinstance(model, str) else model

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..engines.protocol import WEIGHT_DTYPES, current_engine
 from ..engines.schema import io
 from ..errors import RylaError
+from ..files import file_state, fingerprint
 from ..models import flux_files, shipped
 from ..models.flux_files import FluxFiles
-from .files import file_state, fingerprint
 
 
 class FluxLoader(io.ComfyNode):

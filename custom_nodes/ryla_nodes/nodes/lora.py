@@ -8,10 +8,10 @@ from .. import settings
 from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
+from ..files import fingerprint
 from ..loras import check, inspect, store
 from ..loras.store import LoraFile
 from ..loras.trigger import add_trigger
-from .files import fingerprint
 
 ON_MISSING = ("error", "pass")
 

@@ -13,8 +13,8 @@ from torch import nn
 from ....models.folders import ModelFolders
 from . import tokenizers
 from .device import Placement
-from .prompts import Chunk, PromptTokenizer
 from .text_networks import ClipShape, ClipText, T5Encoder, T5Shape
+from .tokenizers import Chunk, PromptTokenizer
 from .weights import Network, Patch, WeightFile, fill
 
 CLIP_HEAD_WIDTH = 64
