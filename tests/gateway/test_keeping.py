@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from gateway.served import Served, options_of, photo, served, until
 from ryla_nodes.errors import RylaError
+from ryla_nodes.gateway.janitor import Janitor
 from ryla_nodes.gateway.store import JobStore
 from unit.fake_engine import FakeEngine
 
@@ -128,11 +130,21 @@ def test_orphaned_uploads_are_swept(engine: FakeEngine, tmp_path: Path) -> None:
         old, new = (options.state / "uploads" / name for name in ("old", "new"))
         old.touch()
         new.touch()
-        import os
-
         os.utime(old, (1, 1))
         gateway.call(gateway.gateway._janitor.clean())
         assert not old.exists() and new.exists()
+
+
+def test_old_pictures_of_an_own_engine_are_deleted(engine: FakeEngine, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs"
+    (folder / "sub").mkdir(parents=True)
+    old, new = folder / "sub" / "old.png", folder / "new.png"
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    with served(options_of(tmp_path, engine.url)) as gateway:
+        gateway.call(Janitor(gateway.gateway.jobs, gateway.options.limits, [folder]).clean())
+    assert not old.exists() and new.exists()
 
 
 # --- the store --------------------------------------------------------------------------------------------------------

@@ -8,8 +8,11 @@ import os
 from pathlib import Path
 
 import httpx
+import pytest
 from gateway.process import ServeProcess
+from gateway.served import photo, until
 from PIL import Image
+from ryla_nodes.cli.serve import _input_folder
 
 SHAPE = {"prompt": "a red star at the top left, navy background", "width": 256, "height": 256, "steps": 2, "seed": 7}
 
@@ -44,3 +47,56 @@ def test_the_embedded_engine_gives_a_jpeg_and_goes_on_over_a_kill(tmp_path: Path
         assert again.status_code == 200 and again.content == answer.content
         assert gateway.stop() == 0
     assert not record.exists() and _ended(engine["pid"])
+
+
+ECHO = """
+title = "Echo"
+summary = "The photo as it is."
+models = []
+[[outputs]]
+node = "Result"
+kind = "image"
+[parameters.reference_image]
+type = "image"
+node = "Photo"
+input = "image"
+required = true
+help = "The photo."
+"""
+
+
+def test_an_engine_of_its_own_keeps_no_upload(tmp_path: Path, tiny_home: Path) -> None:
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Photo"}},
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "echo"},
+            "_meta": {"title": "Result"},
+        },
+    }
+    (tmp_path / "workflows" / "echo").mkdir(parents=True)
+    (tmp_path / "workflows" / "echo" / "workflow.toml").write_text(ECHO)
+    (tmp_path / "workflows" / "echo" / "api.json").write_text(json.dumps(graph))
+    environment = {"RYLA_HOME": str(tiny_home), "RYLA_WORKFLOWS": str(tmp_path / "workflows"), "OMP_NUM_THREADS": "1"}
+    kept = tiny_home / "input" / "ryla"
+    before = set(kept.iterdir()) if kept.exists() else set()
+    with ServeProcess(tmp_path / "state", ["--workflow", "echo"], environment) as gateway:
+        gateway.until_ready()
+        for _ in range(2):  # The same photo again has to be uploaded again.
+            files = {"reference_image": ("me.png", photo())}
+            answer = httpx.post(f"{gateway.url}/echo", files=files, timeout=60, trust_env=False)
+            assert answer.status_code == 200, answer.text
+            until(lambda: set(kept.iterdir()) == before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ("--cpu", "/comfy/input"),
+        ("--base-directory /data --cpu", "/data/input"),
+        ("--cpu --input-directory in", "/comfy/in"),
+        ("--input-directory /in --base-directory /data", "/in"),
+    ],
+)
+def test_where_a_started_comfyui_keeps_uploads(arguments: str, folder: str) -> None:
+    assert _input_folder(Path("/comfy"), arguments.split()) == Path(folder)

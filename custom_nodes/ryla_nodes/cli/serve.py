@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,7 +140,8 @@ def _embedded(settings: Settings) -> ChildSpec:
     embedded.require()
     settings.home.mkdir(parents=True, exist_ok=True)
     engine = ("engine", "--port", "{port}", "--home", str(settings.home))
-    return ChildSpec("embedded", (sys.executable, "-c", _START_EMBEDDED, *engine), settings.home)
+    command = (sys.executable, "-c", _START_EMBEDDED, *engine)
+    return ChildSpec("embedded", command, settings.home, inputs=settings.home / "input")
 
 
 def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, state: Path) -> list[ChildSpec]:
@@ -150,6 +152,7 @@ def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, sta
     folder = comfyui.expanduser().absolute()
     if not is_comfyui(folder):
         raise RylaError("comfyui_start_failed", f"{folder} is not the folder of a ComfyUI.", path=str(folder))
+    inputs = _input_folder(folder, shlex.split(arguments))
     children = []
     for gpu in [part.strip() for part in gpus.split(",") if part.strip()] or [""]:
         name = f"comfyui-{gpu}" if gpu else "comfyui"
@@ -159,8 +162,16 @@ def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, sta
             str(python or of_comfyui(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
             "--disable-auto-launch", "--output-directory", str(outputs), *shlex.split(arguments),
         )  # fmt: skip
-        children.append(ChildSpec(name, command, folder, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}))
+        variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        children.append(ChildSpec(name, command, folder, variables, inputs=inputs, outputs=outputs))
     return children
+
+
+def _input_folder(comfyui: Path, arguments: list[str]) -> Path:
+    """Where a ComfyUI that is started with ``arguments`` keeps its uploads."""
+    given = dict(pairwise(arguments))
+    base = Path(given.get("--base-directory", comfyui))
+    return comfyui / given.get("--input-directory", base / "input")
 
 
 def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], drain: float, json_log: bool) -> None:

@@ -37,7 +37,10 @@ from .protocol import (
 )
 from .transport import CallFailed, Transport, decoded
 
-_UPLOADS = "ryla"
+UPLOADS = "ryla"
+"""The sub-folder of an engine's input folder that pictures are uploaded to."""
+DIGITS = 24
+"""An uploaded picture's name: so many hex digits of its SHA-256, and its file's suffix."""
 _PAUSE = 0.3
 
 
@@ -262,7 +265,7 @@ class EngineApi:
         if sha256 not in ("", digest):
             message = f"{path} was changed after this job had been planned with it."
             raise RylaError("input_changed", message, path=str(path))
-        name = f"{digest[:24]}{path.suffix.lower()}"
+        name = f"{digest[:DIGITS]}{path.suffix.lower()}"
         facts = {"server": self.server, "path": str(path)}
         try:
             response = await self._transport.call(
@@ -270,7 +273,7 @@ class EngineApi:
                 "/upload/image",
                 limit=self.limits.transfer,
                 files={"image": (name, data)},
-                data={"subfolder": _UPLOADS, "type": "input"},
+                data={"subfolder": UPLOADS, "type": "input"},
             )
             if response.status_code == 413:
                 message = f"{self.server} refuses {path}: {len(data) / 2**20:.1f} MiB are too much for it (413)."

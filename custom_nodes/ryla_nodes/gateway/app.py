@@ -63,13 +63,15 @@ class Gateway:
         self.readiness = Readiness(
             options, self.client.servers, self.workflows, self.metrics, trouble=self.children.trouble
         )
-        self.jobs = Jobs(options, self.client, self.workflows, self.metrics, self.readiness.gpu_of)
+        inputs = [child.inputs for child in children if child.inputs is not None]
+        self.jobs = Jobs(options, self.client, self.workflows, self.metrics, self.readiness.gpu_of, inputs)
         self.store = JobStore(
             options.state, options.settings.jobs_url, {"job": self.jobs.run, "webhook": self._webhook}
         )
         self.webhooks = Webhooks(options, self.store, self.metrics)
         self.jobs.store, self.jobs.on_end = self.store, self.webhooks.ended
-        self._janitor = Janitor(self.jobs, options.limits)
+        outputs = [child.outputs for child in children if child.outputs is not None]
+        self._janitor = Janitor(self.jobs, options.limits, outputs)
         self.app = self._build()
 
     async def _webhook(self, message_id: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class ChildSpec:
         name: of its files in the state folder.
         command: ``{port}`` stands for the port.
         environment: added to the gateway's own.
+        inputs: its input folder, where the uploads of ended jobs are deleted.
+        outputs: a folder of pictures that is the gateway's alone, where old ones are deleted.
         ready_within: seconds that its start may take.
     """
 
@@ -50,6 +52,8 @@ class ChildSpec:
     command: Sequence[str]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: Path | None = None
+    outputs: Path | None = None
     ready_within: float = 300.0
 
 

@@ -8,8 +8,9 @@ import math
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..client import AsyncClient
 from ..errors import RylaError
@@ -59,6 +60,7 @@ class Jobs:
     Args:
         workflows: the enabled ones by name.
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+        inputs: the input folders of the gateway's own engines.
 
     Attributes:
         door: held while a job is bound and accepted.
@@ -71,9 +73,10 @@ class Jobs:
         workflows: Mapping[str, Workflow],
         metrics: Metrics,
         gpu_of: Callable[[str], str],
+        inputs: Sequence[Path] = (),
     ) -> None:
         self.results = Results(options.state / "results")
-        self.uploads = Uploads(options.state / "uploads", options.limits)
+        self.uploads = Uploads(options.state / "uploads", options.limits, inputs)
         self.door = asyncio.Semaphore(_AT_THE_DOOR)
         self.draining = False
         self._limits, self._metrics = options.limits, metrics

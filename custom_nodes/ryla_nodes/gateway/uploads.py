@@ -11,10 +11,11 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 
+from ..client.api import DIGITS, UPLOADS
 from ..errors import RylaError
 from ..files import write_whole
 from .options import Limits
@@ -25,10 +26,15 @@ _ORPHAN_SECONDS = 3600.0
 
 
 class Uploads:
-    """The folder of uploads. A name is held by every job that uses it; the last to let go deletes the file."""
+    """The folder of uploads. A name is held by every job that uses it; the last to let go deletes the file.
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    Args:
+        inputs: the input folders of the gateway's own engines, where a copy is deleted, too.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, inputs: Sequence[Path] = ()) -> None:
         self._folder, self._limits = folder, limits
+        self._copies = [each / UPLOADS for each in inputs]
         self._held: Counter[str] = Counter()
 
     def path(self, name: str) -> Path:
@@ -72,8 +78,9 @@ class Uploads:
             self._held[name] -= 1
             if self._held[name] <= 0:
                 del self._held[name]
-                with contextlib.suppress(OSError):
-                    self.path(name).unlink(missing_ok=True)
+                for path in (self.path(name), *(folder / name[:DIGITS] for folder in self._copies)):
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Delete what an earlier process left and no job has taken up since."""
