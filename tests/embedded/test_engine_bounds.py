@@ -24,7 +24,7 @@ from embedded.engine_client import Answer, Engine, message, node, picture, slow
 from PIL import Image
 from ryla_nodes.engines.embedded.core_nodes import core_classes
 from ryla_nodes.engines.embedded.execution import jobs
-from ryla_nodes.engines.embedded.execution.failures import Reporter
+from ryla_nodes.engines.embedded.execution.calls import Reporter
 from ryla_nodes.engines.embedded.execution.graph import Schedule, signatures
 from ryla_nodes.engines.embedded.execution.registry import Registry
 from ryla_nodes.engines.embedded.execution.validation import validate

@@ -9,7 +9,7 @@ import pytest
 import small_models
 import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import device, lora, tokenizers
+from ryla_nodes.engines.embedded.inference import lora, tokenizers, weights
 from ryla_nodes.engines.embedded.inference.weights import CastLinear, WeightFile
 from ryla_nodes.errors import RylaError
 from ryla_nodes.loras import flux_modules
@@ -206,7 +206,7 @@ def test_in_bfloat16_as_on_a_gpu(
     flux: Loaded, tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dtypes of the CUDA path, on the CPU: loading, prompts, a LoRA, every kind of sampler, the VAE."""
-    monkeypatch.setattr(device, "best", lambda: device.Placement(torch.device("cpu"), torch.bfloat16))
+    monkeypatch.setattr(weights, "best", lambda: weights.Placement(torch.device("cpu"), torch.bfloat16))
     model, clip, vae = small_models.load(tiny_home)
     assert {parameter.dtype for parameter in model.transformer.network.module.parameters()} == {torch.bfloat16}
     patched = lora.apply(model, clip, small_models.kohya(tmp_path / "x.safetensors", clip=True), 0.5, 0.5)

@@ -10,11 +10,10 @@ import small_models
 import tiny_flux
 import torch
 from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights, vae
-from ryla_nodes.engines.embedded.inference.device import cpu
 from ryla_nodes.engines.embedded.inference.flux_network import to_latent, to_tokens
 from ryla_nodes.engines.embedded.inference.sdxl import from_open_clip
 from ryla_nodes.engines.embedded.inference.text_networks import ClipShape, ClipText, distance_buckets
-from ryla_nodes.engines.embedded.inference.weights import WeightFile
+from ryla_nodes.engines.embedded.inference.weights import WeightFile, cpu
 from safetensors.torch import load_file, save_file
 from small_models import Loaded
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from typer import rich_utils
 
 from ..errors import RylaError
 from . import engine, face, interrupt, loras, output, serve, workflows
@@ -92,6 +91,8 @@ def _misused(error: Any) -> int:
         command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "ryla"
         output.report_error(RylaError("invalid_usage", error.format_message(), hint=f"{command} --help"))
     else:
+        from typer import rich_utils  # a tenth of a second, with the Markdown that it imports
+
         rich_utils.rich_format_error(error)
     return int(error.exit_code)
 

@@ -79,56 +79,52 @@ class EmbeddedEngine:
 
     def load_checkpoint(self, path: Path) -> tuple[Any, Any, PictureVae]:
         """Load a checkpoint of Flux or SDXL; raises as ``load_flux``."""
-        from .inference import device
+        from .inference import weights
 
         if _require(path, FileKind.FLUX_ALL_IN_ONE, FileKind.SDXL_CHECKPOINT) is FileKind.SDXL_CHECKPOINT:
             from .inference import sdxl
 
-            return sdxl.load_checkpoint(path, self.folders(), device.best())
+            return sdxl.load_checkpoint(path, self.folders(), weights.best())
         return self._load_all_in_one(path, "default")
 
     def load_transformer(self, path: Path, weight_dtype: str = "default") -> FluxModel:
         """Load a transformer, alone in its file or from a checkpoint; raises as ``load_flux``."""
-        from .inference import device, flux
-        from .inference.weights import WeightFile
+        from .inference import flux, weights
 
         if weight_dtype not in WEIGHT_DTYPES:
             choices = ", ".join(WEIGHT_DTYPES)
             raise RylaError("invalid_parameter", f"weight_dtype is {weight_dtype!r}, not one of {choices}.")
         kind = _require(path, FileKind.FLUX_TRANSFORMER, FileKind.FLUX_ALL_IN_ONE)
-        file = WeightFile.open(path)
+        file = weights.WeightFile.open(path)
         inside = kind is FileKind.FLUX_ALL_IN_ONE or f"{_TRANSFORMER_PREFIX}img_in.weight" in file
-        return flux.load(file.part(_TRANSFORMER_PREFIX) if inside else file, weight_dtype, device.best())
+        return flux.load(file.part(_TRANSFORMER_PREFIX) if inside else file, weight_dtype, weights.best())
 
     def load_clip(self, clip_l: Path, t5xxl: Path, *, on_cpu: bool = False) -> FluxText:
         """Load the two text encoders, given in either order; raises as ``load_flux``."""
-        from .inference import device, text
-        from .inference.weights import WeightFile
+        from .inference import text, weights
 
         if _require(clip_l, FileKind.CLIP_L, FileKind.T5XXL) is FileKind.T5XXL:
             clip_l, t5xxl = t5xxl, clip_l
         _require(clip_l, FileKind.CLIP_L)
         _require(t5xxl, FileKind.T5XXL)
-        folders, place = self.folders(), device.cpu() if on_cpu else device.best()
+        folders, place = self.folders(), weights.cpu() if on_cpu else weights.best()
         return text.FluxText(
-            text.load_clip_l(WeightFile.open(clip_l), clip_l, folders, place),
-            text.load_t5xxl(WeightFile.open(t5xxl), t5xxl, folders, place),
+            text.load_clip_l(weights.WeightFile.open(clip_l), clip_l, folders, place),
+            text.load_t5xxl(weights.WeightFile.open(t5xxl), t5xxl, folders, place),
         )
 
     def load_vae(self, path: Path) -> PictureVae:
         """Load a Flux VAE; raises as ``load_flux``."""
-        from .inference import device, vae
-        from .inference.weights import WeightFile
+        from .inference import vae, weights
 
         _require(path, FileKind.VAE_FLUX)
-        return vae.load(WeightFile.open(path), device.best())
+        return vae.load(weights.WeightFile.open(path), weights.best())
 
     def _load_all_in_one(self, path: Path, weight_dtype: str) -> tuple[FluxModel, FluxText, PictureVae]:
-        from .inference import device, text, vae
-        from .inference.weights import WeightFile
+        from .inference import text, vae, weights
 
         _require(path, FileKind.FLUX_ALL_IN_ONE)
-        file, folders, place = WeightFile.open(path), self.folders(), device.best()
+        file, folders, place = weights.WeightFile.open(path), self.folders(), weights.best()
         clip_name, t5_name = (path.with_name(f"{path.stem}.{part}{path.suffix}") for part in ("clip_l", "t5xxl"))
         clip = text.FluxText(
             text.load_clip_l(file.part(_CLIP_L_PREFIX), clip_name, folders, place),
@@ -150,9 +146,9 @@ class EmbeddedEngine:
 
     def load_control_net(self, path: Path) -> Any:
         """Load a ControlNet of SDXL in diffusers' format. Raises ``wrong_controlnet``."""
-        from .inference import device, sdxl
+        from .inference import sdxl, weights
 
-        return sdxl.load_control_net(path, device.best())
+        return sdxl.load_control_net(path, weights.best())
 
     def apply_instantid(
         self,

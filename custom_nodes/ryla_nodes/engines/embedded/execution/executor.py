@@ -14,10 +14,21 @@ from typing import Any
 
 from ....errors import RylaError
 from ....workflows.graph import is_link
+from ... import embedded
 from ...schema import io
-from ..inference import device
-from .calls import Blocker, Interrupted, NodeStates, RunningNode, Values, call, collect, running
-from .failures import Reporter, blocked_failure, is_out_of_memory
+from .calls import (
+    Blocker,
+    Interrupted,
+    NodeStates,
+    Reporter,
+    RunningNode,
+    Values,
+    blocked_failure,
+    call,
+    collect,
+    is_out_of_memory,
+    running,
+)
 from .graph import Entry, OutputCache, Schedule, signatures
 from .jobs import Job, Outcome, Send
 from .registry import NodeClass, Registry
@@ -38,7 +49,7 @@ class Executor:
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end; whatever it raises, sys.exit() included, is its outcome."""
         try:
-            device.import_torch()
+            embedded.import_torch()
             import torch
 
             with torch.inference_mode():

@@ -11,7 +11,7 @@ from typing import Any
 
 from ....workflows.graph import is_link
 from ...schema import io
-from .failures import Problem, Reporter, problem_of, shown
+from .calls import Problem, Reporter, problem_of, shown
 
 NodeClass = type[io.ComfyNode]
 Spec = tuple[Any, ...]

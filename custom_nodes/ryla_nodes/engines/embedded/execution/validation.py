@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .failures import Problem, Reporter, full_type_name, problem_of, shown
+from .calls import Problem, Reporter, full_type_name, problem_of, shown
 from .graph import Graph
 from .registry import Declaration, Registry, Spec, config_of, constant_problem, custom_problems, link_types_match
 

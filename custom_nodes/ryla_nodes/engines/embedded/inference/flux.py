@@ -11,12 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from ....errors import RylaError
-from .device import Placement
 from .flux_network import HEAD_WIDTH, PATCH, Flux, FluxShape
 from .sampling import LatentScale, MaskFunction, repeated
 from .schedules import FlowSampling
 from .text import Conditioning
-from .weights import Network, Patch, WeightFile, fill
+from .weights import Network, Patch, Placement, WeightFile, fill
 
 DEFAULT_GUIDANCE = 3.5  # ComfyUI's, for a conditioning that went through no FluxGuidance.
 LATENT = LatentScale(scale=0.3611, shift=0.1159)

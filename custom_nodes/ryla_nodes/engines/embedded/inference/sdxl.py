@@ -16,12 +16,11 @@ from ....models.headers import read_header
 from ....models.identify import FileKind, identify
 from ... import embedded
 from . import text, tokenizers, vae
-from .device import Placement
 from .instantid import install
 from .sdxl_model import ControlNet, SdxlModel
 from .text import Conditioning, TextEncoder, Tokens
 from .text_networks import ClipShape, ClipText
-from .weights import Network, WeightFile, fill
+from .weights import Network, Placement, WeightFile, fill
 
 HEAD_WIDTH = 64
 ADDED_WIDTH = 256

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from .device import Placement
 from .sampling import LatentScale, MaskFunction, repeated
 from .schedules import NoiseSampling, Sampling
 from .text import Conditioning
-from .weights import Network
+from .weights import Network, Placement
 
 if TYPE_CHECKING:
     from ....identity.attention import IdentityTerm, Window

@@ -12,10 +12,9 @@ from torch import nn
 
 from ....models.folders import ModelFolders
 from . import tokenizers
-from .device import Placement
 from .text_networks import ClipShape, ClipText, T5Encoder, T5Shape
 from .tokenizers import Chunk, PromptTokenizer
-from .weights import Network, Patch, WeightFile, fill
+from .weights import Network, Patch, Placement, WeightFile, fill
 
 CLIP_HEAD_WIDTH = 64
 Tokens = dict[str, list[Chunk]]

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .device import Placement
-from .weights import Network, WeightFile, fill
+from .weights import Network, Placement, WeightFile, fill
 
 DOWNSCALE = 8
 _GROUPS = 32

@@ -1,4 +1,7 @@
-"""The weights of a network: read from a single-file model, given to a module, patched in clones that share the rest."""
+"""The weights of a network: where they lie in which precision, read from a single-file model, given to a module.
+
+Clones of a module share them, but for those that are patched.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,33 @@ _SCALES = (".scale_weight", ".weight_scale")
 _SIDECARS = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2")
 _FP8 = ("F8_E4M3", "F8_E5M2")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device and the dtype that networks compute in there."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def stores_fp8(self) -> bool:
+        """Whether weights can stay in an 8-bit float there (Metal has no such type)."""
+        return self.device.type != "mps"
+
+
+def best() -> Placement:
+    """CUDA or Metal in bfloat16 when there is one, else the CPU in float32."""
+    if torch.cuda.is_available():
+        return Placement(torch.device("cuda"), torch.bfloat16)
+    if torch.backends.mps.is_available():
+        return Placement(torch.device("mps"), torch.bfloat16)
+    return cpu()
+
+
+def cpu() -> Placement:
+    """The CPU in float32."""
+    return Placement(torch.device("cpu"), torch.float32)
 
 
 @dataclass(frozen=True)

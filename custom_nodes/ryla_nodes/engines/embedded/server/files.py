@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ....errors import RylaError
 from ....files import write_whole
-from ..execution.failures import shown
+from ..execution.calls import shown
 from ..files import KINDS, EngineFiles, opened_picture
 from .messages import Form, Refused, bad_request, form, json_answer, parse_json
 

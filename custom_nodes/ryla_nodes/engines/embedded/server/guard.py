@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ....errors import RylaError
 from ...protocol import Engine, running_in
-from ..execution.failures import Reporter
+from ..execution.calls import Reporter
 from .connections import Connections
 from .messages import BODIES, Refused, bad_request, json_answer
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..execution.failures import Reporter, shown
+from ..execution.calls import Reporter, shown
 from ..execution.jobs import Job, JobQueue
 from ..execution.registry import Registry
 from ..execution.validation import validate

@@ -20,8 +20,8 @@ from ....models.folders import standalone
 from ...protocol import running_in
 from ..core_nodes import core_classes
 from ..engine import EmbeddedEngine
+from ..execution.calls import Reporter
 from ..execution.executor import Executor
-from ..execution.failures import Reporter
 from ..execution.jobs import MAXIMUM_HISTORY, JobQueue, Worker
 from ..execution.registry import NodeClass, Registry
 from .connections import Connections
