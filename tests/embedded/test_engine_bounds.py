@@ -232,6 +232,13 @@ def test_pictures_of_any_size_do_not_take_all_memory(engine: Engine, graph: dict
     assert "[image_too_large]" in error["exception_message"]
 
 
+def test_a_batch_of_a_hundred_megapixels_is_made(engine: Engine) -> None:
+    graph = {"1": node("EmptyImage", width=1024, height=1024, batch_size=96, color=77)}
+    scaled = node("ImageScale", image=["1", 0], upscale_method="nearest-exact", width=8, height=8, crop="disabled")
+    messages = engine.run({**graph, "2": scaled, "9": node("PreviewImage", images=["2", 0])})
+    assert message(messages, "execution_success")
+
+
 @pytest.mark.parametrize("size", [(16384, 16384, 4096), (16384, 16384, 1), (512, 512, 4096)])
 def test_latents_of_any_size_do_not_take_all_memory(engine: Engine, size: tuple[int, int, int]) -> None:
     latent = node("EmptySD3LatentImage", width=size[0], height=size[1], batch_size=size[2])

@@ -43,7 +43,9 @@ _DAMAGE = (
 )
 
 MAX_PIXELS = 64_000_000
-"""Of all pictures of a batch, or frames of a file, together: about 0.8 GB as float32 RGB."""
+"""Of the frames of a file together: about 0.8 GB as float32 RGB."""
+MAX_MADE_PIXELS = 256_000_000
+"""Of all pictures together that a node makes: about 3 GB as float32 RGB."""
 
 MAX_FRAMES = 4096
 """Of one file."""
@@ -178,7 +180,7 @@ def opened_picture(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(source, formats=FORMATS) as picture:
-                require_size(picture.width, picture.height, name=name)
+                _require_pixels(picture.width, picture.height, 1, MAX_PIXELS, name)
                 yield picture
     except UnidentifiedImageError:
         raise RylaError("unreadable_image", f"{name} is not a picture ({', '.join(FORMATS)}).") from None
@@ -191,15 +193,19 @@ def opened_picture(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]
 
 
 def require_size(width: int, height: int, count: int = 1, *, name: str) -> None:
-    """Check that ``count`` pictures of this size fit into ``MAX_PIXELS``.
+    """Check that ``count`` pictures of this size, which a node makes, fit into ``MAX_MADE_PIXELS``.
 
     Raises:
         RylaError: ``image_too_large``.
     """
-    if width * height * count > MAX_PIXELS:
-        raise too_large(name, f"has {f'{count} times ' if count > 1 else ''}{width} x {height} pixels")
+    _require_pixels(width, height, count, MAX_MADE_PIXELS, name)
 
 
-def too_large(name: str, what: str) -> RylaError:
+def _require_pixels(width: int, height: int, count: int, limit: int, name: str) -> None:
+    if width * height * count > limit:
+        raise too_large(name, f"has {f'{count} times ' if count > 1 else ''}{width} x {height} pixels", limit)
+
+
+def too_large(name: str, what: str, limit: int = MAX_PIXELS) -> RylaError:
     """The error that says so, with the limit."""
-    return RylaError("image_too_large", f"{name} {what}; the limit is {MAX_PIXELS // 10**6} megapixels in all.")
+    return RylaError("image_too_large", f"{name} {what}; the limit is {limit // 10**6} megapixels in all.")

@@ -36,7 +36,7 @@ class EmptyImage(io.ComfyNode):
     def execute(cls, width: int, height: int, batch_size: int = 1, color: int = 0) -> io.NodeOutput:
         import torch
 
-        require_size(width, height, batch_size, name=cls.__name__)
+        require_size(width, height, batch_size, name="The picture")
         channels = [(color >> shift & 0xFF) / 0xFF for shift in (16, 8, 0)]
         return io.NodeOutput(torch.tensor(channels).expand(batch_size, height, width, 3).contiguous())
 
@@ -89,7 +89,7 @@ class ImageScale(io.ComfyNode):
             return io.NodeOutput(image)
         width = width or max(1, round(old_width * height / old_height))
         height = height or max(1, round(old_height * width / old_width))
-        require_size(width, height, image.shape[0], name=cls.__name__)
+        require_size(width, height, image.shape[0], name="The picture")
         if crop == "center":
             image = _cropped(image, width / height)
         return io.NodeOutput(_scaled(image, width, height, upscale_method))
