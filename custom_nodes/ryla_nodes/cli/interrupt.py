@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -41,8 +42,10 @@ def as_ctrl_c() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-        if ending() and sys.platform != "win32":
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        if ending():
+            logging.getLogger("asyncio").disabled = True  # It would tell of the tasks that are left behind.
+            if sys.platform != "win32":
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _end(number: int, _: FrameType | None) -> None:
