@@ -36,7 +36,7 @@ def test_a_page_may_speak_to_its_gateway_alone(gateway: Served, path: str) -> No
     assert answer.status_code == 200 and answer.headers["content-type"] == TYPES["html"]
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'" and policy["frame-ancestors"] == "'none'"
-    assert policy["script-src"] == policy["connect-src"] == "'self'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["img-src"] == "'self' blob: data:"
     for link in re.findall(r'(?:src|href)="([^"#][^"]*)"', answer.text):
         assert gateway.http.get(httpx.URL(gateway.url + path).join(link).raw_path.decode()).status_code < 500, link

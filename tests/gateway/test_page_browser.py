@@ -181,7 +181,9 @@ def test_faults_are_said_beside_their_fields(visit: Visiting, gateway: Served) -
     assert page.evaluate("document.activeElement.id") == "field-prompt"
     page.get_by_label("Width").fill("100")
     _make(page)
-    fault = page.locator("#field-width-error", has_text="96 and 112")
+    fault = page.locator(
+        "#field-width-error", has_text="Width 100 is not a multiple of 16: the nearest are 96 and 112."
+    )
     fault.wait_for()
     width = page.get_by_label("Width")
     assert width.get_attribute("aria-invalid") == "true" and "field-width-error" in width.get_attribute(
@@ -410,3 +412,7 @@ def test_the_api_s_page_shows_the_endpoints(visit: Visiting, gateway: Served) ->
     page = visit(gateway.url).open("/docs")
     page.get_by_text("/portrait").first.wait_for()
     assert page.get_by_text("/jobs/{job_id}/events").count()
+    page.locator("#operations-about-list_loras_loras_get button").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    page.locator(".live-responses-table", has_text="anna").first.wait_for()

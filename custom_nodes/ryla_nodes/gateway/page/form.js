@@ -1,6 +1,6 @@
 // The form of one workflow, made from its manifest.
 
-import { byId, explain } from "./dom.js";
+import { byId, explain, label } from "./dom.js";
 import { makeField } from "./fields.js";
 
 // Beside what is required, these are always in sight; the others are below "More settings".
@@ -97,12 +97,14 @@ function sorted(parameters) {
 /** What a refusal says of this parameter; "" when it is about something else. */
 function wordsFor({ name, type }, problem) {
   const told = problem.problems.filter(({ parameter }) => parameter === name).map(({ message }) => message);
-  if (told.length) return told.map(sentence).join(" ");
+  if (told.length) return told.map((words) => sentence(name, words)).join(" ");
   if (problem.problems.length) return "";
   const about = problem.message.startsWith(`${name} `) || (["lora", "image"].includes(type) && problem.code.split("_").includes(type));
-  return about ? sentence(problem.message) : "";
+  return about ? sentence(name, problem.message) : "";
 }
 
-function sentence(words) {
-  return /[.!?]$/.test(words) ? words : `${words}.`;
+/** The gateway's words with the field's own label in front, in place of the parameter's name. */
+function sentence(name, words) {
+  const said = words.startsWith(`${name} `) ? label(name) + words.slice(name.length) : words;
+  return /[.!?]$/.test(said) ? said : `${said}.`;
 }

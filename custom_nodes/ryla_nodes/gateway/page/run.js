@@ -92,9 +92,7 @@ class Progress {
   }
 
   #preview(data) {
-    const image = data.image ?? data.data ?? data.jpeg ?? "";
-    if (!image) return;
-    this.preview.src = image.startsWith("data:image/") ? image : `data:${data.type ?? "image/jpeg"};base64,${image}`;
+    this.preview.src = data.image;
     this.preview.hidden = false;
   }
 
