@@ -40,7 +40,7 @@ class Pages:
 
     def __init__(self) -> None:
         own = [each for each in files(__package__).joinpath("page").iterdir() if _kind(each.name) in _TYPES]
-        swagger = [files("fastapi_offline").joinpath("static", name) for name in _SWAGGER]
+        swagger = [files("fastapi_offline").joinpath("static").joinpath(name) for name in _SWAGGER]
         self._files = {each.name: _file(each.name, each.read_bytes()) for each in (*own, *swagger)}
 
     def mount(self, router: APIRouter) -> None:
