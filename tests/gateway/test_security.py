@@ -63,14 +63,16 @@ def test_without_a_valid_token_nothing_is_to_be_had(
         ("GET", "/jobs"),
         ("GET", "/metrics"),
         ("GET", "/loras"),
-        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
     ):
         answer = locked.http.request(method, path, headers=headers)
         assert answer.status_code == 401 and answer.json()["code"] == "unauthorized"
         assert answer.headers["www-authenticate"] == "Bearer"
     assert locked.http.get("/health").status_code == 200 and len(engine.posts) == before
     assert set(locked.http.get("/ready", headers=headers).json()) == {"ready"}
-    assert locked.http.get("/", headers=headers).status_code == 200
+    for page in ("/", "/docs", "/page/main.js"):
+        assert locked.http.get(page, headers=headers).status_code == 200
+    assert "/paint" not in locked.http.get("/docs", headers=headers).text
 
 
 def test_jobs_are_their_owners_alone(locked: Served) -> None:

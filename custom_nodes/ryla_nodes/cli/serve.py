@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..gateway.children import ChildSpec
     from ..gateway.options import Options, Token
 
-_PACKAGES = ("dbos", "fastapi", "multipart", "prometheus_client", "uvicorn")
+_PACKAGES = ("dbos", "fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 _START_EMBEDDED = "from ryla_nodes.cli.app import main; main()"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -27,6 +25,7 @@ from .jobs import Jobs
 from .metrics import Metrics
 from .openapi import components
 from .options import Options
+from .pages import Pages
 from .problems import described, problem
 from .readiness import Readiness, warmable
 from .routes import Routes
@@ -36,7 +35,6 @@ from .webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
-_PAGE = "page/index.html"
 _EXPOSED = [
     "Location", "Server-Timing", "X-Cost-USD", "X-Execution-Time-Sec", "X-Face-Similarity", "X-GPU-Type", "X-Job-Id",
     "X-LoRA-Used", "X-Prompt-Id", "X-Queue-Time-Sec", "X-Seed",
@@ -103,7 +101,7 @@ class Gateway:
     # --- the app ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> FastAPI:
-        app = FastAPI(title="RYLA gateway", version="1", redoc_url=None)
+        app = FastAPI(title="RYLA gateway", version="1", docs_url=None, redoc_url=None)
         endpoints = [
             Endpoint(
                 workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks, self.readiness.require_disk
@@ -114,7 +112,7 @@ class Gateway:
         for endpoint in endpoints:
             endpoint.mount(router)
         Routes(self.options, self.workflows, self.jobs, self.readiness, self.metrics).mount(router)
-        router.add_api_route("/", self._page, methods=["GET"], include_in_schema=False, response_model=None)
+        Pages().mount(router)
         app.include_router(router)
         app.add_middleware(Guard, options=self.options)
         if self.options.origins:
@@ -141,10 +139,6 @@ class Gateway:
             schemas.update(components(models))
             app.openapi_schema = schema
         return app.openapi_schema
-
-    async def _page(self) -> Response:
-        data = await asyncio.to_thread(files(__package__).joinpath(_PAGE).read_bytes)
-        return Response(data, media_type="text/html")
 
     # --- failures --------------------------------------------------------------------------------------------------
 

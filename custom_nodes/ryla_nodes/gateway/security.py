@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import RylaError
 from ..settings import Settings
 from .options import Options, Token
+from .pages import FOLDER, PAGES
 from .problems import described, problem
 
 if sys.version_info >= (3, 11):
@@ -24,8 +25,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OPEN = ("/", "/health", "/ready", "/favicon.ico")
-"""What needs no token: a page without secrets, and the probes."""
+OPEN = (*PAGES, "/health", "/ready", "/favicon.ico")
+"""What needs no token: pages without secrets, whose files neither do, and the probes."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -87,9 +88,11 @@ class Guard:
     def _admitted(self, scope: Scope) -> Token | None:
         headers = Headers(scope=scope)
         self._check_host(headers.get("host", ""))
-        self._check_origin(headers)
+        is_open = scope["path"] in OPEN or scope["path"].startswith(FOLDER)
+        if not (scope["path"] in PAGES and _is_visit(scope["method"], headers)):
+            self._check_origin(headers)
         token = self._token(headers.get("authorization", ""))
-        if token is None and self._options.tokens and scope["path"] not in OPEN and scope["method"] != "OPTIONS":
+        if token is None and self._options.tokens and not is_open and scope["method"] != "OPTIONS":
             raise RylaError("unauthorized", "The request bears no valid token.")
         return token
 
@@ -119,6 +122,16 @@ class Guard:
             return
         if not origin.lower().endswith(f"://{headers.get('host', '').lower()}"):
             raise RylaError("forbidden_origin", "Pages of this origin may not use the gateway.")
+
+
+def _is_visit(method: str, headers: Headers) -> bool:
+    """Whether somebody opens a page in a window of its own: a link on another site may lead to it."""
+    return (
+        method == "GET"
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+        and "origin" not in headers
+    )
 
 
 def _hostname(url: str) -> str:
