@@ -1,10 +1,11 @@
-"""Run workflows on ComfyUI or on the embedded engine: the right answer under every fault. See docs/runner.md."""
+"""Run workflows on ComfyUI, the embedded engine or a gateway: the right answer under every fault (docs/runner.md)."""
 
-from .api import EngineInfo
 from .async_client import AsyncClient, EngineStatus, from_graph
+from .engine_info import EngineInfo
 from .job import Job, Submission
 from .limits import Limits
 from .polling import Phase, Progress
+from .previews import Preview
 from .protocol import State
 from .results import Format, Picture, Result, Timings
 from .sync_client import Client
@@ -19,6 +20,7 @@ __all__ = [
     "Limits",
     "Phase",
     "Picture",
+    "Preview",
     "Progress",
     "Result",
     "State",
