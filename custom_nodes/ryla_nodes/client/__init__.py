@@ -2,6 +2,8 @@
 
 from .async_client import AsyncClient, EngineStatus, from_graph
 from .engine_info import EngineInfo
+from .gateway.client import AsyncGatewayClient, GatewayClient
+from .gateway.result import GatewayResult
 from .job import Job, Submission
 from .limits import Limits
 from .polling import Phase, Progress
@@ -12,10 +14,13 @@ from .sync_client import Client
 
 __all__ = [
     "AsyncClient",
+    "AsyncGatewayClient",
     "Client",
     "EngineInfo",
     "EngineStatus",
     "Format",
+    "GatewayClient",
+    "GatewayResult",
     "Job",
     "Limits",
     "Phase",
