@@ -47,7 +47,7 @@ class Example:
 def _examples() -> list[Example]:
     found, section = [], ""
     text = PAGE.read_text(encoding="utf-8")
-    for match in re.finditer(r"^## (.+)$|^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         section = match[1] or section
         if match[2] in ("bash", "python", "javascript"):
             found.append(Example(section, match[2], match[3], text.count("\n", 0, match.start()) + 1))
@@ -139,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ryla_nodes.identity.demo_faces import portrait
 
     here = tmp_path_factory.mktemp("here")
-    Image.fromarray(portrait(3, 320)).save(here / "person.jpg", quality=95)
+    portrait(3, 320).save(here / "person.jpg", quality=95)
     return here
 
 
