@@ -7,7 +7,7 @@ status of an answer; the message names the thing and where it was looked for; th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,6 +208,8 @@ _CODES = (
     ErrorCode("result_gone", "The job's picture is no longer kept.", "POST the request again with the same seed.", 2, 410),
     ErrorCode("url_refused", "The gateway does not fetch from, or post to, this URL.", "Send the picture itself.", 2, 422),
     ErrorCode("webhooks_off", "No secret is set to sign webhooks with.", "Set RYLA_WEBHOOK_SECRET where the gateway runs.", 2, 422),
+    ErrorCode("not_a_gateway", "What answers at this address is not a gateway.", "Check the address and the port; an engine is named by --server.", 4, 502),
+    ErrorCode("gateway_gone", "The gateway stopped while it had the job.", "Start it again: the job goes on there.", 4, 503),
     # A ComfyUI of our own
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
     ErrorCode("comfyui_crashed", "The ComfyUI that this command started has died.", "Look at the end of its log above.", 4, 503),
@@ -262,6 +264,11 @@ class RylaError(Exception):
     def as_dict(self) -> dict[str, Any]:
         """The public JSON form: ``{code, message, hint, details}``."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
+
+    @classmethod
+    def registered(cls, code: str, otherwise: str, message: str, hint: str, details: Mapping[str, Any]) -> RylaError:
+        """An error that another program told; ``otherwise`` is its code when this version does not know ``code``."""
+        return cls(code if code in REGISTRY else otherwise, message, hint=hint, **details)
 
     @classmethod
     def parse(cls, text: str) -> RylaError | None:

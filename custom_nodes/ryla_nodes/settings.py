@@ -14,6 +14,7 @@ class Settings:
 
     Attributes:
         servers: RYLA_SERVER: base URLs of the engines to use, comma-separated there (same as --server).
+        gateway: RYLA_GATEWAY: base URL of the gateway to use instead of engines (same as --gateway).
         volume: RYLA_VOLUME: folder laid out like ComfyUI's models/; searched before ComfyUI's own folders for LoRAs.
         home: RYLA_HOME: where the embedded engine keeps models of your own, inputs and outputs; ``ryla`` in the user's
             cache folder when unset.
@@ -49,6 +50,7 @@ class Settings:
     jobs_url: str | None = None
     gpu_usd_per_hour: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
+    gateway: str | None = None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -80,6 +82,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         jobs_url=text("RYLA_JOBS_URL") or None,
         gpu_usd_per_hour=text("RYLA_GPU_USD_PER_HOUR") or None,
         webhook_secret=text("RYLA_WEBHOOK_SECRET") or None,
+        gateway=text("RYLA_GATEWAY") or None,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from comfyui.process import Install
 from comfyui.runner_support import quick
 from gateway.process import ServeProcess
 from PIL import Image
+from ryla_nodes.client import GatewayClient, Preview
 
 MANIFEST = """
 title = "Quick"
@@ -41,18 +44,31 @@ def gateway(comfyui_install: Install, tmp_path_factory: pytest.TempPathFactory) 
     (root / "w" / "quick").mkdir(parents=True)
     (root / "w" / "quick" / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
     (root / "w" / "quick" / "api.json").write_text(json.dumps(quick(0)), encoding="utf-8")
+    (root / "w" / "shown").mkdir()
+    (root / "w" / "shown" / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
+    (root / "w" / "shown" / "api.json").write_text(json.dumps(_shown()), encoding="utf-8")
     base = root / "base"
     for name in ("custom_nodes", "user"):
         (base / name).mkdir(parents=True)
+    shutil.copy(Path(__file__).parent / "packs" / "ryla_test_shown.py", base / "custom_nodes")
     arguments = f"--cpu --base-directory {base} --database-url sqlite:///{base}/user/comfyui.db"
     serve = [
         "--start-comfyui", str(comfyui_install.root), "--comfyui-python", str(comfyui_install.python),
-        "--comfyui-args", arguments, "--workflow", "quick", "--warm-up", "quick",
+        "--comfyui-args", arguments, "--workflow", "quick", "--warm-up", "quick", "--workflow", "shown",
     ]  # fmt: skip
     environment = {"RYLA_WORKFLOWS": str(root / "w"), "RYLA_HOME": str(root / "home")}
     with ServeProcess(root / "state", serve, environment) as one:
         one.until_ready(120)
         yield one
+
+
+def _shown() -> dict[str, Any]:
+    """The same with a node between that shows previews."""
+    graph = quick(0)
+    (result,) = [node for node in graph.values() if node["class_type"] == "SaveImage"]
+    node = {"class_type": "RylaTestShown", "inputs": {"image": result["inputs"]["images"]}, "_meta": {"title": "Shown"}}
+    result["inputs"]["images"] = ["shown", 0]
+    return {**graph, "shown": node}
 
 
 def _post(gateway: ServeProcess, color: int) -> httpx.Response:
@@ -72,6 +88,15 @@ def test_a_post_gives_a_jpeg_of_what_comfyui_saved_as_png(gateway: ServeProcess)
     red, green, blue = picture.getpixel((5, 5))  # type: ignore[misc]
     assert red > 250 and green > 250 and blue < 5
     assert float(answer.headers["x-execution-time-sec"]) > 0 and answer.headers["x-gpu-type"] == "CPU"
+
+
+def test_previews_of_a_real_comfyui_reach_the_client(gateway: ServeProcess) -> None:
+    seen: list[Preview] = []
+    with GatewayClient(gateway.url) as client:
+        result = client.run("shown", {"color": 0x00FF00}, on_preview=seen.append)
+    assert result.ok and 1 <= len(seen) <= 6
+    assert {Image.open(io.BytesIO(each.data)).size for each in seen} == {(48, 32)}
+    assert {each.type for each in seen} == {"image/jpeg"}
 
 
 def test_a_killed_gateway_takes_its_comfyui_over(gateway: ServeProcess) -> None:

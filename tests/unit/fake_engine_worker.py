@@ -172,6 +172,10 @@ class _Talk:
             engine._reset_sockets()
         if socket is not None and "preview" in faults:
             await socket.send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01" + jpeg("preview"))
+        if socket is not None and "preview with metadata" in faults:
+            told = json.dumps({"image_type": "image/jpeg", "prompt_id": self._job.prompt_id, "node_id": "1"}).encode()
+            head = (4).to_bytes(4, "big") + len(told).to_bytes(4, "big")
+            await socket.send_bytes(head + told + jpeg("preview"))
         if socket is not None and "bigframe" in faults and step == 1:
             await socket.send_str(json.dumps({"type": "executed", "data": {"x": "y" * (5 * 2**20)}}))
         if socket is not None and "junk frames" in faults:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..client.async_client import AsyncClient
+from ..client.base_client import BaseAsyncClient
 from ..client.polling import OnProgress, Progress
 from ..client.protocol import State
 from ..client.results import Result, save
@@ -18,9 +18,11 @@ from .journal import Journal
 from .naming import Claim, Claims
 from .rows import Row
 
-_DEPTH = 2
 _RERUNS = 2
-_NO_ENGINE = ("engine_unreachable", "engine_forbidden", "not_comfyui", "zombie_worker")
+_NO_ENGINE = (
+    "engine_unreachable", "engine_forbidden", "not_comfyui", "zombie_worker",
+    "gateway_gone", "not_a_gateway", "unauthorized", "shutting_down",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Batch:
 
     def __init__(
         self,
-        client: AsyncClient,
+        client: BaseAsyncClient,
         journal: Journal,
         claims: Claims,
         *,
@@ -101,7 +103,7 @@ class Batch:
         waiting.sort(key=lambda planned: self._journal.submission(planned.row, planned.fingerprint) is None)
         queue = iter(waiting)
         # One more than there are places, so that the next job is ready when a place is.
-        await asyncio.gather(*(self._worker(queue) for _ in range(len(self._client.servers) * _DEPTH + 1)))
+        await asyncio.gather(*(self._worker(queue) for _ in range(len(self._client.servers) * self._client.depth + 1)))
         if self._stop is not None:
             raise self._stop
         return Summary(dict(sorted(self._files.items())), tuple(self._failed))
@@ -146,7 +148,7 @@ class Batch:
         job = self._client.start(
             planned.prompt,
             timeout=self._timeout,
-            depth=_DEPTH,
+            depth=self._client.depth,
             wait=self._wait,
             reruns=_RERUNS,
             on_progress=self._progress_of(planned),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
 from ..errors import RylaError
-from . import failures
+from . import failures, uploads
 from .address import Address
+from .engine_info import EngineInfo, told_by
 from .failures import Subject
 from .limits import Limits
 from .protocol import (
@@ -42,15 +39,6 @@ UPLOADS = "ryla"
 DIGITS = 24
 """An uploaded picture's name: so many hex digits of its SHA-256, and its file's suffix."""
 _PAUSE = 0.3
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What ``/system_stats`` says. ``device`` is the name of the first GPU, or of the CPU."""
-
-    server: str
-    version: str
-    device: str
 
 
 class EngineApi:
@@ -81,7 +69,7 @@ class EngineApi:
                 # A proxy's hiccup.
                 await asyncio.sleep(_PAUSE)
                 response = await self._transport.call("GET", "/system_stats")
-            return _info(self.server, response, str(self.route))
+            return told_by(self.server, response, str(self.route))
         except CallFailed as error:
             raise failures.unreachable(self.server, str(error)) from error
         except RylaError as error:
@@ -257,14 +245,7 @@ class EngineApi:
         Raises:
             RylaError: ``unreadable_file``, ``input_changed``, ``request_too_large``, ``transfer_failed``.
         """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise RylaError("unreadable_file", f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
-        digest = hashlib.sha256(data).hexdigest()
-        if sha256 not in ("", digest):
-            message = f"{path} was changed after this job had been planned with it."
-            raise RylaError("input_changed", message, path=str(path))
+        data, digest = uploads.read(path, sha256)
         name = f"{digest[:DIGITS]}{path.suffix.lower()}"
         facts = {"server": self.server, "path": str(path)}
         try:
@@ -348,29 +329,6 @@ def _classes(bodies: Iterable[Any]) -> dict[str, Any]:
     """The node classes of answers, those left out that do not say what they take."""
     entries = [entry for body in bodies if isinstance(body, dict) for entry in body.items()]
     return {name: info for name, info in entries if isinstance(info, dict) and isinstance(info.get("input"), dict)}
-
-
-def _info(server: str, response: httpx.Response, way: str) -> EngineInfo:
-    status = response.status_code
-    if status in (401, 403, 407):
-        message = f"{server} refuses us (HTTP {status}{way}): it, or a proxy before it, wants a login."
-        raise RylaError("engine_forbidden", message, server=server, status=status)
-    if status >= 500:
-        message = f"{server} answers{way} with HTTP {status} where a ComfyUI tells about itself."
-        raise RylaError("engine_error", message, server=server, status=status)
-    try:
-        body = decoded(response) if status == 200 else None
-    except CallFailed:
-        body = None  # said below
-    system = body.get("system") if isinstance(body, dict) else None
-    devices = body.get("devices") if isinstance(body, dict) else None
-    if not isinstance(system, dict) or not isinstance(devices, list):
-        target = response.headers.get("Location")
-        elsewhere = f": it redirects to {target}." if target else "."
-        message = f"What answers at {server}{way} is not a ComfyUI{elsewhere}"
-        raise RylaError("not_comfyui", message, server=server, status=status)
-    first = devices[0] if devices and isinstance(devices[0], dict) else {}
-    return EngineInfo(server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))
 
 
 def _look_failed(error: Exception) -> LookFailed:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 from .. import settings as environment
 from ..errors import RylaError
@@ -14,19 +12,14 @@ from ..settings import Settings
 from ..workflows.graph import Graph, checked, title_of
 from ..workflows.library import load
 from ..workflows.workflow import BoundPrompt, Output, Workflow, bind
-from .api import EngineInfo
-from .job import NAME_OUTPUTS, Job, OnSubmit, Options, Submission
+from .base_client import BaseAsyncClient, Runnable
+from .engine_info import EngineInfo
+from .engine_job import NAME_OUTPUTS, EngineJob
+from .job import Job, Options
 from .limits import Limits
-from .polling import OnProgress
 from .pool import Pool
-from .results import Result
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
-DEFAULT_TIMEOUT = 1800.0
-_DEPTH = 2
-_AHEAD = 4
-
-Runnable = str | Workflow | BoundPrompt
 
 
 @dataclass(frozen=True)
@@ -67,205 +60,41 @@ def bound(workflow: Runnable, parameters: Mapping[str, object] | None, settings:
     return bind(loaded, parameters or {})
 
 
-class AsyncClient:
+class AsyncClient(BaseAsyncClient):
     """Runs workflows on one or several engines.
 
     Args:
         servers: base URLs; without any those of ``RYLA_SERVER``, else http://127.0.0.1:8188.
         limits: the client's patience.
         settings: where workflows are looked for; the environment's when None.
-
-    Attributes:
-        jobs: those that go on.
     """
 
+    depth = 2
+
     def __init__(self, *servers: str, limits: Limits = Limits(), settings: Settings | None = None) -> None:
+        super().__init__()
         self._settings = settings or environment.load()
         self._pool = Pool(servers or self._settings.servers or (DEFAULT_SERVER,), limits, self._settings)
-        self.jobs: set[Job] = set()
 
     @property
     def servers(self) -> tuple[str, ...]:
         """The engines' base URLs, without logins."""
         return tuple(member.engine.server for member in self._pool.members)
 
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
         """Close the connections. Jobs that still go on are left to their engines."""
         await self._pool.aclose()
 
-    # --- one job ------------------------------------------------------------------------------------------------------
+    def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
+        return EngineJob(self._pool, self.bind(workflow, parameters), options)
 
-    async def run(
-        self,
-        workflow: Runnable,
-        parameters: Mapping[str, object] | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Run a workflow and return its pictures. Cancelling this coroutine cancels the job on the engine.
-
-        Args:
-            workflow: a name, a loaded workflow, or a prompt that is bound already (then without ``parameters``).
-            parameters: by name or alias; image parameters are paths of local files.
-            timeout: the hard deadline, in seconds; the job is then cancelled on the engine.
-            on_progress: called with each change, in the event loop.
-
-        Raises:
-            RylaError: any failure; see docs/runner.md for the codes.
-        """
-        job = self.start(workflow, parameters, timeout=timeout, on_progress=on_progress)
-        try:
-            return (await job.result()).required()
-        except asyncio.CancelledError:
-            job.cancel()
-            await job.result()
-            raise
-
-    async def submit(
-        self,
-        workflow: Runnable,
-        parameters: Mapping[str, object] | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        on_progress: OnProgress | None = None,
-        on_submit: OnSubmit | None = None,
-        prompt_id: str = "",
-    ) -> Job:
-        """Return as soon as an engine has the job; it goes on in the background.
-
-        Args:
-            on_submit: called with where and as what, right before each POST: for a journal that survives a crash.
-                What it returns is awaited before the POST.
-            prompt_id: a lowercase UUID to use for the first attempt; refused while another job of the engine has it.
-
-        Raises:
-            RylaError: any failure before the engine had it.
-        """
-        job = self.start(
-            workflow, parameters, timeout=timeout, on_progress=on_progress, on_submit=on_submit, prompt_id=prompt_id
-        )
-        await job.accepted()
-        if job.done:
-            (await job.result()).required()
-        return job
-
-    def start(
-        self,
-        workflow: Runnable,
-        parameters: Mapping[str, object] | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        on_progress: OnProgress | None = None,
-        on_submit: OnSubmit | None = None,
-        prompt_id: str = "",
-        depth: int | None = None,
-        wait: float = 0.0,
-        reruns: int = 0,
-    ) -> Job:
-        """As ``submit``, but return at once.
-
-        Args:
-            depth: the most jobs of this client that an engine may have; the job waits for a place.
-            wait: how many seconds to wait while no engine can be used. A job that waits also comes back to an engine
-                that recovered.
-            reruns: how often a job that its engine lost is run again.
-
-        Raises:
-            RylaError: what binding raises.
-        """
-        options = Options(timeout, on_progress, on_submit, prompt_id, depth, wait, reruns)
-        return self._started(self.bind(workflow, parameters), options)
-
-    def attach(
-        self,
-        prompt: BoundPrompt,
-        submission: Submission,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        on_progress: OnProgress | None = None,
-    ) -> Job:
-        """Take up a job that an earlier process submitted.
-
-        It ends as LOST when the engine knows nothing of it, and as FAILED with ``invalid_server`` when that engine is
-        none of this client's.
-        """
-        return self._started(prompt, Options(timeout, on_progress, attach=submission))
-
-    def _started(self, prompt: BoundPrompt, options: Options) -> Job:
-        job = Job(self._pool, prompt, options)
-        self.jobs.add(job)
-        job.when_done(lambda: self.jobs.discard(job))
-        return job
-
-    async def wait(self, job: Job) -> Result:
-        """The end of a job, whatever it is. Cancelling this coroutine leaves the job alone."""
-        return await job.result()
-
-    async def cancel(self, job: Job) -> Result:
-        """Stop a job on its engine and return how it ended: it may have succeeded just before."""
-        job.cancel()
-        return await job.result()
-
-    def cancel_all(self) -> None:
-        """Stop every job of this client."""
-        for job in tuple(self.jobs):
-            job.cancel()
-
-    async def stop_all(self) -> None:
-        """Stop every job of this client and wait for that."""
-        jobs = tuple(self.jobs)
-        self.cancel_all()
-        await asyncio.gather(*(job.result() for job in jobs))
+    async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
+        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
+        return [self.bind(loaded, row) for row in rows]
 
     def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
         """See ``bound``."""
         return bound(workflow, parameters, self._settings)
-
-    # --- many jobs ----------------------------------------------------------------------------------------------------
-
-    async def map(
-        self,
-        workflow: str | Workflow,
-        rows: Iterable[Mapping[str, object]],
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        wait: float = 120.0,
-        reruns: int = 2,
-    ) -> AsyncGenerator[Result, None]:
-        """Run a workflow once per row, on all engines at once; results come in the order of the rows.
-
-        A row that fails gives a result with its ``error``; the others go on.
-
-        Args:
-            wait: how long to wait while no engine can be used, in seconds.
-            reruns: how often a row whose engine lost it is run again.
-
-        Raises:
-            RylaError: what binding a row raises, before the first one runs.
-        """
-        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
-        waiting = deque([self.bind(loaded, row) for row in rows])
-        running: deque[Job] = deque()
-        window = len(self._pool.members) * _DEPTH * _AHEAD
-        try:
-            while waiting or running:
-                while waiting and len(running) < window:
-                    prompt = waiting.popleft()
-                    running.append(self.start(prompt, timeout=timeout, depth=_DEPTH, wait=wait, reruns=reruns))
-                yield await running[0].result()
-                running.popleft()
-        finally:
-            for job in running:
-                job.cancel()
 
     # --- engines ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The client for programs without asyncio: ``AsyncClient`` on a thread of its own, and nothing besides."""
+"""The clients for programs without asyncio: an asyncio client on a thread of its own, and nothing besides."""
 
 from __future__ import annotations
 
@@ -8,49 +8,47 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..errors import RylaError
 from ..settings import Settings
 from ..workflows.workflow import BoundPrompt, Workflow
-from .async_client import DEFAULT_TIMEOUT, AsyncClient, EngineStatus, Runnable
+from .async_client import AsyncClient, EngineStatus
+from .base_client import DEFAULT_TIMEOUT, BaseAsyncClient, Runnable
 from .job import Job, OnSubmit, Submission
 from .limits import Limits
 from .polling import OnProgress
+from .previews import OnPreview
 from .results import Result
 
 T = TypeVar("T")
+A = TypeVar("A", bound=BaseAsyncClient)
+S = TypeVar("S", bound="SyncClient[Any]")
 
 _TICK = 0.25
 """Windows delivers Ctrl-C only between two waits."""
 
 
-class Client:
-    """Runs workflows on one or several engines; the methods and their errors are those of ``AsyncClient``.
+class SyncClient(Generic[A]):
+    """Runs workflows; the methods and their errors are those of the asyncio client inside.
 
     Ctrl-C in a call cancels its jobs on their engines and waits for that; a second Ctrl-C leaves at once. Callbacks are
-    called in the client's own thread. ``asynchronous`` is the client inside; give its coroutines to ``call``.
+    called in the client's own thread.
 
-        with Client("http://127.0.0.1:8188") as client:
-            client.run("flux-dev", {"prompt": "a red fox", "seed": 7}).save("fox.jpg")
+    Args:
+        asynchronous: the client inside; give its coroutines to ``call``.
+        on_interrupt: called at the first Ctrl-C of a call.
     """
 
-    def __init__(
-        self,
-        *servers: str,
-        limits: Limits = Limits(),
-        settings: Settings | None = None,
-        on_interrupt: Callable[[], None] | None = None,
-    ) -> None:
-        """Take the arguments of ``AsyncClient``; ``on_interrupt`` is called at the first Ctrl-C of a call."""
+    def __init__(self, asynchronous: A, on_interrupt: Callable[[], None] | None = None) -> None:
         self._on_interrupt = on_interrupt
-        self.asynchronous = AsyncClient(*servers, limits=limits, settings=settings)
+        self.asynchronous = asynchronous
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ryla-client", daemon=True)
         self._interruptions = 0
         self._thread.start()
 
-    def __enter__(self) -> Client:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(
@@ -78,9 +76,11 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> Result:
         """See ``AsyncClient.run``."""
-        return self.wait(self.start(workflow, parameters, timeout=timeout, on_progress=on_progress)).required()
+        job = self.start(workflow, parameters, timeout=timeout, on_progress=on_progress, on_preview=on_preview)
+        return self.wait(job).required()
 
     def submit(
         self,
@@ -110,6 +110,7 @@ class Client:
         depth: int | None = None,
         wait: float = 0.0,
         reruns: int = 0,
+        on_preview: OnPreview | None = None,
     ) -> Job:
         """See ``AsyncClient.start``."""
 
@@ -124,6 +125,7 @@ class Client:
                 depth=depth,
                 wait=wait,
                 reruns=reruns,
+                on_preview=on_preview,
             )
 
         return self.call(start())
@@ -171,14 +173,6 @@ class Client:
         finally:
             self.call(results.aclose())
 
-    def engines(self) -> list[EngineStatus]:
-        """See ``AsyncClient.engines``."""
-        return self.call(self.asynchronous.engines())
-
-    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
-        """See ``AsyncClient.bind``."""
-        return self.asynchronous.bind(workflow, parameters)
-
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the ``asynchronous`` client in its thread, with this class's Ctrl-C.
 
@@ -202,6 +196,32 @@ class Client:
         jobs = [f"{job.prompt_id} on {job.server}" for job in self.asynchronous.jobs if job.prompt_id]
         told = f"may still be running: {', '.join(jobs)}" if jobs else "nothing had reached an engine"
         return RylaError("cancel_unverified", f"Left at once; {told}.", jobs=jobs)
+
+
+class Client(SyncClient[AsyncClient]):
+    """Runs workflows on one or several engines: ``AsyncClient`` for programs without asyncio.
+
+    with Client("http://127.0.0.1:8188") as client:
+        client.run("flux-dev", {"prompt": "a red fox", "seed": 7}).save("fox.jpg")
+    """
+
+    def __init__(
+        self,
+        *servers: str,
+        limits: Limits = Limits(),
+        settings: Settings | None = None,
+        on_interrupt: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the arguments of ``AsyncClient``; ``on_interrupt`` is called at the first Ctrl-C of a call."""
+        super().__init__(AsyncClient(*servers, limits=limits, settings=settings), on_interrupt)
+
+    def engines(self) -> list[EngineStatus]:
+        """See ``AsyncClient.engines``."""
+        return self.call(self.asynchronous.engines())
+
+    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
+        """See ``AsyncClient.bind``."""
+        return self.asynchronous.bind(workflow, parameters)
 
 
 async def _following(results: AsyncIterator[Result]) -> Result | None:

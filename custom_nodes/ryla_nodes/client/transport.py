@@ -9,7 +9,8 @@ import asyncio
 import json
 import platform
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -64,8 +65,30 @@ class Transport:
             CallFailed: no complete answer within ``limit`` seconds.
         """
         limit = self.limits.answer if limit is None else limit
-        try:
+        with self._named(limit):
             return await asyncio.wait_for(self._http.request(method, f"{self.address.base}{path}", **options), limit)
+
+    @asynccontextmanager
+    async def stream(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """GET an answer that is read as it comes, for as long as that takes.
+
+        Raises:
+            CallFailed: no answer within the limit of a small one, or the connection breaks inside of the block.
+        """
+        limit = self.limits.answer
+        request = self._http.build_request("GET", f"{self.address.base}{path}", headers=dict(headers))
+        with self._named(limit):
+            response = await asyncio.wait_for(self._http.send(request, stream=True), limit)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+    @contextmanager
+    def _named(self, limit: float) -> Iterator[None]:
+        """Failures of the HTTP library as ours."""
+        try:
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             absent = not isinstance(error, httpx.PoolTimeout)
             raise CallFailed(f"{_reason(error)}{self.route}", sent=False, absent=absent) from error
@@ -98,6 +121,12 @@ class Transport:
     async def post(self, path: str, body: Mapping[str, Any], *, limit: float | None = None) -> httpx.Response:
         """POST JSON; the caller looks at the status."""
         return await self.call("POST", path, json=body, limit=limit)
+
+
+def is_problem(response: httpx.Response) -> bool:
+    """Whether an answer is a failure as gateways tell it (RFC 9457)."""
+    kind: str = response.headers.get("Content-Type", "")
+    return kind.partition(";")[0].strip().lower() == "application/problem+json"
 
 
 def decoded(response: httpx.Response) -> Any:

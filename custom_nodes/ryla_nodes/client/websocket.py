@@ -14,6 +14,7 @@ import websocket
 from .address import Address
 from .limits import Limits
 from .network import Route
+from .previews import OnPreview, parse_preview
 from .protocol import Connection, Signal, parse_event
 
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0)
@@ -24,10 +25,20 @@ _SWITCHING_PROTOCOLS = 101
 class Wakeups:
     """Keeps a websocket open under one ``client_id`` until it is stopped, and reconnects with the same.
 
-    A thread of its own reads it, and hands each signal to the event loop in which this was made.
+    A thread of its own reads it, and hands each signal, and each preview when asked, to the event loop in which this
+    was made.
     """
 
-    def __init__(self, address: Address, route: Route, client_id: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        address: Address,
+        route: Route,
+        client_id: str,
+        limits: Limits,
+        *,
+        on_preview: OnPreview | None = None,
+    ) -> None:
+        self._on_preview = on_preview
         self._url = address.websocket(client_id)
         self._route = route
         self._options = _options(address, route, limits)
@@ -113,6 +124,13 @@ class Wakeups:
             event = parse_event(data) if opcode == websocket.ABNF.OPCODE_TEXT else None
             if event is not None:
                 self._loop.call_soon_threadsafe(self._deliver, event)
+            if opcode == websocket.ABNF.OPCODE_BINARY and self._on_preview is not None:
+                self._hand_on(data, self._on_preview)
+
+    def _hand_on(self, frame: bytes, on_preview: OnPreview) -> None:
+        preview = parse_preview(frame)
+        if preview is not None and not self._stopped.is_set():
+            self._loop.call_soon_threadsafe(on_preview, preview)
 
 
 def greets(address: Address, route: Route, client_id: str, limits: Limits) -> bool:

@@ -73,12 +73,15 @@ class Routes:
         found = await self._jobs.cancel(await self._find(request, job_id))
         return JSONResponse(facts(found, self._jobs), 200 if found.outcome else 202)
 
-    async def get_events(self, request: Request, job_id: str) -> Response:
-        """What happens to a job, as server-sent events: queued, node, step, fetching, done. Last-Event-ID resumes."""
+    async def get_events(self, request: Request, job_id: str, preview: bool = False) -> Response:
+        """What happens to a job, as server-sent events: queued, node, step, fetching, done. Last-Event-ID resumes.
+
+        With preview=1 also unfinished pictures, where the engine sends them.
+        """
         found = await self._find(request, job_id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if found.live is not None:
-            stream = found.live.log.stream(request.headers.get("last-event-id", ""))
+            stream = found.live.log.stream(request.headers.get("last-event-id", ""), previews=preview)
             return StreamingResponse(stream, headers=headers, media_type=events.MEDIA_TYPE)
         return Response(_stored_event(found), headers=headers, media_type=events.MEDIA_TYPE)
 

@@ -74,7 +74,13 @@ class Runner:
         if submission is None:
             return await self._in_turn(job, prompt)
         # It may be running, so it waits for no turn; and it is never posted again.
-        attached = self._client.attach(prompt, submission, timeout=max(1.0, job.remaining), on_progress=job.show)
+        attached = self._client.attach(
+            prompt,
+            submission,
+            timeout=max(1.0, job.remaining),
+            on_progress=job.show,
+            on_preview=job.log.show,
+        )
         return await self._to_end(job, prompt, attached)
 
     async def _in_turn(self, job: LiveJob, prompt: BoundPrompt) -> Outcome:
@@ -84,6 +90,7 @@ class Runner:
                 prompt,
                 timeout=job.remaining,
                 on_progress=job.show,
+                on_preview=job.log.show,
                 on_submit=lambda submission: self._results.submitting(job.id, submission),
                 prompt_id=prompt_id_of(job.id),
                 depth=self._options.limits.engine_depth,

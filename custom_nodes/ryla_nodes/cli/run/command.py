@@ -6,6 +6,7 @@ The command has our own options, and one option for each parameter of the workfl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,10 +36,11 @@ class RunCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own, given = split(args, _own_options(self.params))
+        options = _own_options(self.params)
+        own, given = split(args, options)
         ctx.obj = given
         if any(arg in ("-h", "--help") for arg in own):
-            _help(ctx, own)
+            _help(ctx, _values(own, options))
         return list(super().parse_args(ctx, own))
 
 
@@ -106,12 +108,27 @@ def _refuse_misspelt(workflow: Workflow, given: Mapping[str, object], options: S
             raise RylaError("unknown_parameter", message, hint=hint, parameter=name, nearest=[near])
 
 
-def _help(ctx: Any, own: Sequence[str]) -> None:
+def _values(own: Sequence[str], options: Mapping[str, bool]) -> dict[str, str]:
+    """The value of each of our own options that has one, by its name; under "" the first argument that is none."""
+    found: dict[str, str] = {}
+    words = list(own)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("-"):
+            found.setdefault("", name)
+        elif options.get(name):
+            found[name] = value if equals or not words else words.pop(0)
+    return found
+
+
+def _help(ctx: Any, values: Mapping[str, str]) -> None:
     """``ryla run NAME --help``: the options, then the workflow's parameters."""
+    from .gateway import workflow_of
+
     typer.echo(ctx.get_help())
-    name = next((arg for arg in own if not arg.startswith("-")), None)
+    name, url, environment = values.get(""), values.get("--gateway"), settings.load()
     if name is not None:
-        workflow = load(name, settings.load())
+        workflow = workflow_of(url, name, environment, named=True) if url else load(name, environment)
         output.console.print(Text.assemble("\nParameters of ", (workflow.name, "bold"), f": {workflow.summary}"))
         output.console.print(_table(workflow.parameters))
     raise typer.Exit
@@ -140,6 +157,9 @@ OutputOption = Annotated[
 ]
 ServerOption = Annotated[
     list[str] | None, typer.Option(help="Base URL of an engine; repeat it for several.", show_default=False)
+]
+GatewayOption = Annotated[
+    str, typer.Option(help="Base URL of a gateway (ryla serve) to use instead of engines.", show_default=False)
 ]
 EngineOption = Annotated[
     EngineKind | None, typer.Option(help="Use a ComfyUI, or the embedded engine.", show_default=False)
@@ -178,6 +198,7 @@ def run(
     workflow: WorkflowArgument,
     out: OutputOption = None,
     server: ServerOption = None,
+    gateway: GatewayOption = "",
     engine: EngineOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
     dry_run: DryRunOption = False,
@@ -196,19 +217,26 @@ def run(
 
     ryla run NAME --help lists them.
 
-    Without --server: RYLA_SERVER, else a ComfyUI on this machine's port 8188, else the embedded engine.
+    Without --server and --gateway: RYLA_GATEWAY, else RYLA_SERVER, else a ComfyUI on this machine's port 8188, else the
+    embedded engine.
     """
+    from . import gateway as gateways
     from .engines import Choice
 
     if count > 1 and seeds:
         raise RylaError("conflicting_options", "--count picks seeds by itself: give either --count or --seeds.")
     environment = settings.load()
-    loaded = load(workflow, environment)
+    choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args, gateway)
+    url = gateways.url_of(choice, environment)
+    if url:
+        loaded = gateways.workflow_of(url, workflow, environment, named=bool(gateway))
+    else:
+        loaded = load(workflow, environment)
     _refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))
     request = Request(
         loaded, environment, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet, overwrite
     )
-    choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args)
+    choice = replace(choice, gateway=url)
     if request.many:
         from .many import run_many
 

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
-from ...client import Client
+from ...client import Client, GatewayClient
 from ...client.address import Address
 from ...client.api import EngineProbe
 from ...client.async_client import DEFAULT_SERVER
 from ...client.limits import Limits
+from ...client.sync_client import SyncClient
 from ...engines import embedded
 from ...errors import RylaError
 from ...settings import Settings
@@ -37,6 +39,7 @@ class Choice:
 
     Attributes:
         start: the folder of a ComfyUI to start, with the Python and the arguments for it.
+        gateway: the base URL of the gateway that takes the engines' place; "" for none.
     """
 
     servers: Sequence[str] = ()
@@ -44,11 +47,16 @@ class Choice:
     start: Path | None = None
     python: Path | None = None
     arguments: str = ""
+    gateway: str = ""
 
 
 @contextmanager
-def client(choice: Choice, settings: Settings) -> Iterator[Client]:
-    """A client of the engines to use; see ``_engines``."""
+def client(choice: Choice, settings: Settings) -> Iterator[SyncClient[Any]]:
+    """A client of the gateway, or of the engines to use; see ``_engines``."""
+    if choice.gateway:
+        with GatewayClient(choice.gateway, settings=settings, on_interrupt=_cancelling) as gateway:
+            yield gateway
+        return
     with (
         _engines(choice, settings) as (servers, limits),
         Client(*servers, limits=limits, settings=settings, on_interrupt=_cancelling) as one,

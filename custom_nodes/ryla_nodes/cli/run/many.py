@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -17,10 +18,10 @@ from ...batch.journal import Journal
 from ...batch.naming import Claims
 from ...batch.rows import Row, expand, read
 from ...batch.runner import Batch, Change, Planned, Summary
-from ...client import Client
 from ...client.async_client import bound
 from ...client.polling import Progress
 from ...client.results import SUFFIXES, check_target
+from ...client.sync_client import SyncClient
 from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.workflow import Workflow
@@ -152,7 +153,7 @@ def _at(row: Row, error: RylaError) -> RylaError:
     return error
 
 
-def _run(client: Client, journal: Journal, claims: Claims, plan: Sequence[Planned], timeout: float) -> Summary:
+def _run(client: SyncClient[Any], journal: Journal, claims: Claims, plan: Sequence[Planned], timeout: float) -> Summary:
     view = _Jobs(len(plan))
     quiet = output.json_mode()
 

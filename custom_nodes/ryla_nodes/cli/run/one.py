@@ -19,6 +19,7 @@ from ...errors import RylaError
 from ...workflows.graph import Graph
 from ...workflows.workflow import BoundPrompt
 from .. import output
+from . import gateway
 from .engines import Choice
 from .engines import client as client_of
 from .request import Request, path_of, template_of_one, with_format
@@ -76,6 +77,8 @@ def _report(result: Result, files: list[Path], graph: Graph) -> None:
     for name, fact in _facts(result, graph):
         _line("" if name == said else name, fact)
         said = name
+    for name, fact in gateway.lines(result):
+        _line(name, fact)
     if result.seed is not None:
         _line("seed", str(result.seed))
     timings = result.timings
@@ -111,6 +114,7 @@ def described(result: Result, files: list[Path]) -> dict[str, Any]:
         "seed": result.seed,
         "parameters": dict(result.parameters),
         "server": result.server,
+        **gateway.told(result),
         "prompt_id": result.prompt_id,
         "cached": result.cached,
         "attempts": result.attempts,

@@ -1,0 +1,80 @@
+"""A gateway that is killed while a client's job goes on: the next process takes it on, or the client says so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway.process import ServeProcess
+from gateway.served import add_workflows, until
+from ryla_nodes.client import GatewayClient, GatewayResult, Limits, Submission
+from ryla_nodes.errors import RylaError
+from unit.fake_engine import FakeEngine
+from unit.fake_engine_parts import jpeg
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    with FakeEngine(make=jpeg, seconds=2.0) as fake:
+        yield fake
+
+
+@pytest.fixture
+def gateway(engine: FakeEngine, tmp_path: Path) -> Iterator[ServeProcess]:
+    environment = {"RYLA_WORKFLOWS": str(add_workflows(tmp_path / "w")), "RYLA_HOME": str(tmp_path / "home")}
+    arguments = ["--server", engine.url, "--workflow", "paint"]
+    with ServeProcess(tmp_path / "state", arguments, environment) as process:
+        yield process
+
+
+def test_a_job_goes_on_over_a_kill(gateway: ServeProcess, engine: FakeEngine) -> None:
+    with GatewayClient(gateway.url) as client:
+        job = client.submit("paint", {"prompt": "slow", "seed": 4})
+        until(lambda: bool(engine.running))
+        gateway.kill()
+        gateway.start()
+        result = client.wait(job)
+        assert result.ok, result.error
+    assert len(engine.started) == 1 and isinstance(result, GatewayResult) and result.job_id == job.prompt_id
+
+
+def test_a_kill_between_the_post_and_its_answer_makes_no_second_job(gateway: ServeProcess, engine: FakeEngine) -> None:
+    with GatewayClient(gateway.url) as client:
+        client.workflow("paint")
+        jobs = [client.start("paint", {"prompt": str(n)}) for n in range(6)]
+        time.sleep(0.05)
+        gateway.kill()
+        gateway.start()
+        results = [client.wait(job) for job in jobs]
+    assert all(result.ok for result in results), [result.error for result in results]
+    assert len(engine.started) == len(jobs) == len({picture.data for result in results for picture in result.pictures})
+
+
+def test_a_gateway_that_stays_away_ends_the_wait_and_not_the_job(gateway: ServeProcess, engine: FakeEngine) -> None:
+    noted: list[Submission] = []
+    with GatewayClient(gateway.url, limits=Limits(gone_after=1.5)) as client:
+        prompt = client.call(client.asynchronous.bound("paint", {"prompt": "slow"}))
+        job = client.submit(prompt, on_submit=noted.append)
+        gateway.kill()
+        began = time.monotonic()
+        with pytest.raises(RylaError) as caught:
+            client.wait(job).required()
+        assert time.monotonic() - began < 6
+        assert caught.value.code == "gateway_gone" and caught.value.entry.exit_status == 4
+        gateway.start()
+        assert client.wait(client.attach(prompt, noted[0])).ok
+    assert len(engine.started) == 1
+
+
+def test_a_gateway_that_comes_back_in_time_takes_the_post(gateway: ServeProcess, engine: FakeEngine) -> None:
+    engine.seconds = 0.05
+    with GatewayClient(gateway.url, limits=Limits(patience=60.0)) as client:
+        client.workflow("paint")
+        gateway.kill()
+        starting = threading.Timer(1.0, gateway.start)
+        starting.start()
+        assert client.run("paint", {"prompt": "x"}).ok
+        starting.join()
