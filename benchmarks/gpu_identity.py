@@ -93,7 +93,7 @@ class Bench:
     def graph(self, workflow: str, seed: int, **values: Any) -> Graph:
         """The shipped workflow as `ryla run` binds it, with the stand-in for the face analyzer."""
         from ryla_nodes import settings
-        from ryla_nodes.workflows.library import load
+        from ryla_nodes.workflows.manifest import load
         from ryla_nodes.workflows.workflow import bind
 
         template = load(workflow, settings.load({}))

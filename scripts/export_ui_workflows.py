@@ -22,7 +22,7 @@ from ryla_nodes import settings
 from ryla_nodes.models import catalogue
 from ryla_nodes.workflows import object_info
 from ryla_nodes.workflows.graph import is_link, reachable, sources, title_of
-from ryla_nodes.workflows.library import available, load
+from ryla_nodes.workflows.manifest import available, load
 from ryla_nodes.workflows.object_info import WIDGET_TYPES, InputSpec, NodeClass, ObjectInfo, node_class
 from ryla_nodes.workflows.workflow import Workflow
 

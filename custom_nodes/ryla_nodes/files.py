@@ -1,10 +1,12 @@
-"""Files on the disk, whatever its file system can do: written whole or not at all, copied, known by their digest."""
+"""Files on the disk, whatever its file system can do: written whole or not at all, copied, read as text, digested."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -22,6 +24,15 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Advance = Callable[[int], None]
 
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16's, which is its beginning.
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LOOKED_AT = 400
+_LINE_END = re.compile("\r\n?")
 _BLOCK = 4 << 20
 _KERNEL_BLOCK = 64 << 20
 _LONGEST_STEM = 100
@@ -113,6 +124,37 @@ def is_companion(name: str) -> bool:
 
 def ignore(_: int) -> None:
     """Progress that nobody looks at."""
+
+
+def decoded(data: bytes) -> str:
+    """A text file's content without its byte order mark: UTF-8, or UTF-16 and UTF-32 as Windows writes them.
+
+    Raises:
+        UnicodeDecodeError: it is none of these.
+    """
+    return data.decode(_encoding(data))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, its lines ended by ``\\n`` alone: see ``decoded``.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    return _LINE_END.sub("\n", decoded(path.read_bytes()))
+
+
+def _encoding(data: bytes) -> str:
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    # Half of the bytes of Latin text in UTF-16 are 0; no text in UTF-8 has any.
+    head = data[:_LOOKED_AT]
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    if max(zeros) * 4 > len(head) and min(zeros) == 0:
+        return "utf-16-le" if zeros[1] else "utf-16-be"
+    return "utf-8"
 
 
 def sha256(path: Path, advance: Advance = ignore) -> str:

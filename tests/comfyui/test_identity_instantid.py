@@ -20,7 +20,7 @@ from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 
 HERE = Path(__file__).parent

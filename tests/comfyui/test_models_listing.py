@@ -10,14 +10,14 @@ from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.models import link
 from ryla_nodes.models.catalogue import ModelEntry
-from ryla_nodes.workflows import library, validate, workflow
+from ryla_nodes.workflows import manifest, validate, workflow
 from unit.models_world import World, world
 
 WORKFLOW = "flux-instantid"
 
 
 def _install(machine: World) -> list[ModelEntry]:
-    names = library.load(WORKFLOW, settings.load({})).models
+    names = manifest.load(WORKFLOW, settings.load({})).models
     machine.publish(names)
     files = [part for name in names for part in machine.catalogue.files(machine.catalogue.get(name))]
     result = machine.run("install", WORKFLOW, "--yes")
@@ -38,7 +38,7 @@ def test_comfyui_lists_every_installed_file_and_the_workflow_validates(
             info = http.get("/object_info").json()
     for entry in files:
         assert entry.filename in listed[entry.folder], (entry.id, listed[entry.folder])
-    loaded = library.load(WORKFLOW, settings.load({}))
+    loaded = manifest.load(WORKFLOW, settings.load({}))
     photo = root / "photo.png"
     Image.new("RGB", (64, 64)).save(photo)
     bound = workflow.bind(loaded, {"prompt": "a face", "reference_image": str(photo)})

@@ -25,7 +25,7 @@ from ryla_nodes import settings
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.models import shipped
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 from safetensors.torch import load_file
 

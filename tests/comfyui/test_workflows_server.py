@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from comfyui.process import ComfyUI
 from ryla_nodes import settings
-from ryla_nodes.workflows.library import available, load
+from ryla_nodes.workflows.manifest import available, load
 from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import problems
 from unit.workflows_broken_graphs import VARIANTS, Variant

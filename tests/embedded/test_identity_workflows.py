@@ -32,7 +32,7 @@ from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints, FaceSi
 from ryla_nodes.nodes.face_crop import FaceComposite, FaceCrop
 from ryla_nodes.nodes.face_files import LoadFace, SaveFace
 from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoader
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 
 SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 2, "face_steps": 2, "face_pixels": 256},

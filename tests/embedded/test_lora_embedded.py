@@ -28,7 +28,7 @@ from ryla_nodes.models.flux_files import FluxFiles
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.nodes.lora import LoraLoader
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 from safetensors.torch import save_file
 from typer.testing import CliRunner

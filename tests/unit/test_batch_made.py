@@ -17,7 +17,7 @@ from ryla_nodes import settings
 from ryla_nodes.batch.fingerprint import Fingerprint, Fingerprints
 from ryla_nodes.batch.naming import Claim, Claims
 from ryla_nodes.client.results import Format, Picture, save
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 from unit.fake_engine import FakeEngine
 from unit.fake_engine_parts import add_workflow

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 from ryla_nodes.client import Client, from_graph
-from ryla_nodes.client.address import Address
-from ryla_nodes.client.network import Route, find_proxy
+from ryla_nodes.client.address import Address, Route, find_proxy
 from ryla_nodes.errors import RylaError
 from unit.fake_engine import FakeEngine, graph
 from unit.fake_engine_parts import add_workflow

@@ -12,7 +12,7 @@ from ryla_nodes import settings
 from ryla_nodes.client import AsyncClient, Client, Result, State, Submission, from_graph
 from ryla_nodes.client.pool import Member, Pool
 from ryla_nodes.errors import RylaError
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 from unit.fake_engine import FakeEngine, engines, graph
 from unit.fake_engine_parts import add_workflow

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from ryla_nodes.client import Client, Preview, from_graph
-from ryla_nodes.client.previews import parse_preview
+from ryla_nodes.client.websocket import parse_preview
 from unit.fake_engine import FakeEngine, graph
 from unit.fake_engine_parts import jpeg, png
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from ryla_nodes.client import Client, from_graph
-from ryla_nodes.client.address import Address
-from ryla_nodes.client.network import Route
+from ryla_nodes.client.address import Address, Route
 from ryla_nodes.client.protocol import Connection, Event, Signal
 from ryla_nodes.client.websocket import Wakeups
 from unit.fake_engine import FakeEngine, graph

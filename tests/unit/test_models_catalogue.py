@@ -14,7 +14,7 @@ from ryla_nodes.models import catalogue as catalogues
 from ryla_nodes.models import selection
 from ryla_nodes.models.catalogue import ModelEntry, load
 from ryla_nodes.models.folders import ModelFolders
-from ryla_nodes.workflows import library
+from ryla_nodes.workflows import manifest
 
 SHIPPED = Path(catalogues.__file__).with_name("catalogue.toml")
 KEYS = {
@@ -88,7 +88,7 @@ def test_archives_have_mirrors_and_a_hash() -> None:
 
 def test_every_id_that_a_workflow_names_exists() -> None:
     known = settings.load({})
-    names = {model for name in library.available(known) for model in library.load(name, known).models}
+    names = {model for name in manifest.available(known) for model in manifest.load(name, known).models}
     assert names and not names - CATALOGUE.models.keys()
 
 

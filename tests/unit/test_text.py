@@ -11,7 +11,7 @@ import pytest
 from ryla_nodes import settings, text
 from ryla_nodes.batch.rows import read
 from ryla_nodes.errors import RylaError
-from ryla_nodes.workflows.library import load
+from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 from unit.fake_engine_parts import add_workflow
 

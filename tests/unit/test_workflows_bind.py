@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.errors import REGISTRY, RylaError
-from ryla_nodes.workflows.library import available, load
+from ryla_nodes.workflows.manifest import available, load
 from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.parameter import BadValue, Parameter, coerce
 from ryla_nodes.workflows.validate import problems

@@ -16,8 +16,7 @@ from ryla_nodes.cli.run import command
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models import catalogue
 from ryla_nodes.workflows.graph import title_of
-from ryla_nodes.workflows.library import available, load, shipped_root
-from ryla_nodes.workflows.manifest import RESERVED, read
+from ryla_nodes.workflows.manifest import RESERVED, available, load, read, shipped_root
 from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import problems
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ryla_nodes import settings
 from ryla_nodes.workflows.graph import title_of
-from ryla_nodes.workflows.library import available, load
+from ryla_nodes.workflows.manifest import available, load
 from ryla_nodes.workflows.object_info import recorded, versions
 from unit import workflows_comfy_cli as comfy_cli
 

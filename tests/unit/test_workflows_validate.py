@@ -19,7 +19,7 @@ from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.nodes import node_classes
-from ryla_nodes.workflows.library import available
+from ryla_nodes.workflows.manifest import available
 from ryla_nodes.workflows.object_info import recorded, versions
 from ryla_nodes.workflows.validate import Problem, problems, require_valid
 from unit import workflows_comfy_cli as comfy_cli

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import files as disk
-from .. import text
 from ..client.job import Submission
 from ..client.results import Result
 from ..errors import RylaError
+from ..files import decoded
 from ..models.locks import locked
+from ..text import json_line
 from .fingerprint import Fingerprint
 from .rows import Row
 
@@ -90,7 +91,7 @@ class Journal:
 
     def _take(self, number: int, line: bytes) -> None:
         try:
-            entry = json.loads(text.decoded(line))
+            entry = json.loads(decoded(line))
             key, workflow, state = entry["row"], entry["workflow"], entry["state"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             message = f"{self.path}, line {number}, is no result of a batch."
@@ -196,7 +197,7 @@ class Journal:
                  "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}  # fmt: skip
         try:
             with self.path.open("ab") as file:
-                file.write(text.json_line(entry).encode() + b"\n")
+                file.write(json_line(entry).encode() + b"\n")
             disk.flush(self.path)
         except OSError as error:
             raise self._not_writable(error) from error

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .. import text
 from ..errors import RylaError
+from ..files import read_text
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _SEPARATORS = (",", ";", "\t")
@@ -48,7 +48,7 @@ def read(path: Path) -> list[dict[str, object]]:
     """
     kind = path.suffix.lower()
     try:
-        content = text.read(path)
+        content = read_text(path)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         hint = "Save it as UTF-8; in Excel as: CSV UTF-8."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..client.base_client import BaseAsyncClient
+from ..client.async_client import BaseAsyncClient
 from ..client.polling import OnProgress, Progress
 from ..client.protocol import State
 from ..client.results import Result, save

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
-from .. import text
 from ..errors import RylaError
+from ..text import json_line
 
 console = Console(stderr=True, highlight=False)
 
@@ -83,13 +83,13 @@ def emit_object(body: dict[str, Any]) -> None:
     """Print the one object of ``--json`` as it is."""
     _mode["emitted"] = True
     stream = _programs[-1] if _programs else sys.stdout
-    stream.write(text.json_line(body, stream.encoding or "utf-8") + "\n")
+    stream.write(json_line(body, stream.encoding or "utf-8") + "\n")
     stream.flush()
 
 
 def write_json(value: Any, indent: int | None = None) -> None:
     """Print a value itself on stdout, as JSON that its encoding can hold."""
-    sys.stdout.write(text.json_line(value, sys.stdout.encoding or "utf-8", indent=indent) + "\n")
+    sys.stdout.write(json_line(value, sys.stdout.encoding or "utf-8", indent=indent) + "\n")
 
 
 def say(line: str) -> None:

@@ -12,11 +12,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import settings, text
+from .. import settings
 from ..errors import RylaError
+from ..files import read_text
 from ..workflows.graph import read_graph
-from ..workflows.library import available, load
-from ..workflows.manifest import read
+from ..workflows.manifest import available, load, read
 from ..workflows.object_info import recorded, versions
 from ..workflows.parameter import Parameter
 from ..workflows.validate import Problem, problems, require_valid
@@ -165,7 +165,7 @@ def _ask(server: str, classes: set[str]) -> tuple[str, Mapping[str, Any]]:
 
 def _saved(path: Path) -> Mapping[str, Any]:
     try:
-        saved = json.loads(text.read(path))
+        saved = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise RylaError("invalid_object_info", f"{path} cannot be read as JSON: {error}.", path=str(path)) from error
     if not isinstance(saved, dict) or not all(isinstance(info, dict) and "input" in info for info in saved.values()):

@@ -1,16 +1,29 @@
 """Run workflows on ComfyUI, the embedded engine or a gateway: the right answer under every fault (docs/runner.md)."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .async_client import AsyncClient, EngineStatus, from_graph
-from .engine_info import EngineInfo
-from .gateway.client import AsyncGatewayClient, GatewayClient
-from .gateway.result import GatewayResult
 from .job import Job, Submission
 from .limits import Limits
 from .polling import Phase, Progress
-from .previews import Preview
 from .protocol import State
 from .results import Format, Picture, Result, Timings
 from .sync_client import Client
+from .transport import EngineInfo
+
+if TYPE_CHECKING:
+    from .gateway.client import AsyncGatewayClient, GatewayClient
+    from .gateway.result import GatewayResult
+
+# Imported when they are asked for: a job on an engine needs none of it.
+_OF_GATEWAYS = {
+    "AsyncGatewayClient": ".gateway.client",
+    "GatewayClient": ".gateway.client",
+    "GatewayResult": ".gateway.result",
+}
 
 __all__ = [
     "AsyncClient",
@@ -33,3 +46,9 @@ __all__ = [
     "Timings",
     "from_graph",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_GATEWAYS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_OF_GATEWAYS[name], __name__), name)

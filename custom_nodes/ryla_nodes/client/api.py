@@ -12,7 +12,6 @@ from urllib.parse import quote
 from ..errors import RylaError
 from . import failures, uploads
 from .address import Address
-from .engine_info import EngineInfo, told_by
 from .failures import Subject
 from .limits import Limits
 from .protocol import (
@@ -32,7 +31,7 @@ from .protocol import (
     parse_history,
     parse_queue,
 )
-from .transport import CallFailed, Transport, decoded
+from .transport import CallFailed, EngineInfo, Transport, decoded, told_by
 
 UPLOADS = "ryla"
 """The sub-folder of an engine's input folder that pictures are uploaded to."""

@@ -15,8 +15,8 @@ from ..workflows.graph import Graph
 from ..workflows.validate import problems, require_valid
 from .address import Address
 from .api import EngineApi
-from .engine_info import EngineInfo
 from .limits import Limits
+from .transport import EngineInfo
 
 _ASIDE = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _FRESH = 2.0

@@ -106,6 +106,11 @@ class Result:
     warnings: tuple[str, ...] = ()
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What only a gateway tells of a job, by name; empty for an engine's."""
+        return {}
+
+    @property
     def ok(self) -> bool:
         return self.state is State.SUCCEEDED
 

@@ -13,13 +13,12 @@ from typing import Any, Generic, TypeVar
 from ..errors import RylaError
 from ..settings import Settings
 from ..workflows.workflow import BoundPrompt, Workflow
-from .async_client import AsyncClient, EngineStatus
-from .base_client import DEFAULT_TIMEOUT, BaseAsyncClient, Runnable
+from .async_client import DEFAULT_TIMEOUT, AsyncClient, BaseAsyncClient, EngineStatus, Runnable
 from .job import Job, OnSubmit, Submission
 from .limits import Limits
 from .polling import OnProgress
-from .previews import OnPreview
 from .results import Result
+from .websocket import OnPreview
 
 T = TypeVar("T")
 A = TypeVar("A", bound=BaseAsyncClient)

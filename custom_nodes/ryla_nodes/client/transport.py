@@ -11,13 +11,14 @@ import platform
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from .address import Address
+from ..errors import RylaError
+from .address import Address, Route
 from .limits import Limits
-from .network import Route
 
 # What proxies and tunnels answer when there is nothing behind them; 504 and 524 are also said of one that is slow.
 _NOTHING_BEHIND = (404, 410, 502, 503, 520, 521, 522, 523, 525, 526, 530)
@@ -164,3 +165,46 @@ def _reason(error: BaseException) -> str:
         return "no connection in time"
     deepest = [str(cause) for cause in causes if str(cause)]
     return deepest[-1] if deepest else type(error).__name__
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What ``/system_stats`` says. ``device`` is the name of the first GPU, or of the CPU."""
+
+    server: str
+    version: str
+    device: str
+
+
+def told_by(server: str, response: httpx.Response, way: str) -> EngineInfo:
+    """What the answer of ``GET /system_stats`` says.
+
+    Args:
+        way: the proxy that it came through, in words.
+
+    Raises:
+        RylaError: ``engine_forbidden``, ``engine_error`` or ``not_comfyui``.
+    """
+    status = response.status_code
+    if is_problem(response):
+        message = f"What answers at {server}{way} is no engine but a gateway (ryla serve)."
+        raise RylaError("not_comfyui", message, hint=f"--gateway {server}", server=server, status=status)
+    if status in (401, 403, 407):
+        message = f"{server} refuses us (HTTP {status}{way}): it, or a proxy before it, wants a login."
+        raise RylaError("engine_forbidden", message, server=server, status=status)
+    if status >= 500:
+        message = f"{server} answers{way} with HTTP {status} where a ComfyUI tells about itself."
+        raise RylaError("engine_error", message, server=server, status=status)
+    try:
+        body = decoded(response) if status == 200 else None
+    except CallFailed:
+        body = None  # said below
+    system = body.get("system") if isinstance(body, dict) else None
+    devices = body.get("devices") if isinstance(body, dict) else None
+    if not isinstance(system, dict) or not isinstance(devices, list):
+        target = response.headers.get("Location")
+        elsewhere = f": it redirects to {target}." if target else "."
+        message = f"What answers at {server}{way} is not a ComfyUI{elsewhere}"
+        raise RylaError("not_comfyui", message, server=server, status=status)
+    first = devices[0] if devices and isinstance(devices[0], dict) else {}
+    return EngineInfo(server, str(system.get("comfyui_version") or "?"), str(first.get("name") or "?"))

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ..client import AsyncClient
 from ..errors import RylaError
-from ..workflows.library import available, load
+from ..workflows.manifest import available, load
 from ..workflows.workflow import Workflow
 from .children import Children, ChildSpec
 from .endpoints import Endpoint

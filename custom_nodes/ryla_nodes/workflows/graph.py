@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import text
 from ..errors import RylaError
+from ..files import read_text
 
 Graph = dict[str, dict[str, Any]]
 """API format: node id -> ``{"class_type", "inputs", "_meta"}``."""
@@ -25,7 +25,7 @@ def read_graph(path: Path) -> Graph:
         RylaError: ``invalid_workflow``: no such file, not JSON, or not API format (the editor's own format is named).
     """
     try:
-        graph: Graph = json.loads(text.read(path))
+        graph: Graph = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RylaError("invalid_workflow", f"The graph {path} cannot be read: {error}", path=str(path)) from error
     except (json.JSONDecodeError, RecursionError) as error:

@@ -58,9 +58,9 @@ def _context(volume: Path | None, comfyui: Path | None) -> Context:
 def _workflows(ctx: Context, names: list[str] | None) -> Mapping[str, Sequence[str]]:
     if not names:
         return ctx.workflows
-    from ...workflows import library
+    from ...workflows import manifest
 
-    return {name: library.load(name, ctx.settings).models for name in names}
+    return {name: manifest.load(name, ctx.settings).models for name in names}
 
 
 def _report(findings: Iterator[Finding]) -> None:

@@ -14,7 +14,7 @@ from ...models.catalogue import Catalogue
 from ...models.check import HashCache
 from ...models.folders import ModelFolders, standalone
 from ...settings import Settings
-from ...workflows import library
+from ...workflows import manifest
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Context:
     @cached_property
     def workflows(self) -> dict[str, tuple[str, ...]]:
         """The catalogue ids that each workflow names."""
-        return {name: library.load(name, self.settings).models for name in library.available(self.settings)}
+        return {name: manifest.load(name, self.settings).models for name in manifest.available(self.settings)}
 
     @cached_property
     def hashes(self) -> HashCache:

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from ... import settings
 from ...errors import RylaError
 from ...similar import nearest
-from ...workflows.library import load
+from ...workflows.manifest import load
 from ...workflows.parameter import Parameter
 from ...workflows.workflow import Workflow
 from .. import output
@@ -220,16 +220,17 @@ def run(
     Without --server and --gateway: RYLA_GATEWAY, else RYLA_SERVER, else a ComfyUI on this machine's port 8188, else the
     embedded engine.
     """
-    from . import gateway as gateways
     from .engines import Choice
 
     if count > 1 and seeds:
         raise RylaError("conflicting_options", "--count picks seeds by itself: give either --count or --seeds.")
     environment = settings.load()
     choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args, gateway)
-    url = gateways.url_of(choice, environment)
+    url = choice.gateway_url(environment)
     if url:
-        loaded = gateways.workflow_of(url, workflow, environment, named=bool(gateway))
+        from .gateway import workflow_of
+
+        loaded = workflow_of(url, workflow, environment, named=bool(gateway))
     else:
         loaded = load(workflow, environment)
     _refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from ...client import Client, GatewayClient
+from ...client import Client
 from ...client.address import Address
 from ...client.api import EngineProbe
 from ...client.async_client import DEFAULT_SERVER
@@ -49,11 +49,25 @@ class Choice:
     arguments: str = ""
     gateway: str = ""
 
+    def gateway_url(self, settings: Settings) -> str:
+        """The gateway's URL as it was given, else that of RYLA_GATEWAY where no engine was named; "" for engines.
+
+        Raises:
+            RylaError: ``conflicting_options``.
+        """
+        engines = bool(self.servers or self.kind or self.start)
+        if self.gateway and engines:
+            message = "--gateway goes with neither --server nor --engine nor --start-comfyui."
+            raise RylaError("conflicting_options", message)
+        return self.gateway or ("" if engines else settings.gateway or "")
+
 
 @contextmanager
 def client(choice: Choice, settings: Settings) -> Iterator[SyncClient[Any]]:
     """A client of the gateway, or of the engines to use; see ``_engines``."""
     if choice.gateway:
+        from ...client import GatewayClient
+
         with GatewayClient(choice.gateway, settings=settings, on_interrupt=_cancelling) as gateway:
             yield gateway
         return

@@ -19,7 +19,6 @@ from ...errors import RylaError
 from ...workflows.graph import Graph
 from ...workflows.workflow import BoundPrompt
 from .. import output
-from . import gateway
 from .engines import Choice
 from .engines import client as client_of
 from .request import Request, path_of, template_of_one, with_format
@@ -77,7 +76,7 @@ def _report(result: Result, files: list[Path], graph: Graph) -> None:
     for name, fact in _facts(result, graph):
         _line("" if name == said else name, fact)
         said = name
-    for name, fact in gateway.lines(result):
+    for name, fact in _told(result):
         _line(name, fact)
     if result.seed is not None:
         _line("seed", str(result.seed))
@@ -114,7 +113,7 @@ def described(result: Result, files: list[Path]) -> dict[str, Any]:
         "seed": result.seed,
         "parameters": dict(result.parameters),
         "server": result.server,
-        **gateway.told(result),
+        **result.told,
         "prompt_id": result.prompt_id,
         "cached": result.cached,
         "attempts": result.attempts,
@@ -173,3 +172,17 @@ class _Lines:
         if line != self._last:
             self._last = line
             output.console.print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def _told(result: Result) -> Iterator[tuple[str, str]]:
+    """What only a gateway tells."""
+    known = {name: fact for name, fact in result.told.items() if fact not in (None, "")}
+    if "lora_used" in known:
+        yield "lora", known["lora_used"]
+    if "face_similarity" in known:
+        yield "face", f"similarity {known['face_similarity']:.3f}"
+    if "cost_usd" in known:
+        gpu = f" on {known['gpu']}" if "gpu" in known else ""
+        yield "cost", f"{known['cost_usd']:.6f} USD{gpu}"
+    if "job_id" in known:
+        yield "job", known["job_id"]

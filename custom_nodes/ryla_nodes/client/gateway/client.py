@@ -10,7 +10,7 @@ from ... import settings as environment
 from ...settings import Settings
 from ...workflows.workflow import BoundPrompt, Workflow, bind
 from ..address import Address
-from ..base_client import BaseAsyncClient, Runnable
+from ..async_client import BaseAsyncClient, Runnable
 from ..job import Job, Options
 from ..limits import Limits
 from ..sync_client import SyncClient

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import RylaError
-from ..previews import OnPreview, Preview
 from ..transport import CallFailed
+from ..websocket import OnPreview, Preview
 from .api import GatewayApi, lines_of
 from .problems import refusal
 

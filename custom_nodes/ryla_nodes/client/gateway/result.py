@@ -34,6 +34,11 @@ class GatewayResult(Result):
     lora_used: str = ""
     face_similarity: float | None = None
 
+    @property
+    def told(self) -> dict[str, Any]:
+        names = ("job_id", "gpu", "cost_usd", "lora_used", "face_similarity")
+        return {name: getattr(self, name) for name in names}
+
 
 def facts_of(facts: Facts) -> dict[str, Any]:
     """The fields of a result that a gateway's answer tells, less those of the times."""
