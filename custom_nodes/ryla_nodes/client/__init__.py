@@ -13,6 +13,7 @@ from .protocol import State
 from .results import Format, Picture, Result, Timings
 from .sync_client import Client
 from .transport import EngineInfo
+from .websocket import Preview
 
 if TYPE_CHECKING:
     from .gateway.client import AsyncGatewayClient, GatewayClient
