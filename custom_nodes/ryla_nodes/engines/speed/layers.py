@@ -1,0 +1,70 @@
+"""Which layers of FLUX.1's blocks multiply in 8 bits.
+
+Names are those of the published file, below a block. What is not named here stays as it is:
+
+- ``img_mod.lin``, ``txt_mod.lin``, ``modulation.lin``: one row a picture, so nothing is won, and an error in a scale or
+  a gate is one in every token;
+- ``norm``, and all that is outside of the blocks (``img_in``, ``txt_in``, ``vector_in``, ``final_layer`` ...): hardly
+  any time is spent there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import fp8
+
+DOUBLE = (
+    "img_attn.qkv",
+    "img_attn.proj",
+    "img_mlp.0",
+    "img_mlp.2",
+    "txt_attn.qkv",
+    "txt_attn.proj",
+    "txt_mlp.0",
+    "txt_mlp.2",
+)
+SINGLE = ("linear1", "linear2")
+KINDS = (*DOUBLE, *SINGLE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A linear layer where it hangs: ``parent``'s child ``name``."""
+
+    parent: nn.Module
+    name: str
+    linear: nn.Linear
+    widths: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the layer in 8 bits."""
+        return fp8.size_of(self.linear, max(1, len(self.widths)))
+
+    def put(self, module: nn.Module) -> None:
+        """Let ``module`` stand there."""
+        self.parent._modules[self.name] = module
+
+
+def places(double: Iterable[nn.Module], single: Iterable[nn.Module], kinds: Iterable[str] = KINDS) -> Iterator[Place]:
+    """The layers of ``kinds`` in the blocks, of those that the product takes."""
+    wanted = set(kinds)
+    for blocks, names in ((double, DOUBLE), (single, SINGLE)):
+        for block in blocks:
+            for name in (name for name in names if name in wanted):
+                place = _place(block, name)
+                if fp8.fits(place.linear) and all(width % 16 == 0 for width in place.widths):
+                    yield place
+
+
+def _place(block: nn.Module, name: str) -> Place:
+    owner, _, leaf = name.rpartition(".")
+    linear = block.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    # Its input is what attention gives beside what the feed-forward part gives, of very different sizes.
+    widths = (linear.out_features, linear.in_features - linear.out_features) if name == "linear2" else ()
+    return Place(block.get_submodule(owner), leaf, linear, widths)
