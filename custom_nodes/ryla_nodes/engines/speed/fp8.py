@@ -55,15 +55,15 @@ class Fp8Linear(nn.Module):
     def __init__(self, linear: nn.Linear, widths: Sequence[int] = ()) -> None:
         super().__init__()
         self.widths = list(widths or (linear.in_features,))
+        rows, device = linear.out_features, linear.weight.device
         for index, width in enumerate(self.widths):
-            like = {"device": linear.weight.device}
-            self.register_buffer(f"weight{index}", torch.empty(linear.out_features, width, dtype=DTYPE, **like))
-            self.register_buffer(f"scale{index}", torch.empty(linear.out_features, 1, **like))
+            self.register_buffer(f"weight{index}", torch.empty(rows, width, dtype=DTYPE, device=device))
+            self.register_buffer(f"scale{index}", torch.empty(rows, 1, device=device))
         self.take(linear)
 
     def take(self, linear: nn.Linear) -> None:
         """Quantise the weight of ``linear`` anew, in the memory that is there."""
-        for index, part in enumerate(linear.weight.split(self.widths, dim=1)):
+        for index, part in enumerate(torch.split(linear.weight, self.widths, dim=1)):
             weight, scale = quantised(part)
             getattr(self, f"weight{index}").copy_(weight)
             getattr(self, f"scale{index}").copy_(scale)
@@ -72,8 +72,9 @@ class Fp8Linear(nn.Module):
     def forward(self, *parts: torch.Tensor) -> torch.Tensor:
         """[..., M] of ``parts``, whose last sizes are the widths; one tensor may hold them all."""
         if len(parts) < len(self.widths):
-            parts = parts[0].split(self.widths, dim=-1)
-        bias, total = self.bias, None
+            parts = torch.split(parts[0], self.widths, dim=-1)
+        bias: torch.Tensor | None = self.bias
+        total: torch.Tensor | None = None
         for index, part in enumerate(parts):
             rows = part.reshape(-1, part.shape[-1])
             out = product(rows, getattr(self, f"weight{index}"), getattr(self, f"scale{index}"), bias)

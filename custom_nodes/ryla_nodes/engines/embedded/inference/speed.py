@@ -96,5 +96,6 @@ def _single_in_parts(block: Any, x: torch.Tensor, vector: torch.Tensor, rope: to
     """A single block whose last layer takes its two inputs apart, so that they need not be put side by side first."""
     shift, scale, gate = block.modulation(vector)
     qkv, inside = block.linear1(modulated(x, shift, scale)).split(block.widths, dim=-1)
-    mixed = attend(*block.norm(qkv), rope)
+    query, key, value = block.norm(qkv)
+    mixed = attend(query, key, value, rope)
     return torch.addcmul(x, block.linear2(mixed, functional.gelu(inside, approximate="tanh")), gate)
