@@ -6,7 +6,8 @@ Rows, each of which runs alone:
     step   one step of the transformer in ComfyUI's own Python: milliseconds, compile time, error of the velocity
     warm   pictures of all modes in turn in one ComfyUI: seconds, ms a step, error of the latent, PSNR
     first  the first picture of a process with an empty and with a filled cache, then another size; memory
-    lora   another LoRA for each picture, off and fast
+    lora   another LoRA for each picture, in all modes
+    embedded   the sampling of a picture on the embedded engine, in all modes
 
 Tables are printed; with the environment variable OUT set, speed.json and ComfyUI's logs are left in that folder.
 """
@@ -209,11 +210,23 @@ def _lora_graph(options: argparse.Namespace, mode: str, number: int, lora: str) 
     return made
 
 
+def row_embedded(bench: Bench) -> None:
+    """See embedded_speed.py."""
+    found = bench.options.work / "embedded.json"
+    transformer = bench.models / "diffusion_models/flux1-dev.safetensors"
+    command = [sys.executable, str(Path(__file__).with_name("embedded_speed.py")), str(transformer)]
+    environ = {**os.environ, "RYLA_VOLUME": str(bench.options.work / "volume-embedded")}
+    subprocess.run([*command, "--json", str(found)], check=True, env=environ, stdout=subprocess.DEVNULL)
+    for row in json.loads(found.read_text()):
+        bench.add(row)
+
+
 ROWS: dict[str, Callable[[Bench], None]] = {
     "step": row_step,
     "warm": row_warm,
     "first": row_first,
     "lora": row_lora,
+    "embedded": row_embedded,
 }
 
 

@@ -139,7 +139,9 @@ def main() -> None:
     result["kept"] = len(speed._kept)
     result["graphs_in_the_end"] = len(graphs) - known
 
+    known = len(graphs)
     result["cfg"] = error(sample(exact, cfg=3.0), sample(stock, cfg=3.0))
+    result["graphs_of_batches"] = len(graphs) - known
     calls: list[int] = []
 
     def replaced(arguments, extra):  # type: ignore[no-untyped-def]

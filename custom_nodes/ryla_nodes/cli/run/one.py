@@ -23,7 +23,12 @@ from .engines import Choice
 from .engines import client as client_of
 from .request import Request, path_of, template_of_one, with_format
 
-_REPORTED = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
+_REPORTED = {
+    "RYLA_LoraLoader": "lora",
+    "RYLA_FluxSpeed": "speed",
+    "RYLA_FaceCrop": "face",
+    "RYLA_FaceSimilarity": "face",
+}
 
 
 def run_one(request: Request, choice: Choice) -> None:
@@ -93,7 +98,7 @@ def _facts(result: Result, graph: Graph) -> Iterator[tuple[str, str]]:
     """What nodes reported: of a LoRA what matched and the trigger word, of a face its size and likeness."""
     for key, node in graph.items():
         name = _REPORTED.get(node["class_type"])
-        if name is None or node["inputs"].get("lora_id") == "":
+        if name is None or node["inputs"].get("lora_id") == "" or node["inputs"].get("mode") == "off":
             continue
         for text in result.outputs.get(key, {}).get("text", ()):
             yield from ((name, line) for line in text.split("\n"))

@@ -27,12 +27,13 @@ from ... import settings
 from ..protocol import SpeedMode
 from ..speed import cache, compiler, layers, machine, report
 from ..speed.fp8 import Fp8Linear
-from ..speed.layers import Place
+from ..speed.layers import Gelu, Place
 
 _KEY = "ryla_speed"
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
+_GELU = Gelu()
 
 
 def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
@@ -146,7 +147,7 @@ def _say_once(line: str) -> None:
 
 def _announce(mode: SpeedMode, latent: torch.Tensor) -> None:
     """Say on the node that runs, and in the log, that a step will wait for the compiler."""
-    kind = (mode, latent.device, latent.dtype, len(latent) > 1)
+    kind = (mode, latent.device, latent.dtype)
     if kind in _compiled_for:
         return
     _compiled_for.add(kind)
@@ -212,8 +213,11 @@ def _swapped(known: _Fp8) -> Iterator[None]:
 
 @contextmanager
 def _compiled(network: Any) -> Iterator[None]:
-    """Let calls of the blocks run compiled functions."""
+    """Let calls of the blocks run compiled functions, with a GELU that compiles well."""
+    gelus = list(layers.gelus(_blocks(network)))
     try:
+        for parent, name, _ in gelus:
+            parent._modules[name] = _GELU
         for block in network.double_blocks:
             block._compiled_call_impl = partial(_call_double, block)
         for block in network.single_blocks:
@@ -223,6 +227,8 @@ def _compiled(network: Any) -> Iterator[None]:
     finally:
         for block in _blocks(network):
             block.__dict__.pop("_compiled_call_impl", None)
+        for parent, name, gelu in gelus:
+            parent._modules[name] = gelu
 
 
 def _call_double(
@@ -265,7 +271,7 @@ def _plain(block: Any, pe: Any, mask: Any, options: Any, more: dict[str, Any]) -
 
 def _takes_parts(block: Any) -> bool:
     """Whether the last layer of a single block of FLUX.1 is one in 8 bits."""
-    return isinstance(block.linear2, Fp8Linear) and isinstance(block.mlp_act, torch.nn.GELU)
+    return isinstance(block.linear2, Fp8Linear) and isinstance(block.mlp_act, Gelu)
 
 
 def _double(block: Any, img: torch.Tensor, txt: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> Any:
@@ -277,7 +283,7 @@ def _single(block: Any, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) ->
 
 
 def _single_in_parts(block: Any, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> torch.Tensor:
-    """A single block whose last layer takes its two inputs apart, so that they need not be put side by side first."""
+    """A single block whose 8-bit last layer takes its two inputs as they are, not put side by side first."""
     how, _ = block.modulation(vec)
     inside = block.linear1(torch.addcmul(how.shift, block.pre_norm(x), 1 + how.scale))
     qkv, fed = inside.split((3 * block.hidden_size, block.mlp_hidden_dim), dim=-1)

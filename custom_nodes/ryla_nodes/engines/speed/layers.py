@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
+import torch
 from torch import nn
 
 from . import fp8
@@ -59,6 +61,27 @@ def places(double: Iterable[nn.Module], single: Iterable[nn.Module], kinds: Iter
                 place = _place(block, name)
                 if fp8.fits(place.linear) and all(width % 16 == 0 for width in place.widths):
                     yield place
+
+
+class Gelu(nn.Module):
+    """GELU in its tanh form, written with a sigmoid: the same function, at a fraction of the instructions.
+
+    Source: Hendrycks and Gimpel 2016, with tanh(z) = 2 sigmoid(2 z) - 1.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        twice = 1.5957691216057308 * wide * (1 + 0.044715 * wide * wide)  # 2 sqrt(2 / pi)
+        return (wide * torch.sigmoid(twice)).to(x.dtype)
+
+
+def gelus(*blocks: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.GELU]]:
+    """Where a GELU in its tanh form hangs in the blocks: its parent, its name there, itself."""
+    for block in chain.from_iterable(blocks):
+        for parent in block.modules():
+            for name, child in parent.named_children():
+                if isinstance(child, nn.GELU) and child.approximate == "tanh":
+                    yield parent, name, child
 
 
 def _place(block: nn.Module, name: str) -> Place:

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from .... import settings
 from ...protocol import SpeedMode
 from ...speed import cache, compiler, layers, machine, report
 from ...speed.fp8 import Fp8Linear
+from ...speed.layers import Gelu
 from .flux import FluxModel
 from .flux_network import attend, modulated
 from .sampling import Model
 from .weights import CastLinear, Network, shallow_clone
+
+_GELU = Gelu()
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class AcceleratedNetwork(Network):
         if self.mode == "fast":
             for place in list(layers.places(double.children(), single.children())):
                 place.put(Fp8Linear(place.linear, place.widths))
+        for parent, gelu, _ in list(layers.gelus(double.children())):
+            parent._modules[gelu] = _GELU
         for block in double.children():
             _run_by(block, _double, (1, 1, -1, 0))
         for block in single.children():
-            _run_by(block, _single_in_parts if self.mode == "fast" else _single, (1, -1, 0))
+            _run_by(block, _single, (1, -1, 0))
         return module
 
 
@@ -89,13 +93,10 @@ def _double(block: Any, picture: torch.Tensor, text: torch.Tensor, vector: torch
 
 
 def _single(block: Any, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> Any:
-    return block.forward(x, vector, rope)
-
-
-def _single_in_parts(block: Any, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-    """A single block whose last layer takes its two inputs apart, so that they need not be put side by side first."""
+    """A single block; an 8-bit last layer takes its two inputs as they are, not put side by side first."""
     shift, scale, gate = block.modulation(vector)
     qkv, inside = block.linear1(modulated(x, shift, scale)).split(block.widths, dim=-1)
     query, key, value = block.norm(qkv)
-    mixed = attend(query, key, value, rope)
-    return torch.addcmul(x, block.linear2(mixed, functional.gelu(inside, approximate="tanh")), gate)
+    both = attend(query, key, value, rope), _GELU(inside)
+    out = block.linear2(*both) if isinstance(block.linear2, Fp8Linear) else block.linear2(torch.cat(both, dim=-1))
+    return x + gate * out
