@@ -1,6 +1,16 @@
 """Which layers of FLUX.1's blocks multiply in 8 bits.
 
-Names are those of the published file, below a block. What is not named here stays as it is:
+Names are those of the published file, below a block. Relative error of the velocity of one step with one kind of layer in
+8 bits (FLUX.1's full size, noise weights; 0.009 of it is the other order of the additions), which spoke against none:
+
+==============  =====  ==============  =====  =======  =====
+img_attn.qkv    0.012  txt_attn.qkv    0.009  linear1  0.017
+img_attn.proj   0.012  txt_attn.proj   0.009  linear2  0.017
+img_mlp.0       0.016  txt_mlp.0       0.009
+img_mlp.2       0.016  txt_mlp.2       0.009  all      0.028
+==============  =====  ==============  =====  =======  =====
+
+What is not named here stays as it is:
 
 - ``img_mod.lin``, ``txt_mod.lin``, ``modulation.lin``: one row a picture, so nothing is won, and an error in a scale or
   a gate is one in every token;
