@@ -1,7 +1,7 @@
 """Which layers of FLUX.1's blocks multiply in 8 bits.
 
-Names are those of the published file, below a block. Relative error of the velocity of one step with one kind of layer in
-8 bits (FLUX.1's full size, noise weights; 0.009 of it is the other order of the additions), which spoke against none:
+Names are those of the published file, below a block. The relative error of the velocity of one step with one kind of
+layer in 8 bits (FLUX.1's full size, noise weights; 0.009 of it is another order of additions) spoke against none:
 
 ==============  =====  ==============  =====  =======  =====
 img_attn.qkv    0.012  txt_attn.qkv    0.009  linear1  0.017
