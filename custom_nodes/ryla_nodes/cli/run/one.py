@@ -98,7 +98,7 @@ def _facts(result: Result, graph: Graph) -> Iterator[tuple[str, str]]:
     """What nodes reported: of a LoRA what matched and the trigger word, of a face its size and likeness."""
     for key, node in graph.items():
         name = _REPORTED.get(node["class_type"])
-        if name is None or node["inputs"].get("lora_id") == "" or node["inputs"].get("mode") == "off":
+        if name is None or node["inputs"].get("lora_id") == "":
             continue
         for text in result.outputs.get(key, {}).get("text", ()):
             yield from ((name, line) for line in text.split("\n"))
