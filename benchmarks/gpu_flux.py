@@ -132,7 +132,9 @@ def _without_ours(graph: dict[str, Any], value: Any) -> Any:
         if source["class_type"] == "RYLA_FluxLoader":
             return [("unet", "clip", "vae")[output], 0]
         value = source["inputs"][
-            {"RYLA_LoraLoader": ("model", "clip")[output % 2], "RYLA_Prompt": "text"}[source["class_type"]]
+            {"RYLA_LoraLoader": ("model", "clip")[output % 2], "RYLA_FluxSpeed": "model", "RYLA_Prompt": "text"}[
+                source["class_type"]
+            ]
         ]
     return value
 

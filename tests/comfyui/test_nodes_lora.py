@@ -97,6 +97,32 @@ def test_a_lora_is_applied_bit_for_bit_as_core_applies_it(server: ComfyUI, name:
     assert without["patches"]["model"] == [0]
 
 
+def test_two_loras_in_one_id_are_two_core_loaders_in_a_row(server: ComfyUI, volume: Path) -> None:
+    api = graph(core("ai-toolkit", 0.5))
+    api["first"] = core("kohya", -0.4)
+    api["lora"]["inputs"]["model"] = ["first", 0]
+    reference, own = server.succeed(api), server.succeed(graph(ours("kohya*-0.8+ai-toolkit", 0.5)))
+    assert own["digest"] == reference["digest"]
+    report = own["patches"]["report"][0].split("\n")
+    assert report[0] == "kohya*-0.8+ai-toolkit: 2 LoRAs, one after the other"
+    assert [line.partition(":")[0] for line in report if "strength" in line] == ["kohya", "ai-toolkit"]
+    single = server.succeed(graph(ours("kohya", -0.4)))
+    assert own["digest"] != single["digest"]
+    lora_files.write(volume / "loras" / "kohya+ai-toolkit.safetensors", *FORMATS["kohya"][:2])
+    whole = server.succeed(graph(ours("kohya+ai-toolkit", -0.4)))
+    assert whole["digest"] == single["digest"]
+
+
+def test_the_part_of_an_id_that_is_wrong_is_named(server: ComfyUI) -> None:
+    for lora_id, word in (("kohya+nobody", "'nobody'"), ("kohya*x+diffusers", "'kohya*x'"), ("kohya+", "part 2")):
+        assert word in refused(server, ours(lora_id, 1)).message
+    outputs = server.succeed(graph(ours("nobody+kohya", 1, on_missing="pass"), picture=False))
+    assert "'nobody' was not found" in outputs["patches"]["report"][0]
+    assert matched(outputs["patches"]["report"][0]) == outputs["patches"]["model"][0]
+    error = RylaError.parse(server.fail(graph(ours("kohya*9", 1), picture=False))["exception_message"])
+    assert error is not None and "the strength of 'kohya' is 9.0" in error.message
+
+
 @pytest.mark.parametrize("kind", LYCORIS)
 def test_lycoris_kinds_are_applied_bit_for_bit_as_core_applies_them(server: ComfyUI, kind: str) -> None:
     plain = server.succeed(graph(None))["digest"]["sha256"][0]

@@ -11,6 +11,7 @@ import lora_files
 import pytest
 import small_models
 import tiny_flux
+import torch
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
 from ryla_nodes.engines.protocol import running_in
@@ -69,6 +70,43 @@ def test_the_requests_trigger_word_wins(loaded: Loaded, volume: Path) -> None:
 @pytest.mark.parametrize("lora_id", ["", "  "])
 def test_an_empty_id_passes_everything_through(loaded: Loaded, volume: Path, lora_id: str) -> None:
     assert apply(loaded, lora_id, trigger_word="sks") == (loaded[0], loaded[1], "sks", "No LoRA: lora_id is empty.")
+
+
+def test_two_loras_in_one_id_are_two_nodes_in_a_row(engine: EmbeddedEngine, loaded: Loaded, volume: Path) -> None:
+    header = read_header(tiny_flux.files(engine.home / "models").transformer)
+    demo.write(volume / "loras" / "style.safetensors", header, "diffusers", "inked", 3)
+    model, clip, trigger, report = apply(loaded, "7*0.8+style*-2", 0.5)
+    assert trigger == "ohwx woman, inked"
+    assert apply(loaded, "7+7")[2] == "ohwx woman" and apply(loaded, "7+style", trigger_word="sks")[2] == "sks"
+    lines = report.split("\n")
+    assert lines[0] == "7*0.8+style*-2: 2 LoRAs, one after the other"
+    assert [line for line in lines if line.endswith(("strength 0.4", "strength -1"))] == [lines[1], lines[4]]
+    first = apply(loaded, "7", 0.4)
+    second = apply((*first[:2], loaded[2]), "style", -1.0)
+    made, wanted = (small_models.latent((one[0], one[1], loaded[2]), steps=1) for one in ((model, clip), second))
+    assert torch.equal(made, wanted)
+    assert not torch.equal(made, small_models.latent((*first[:2], loaded[2]), steps=1))
+
+
+def test_the_part_of_an_id_that_is_wrong_is_named(loaded: Loaded, volume: Path) -> None:
+    for lora_id, word in (("7+8", "'8'"), ("7*x+7", "'7*x'"), ("7++7", "part 2"), ("7*9+7", "'7' is 9.0")):
+        with pytest.raises(RylaError) as caught:
+            apply(loaded, lora_id)
+        assert word in caught.value.message
+    refusal = LoraLoader.validate_inputs("7+8", "error")
+    assert isinstance(refusal, str) and "'8'" in refusal
+    report = apply(loaded, "8+7", on_missing="pass")[3]
+    assert "'8' was not found" in report and "matched" in report
+
+
+def test_the_fingerprint_follows_every_file_of_an_id(loaded: Loaded, volume: Path) -> None:
+    lora_files.small(volume / "loras" / "style.safetensors", "one")
+    first = LoraLoader.fingerprint_inputs(lora_id="7+style", on_missing="error")
+    assert first == LoraLoader.fingerprint_inputs(lora_id="7+style", on_missing="error")
+    assert first != LoraLoader.fingerprint_inputs(lora_id="7", on_missing="error")
+    time.sleep(0.01)
+    lora_files.small(volume / "loras" / "style.safetensors", "two")
+    assert first != LoraLoader.fingerprint_inputs(lora_id="7+style", on_missing="error")
 
 
 def test_a_missing_id_passes_only_when_asked_to(loaded: Loaded, volume: Path) -> None:

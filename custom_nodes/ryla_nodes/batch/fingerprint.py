@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import files
 from ..errors import RylaError
+from ..loras import stack
 from ..loras.store import LoraStore
 from ..models import folders
 from ..settings import Settings
@@ -74,10 +75,11 @@ class Fingerprints:
         return self._files[path]
 
     def _lora(self, name: str) -> str:
-        """The digest of a LoRA of this machine; "" when it is not here, or the name means none."""
+        """The digests of the LoRAs that ``name`` stands for; "" when one is not on this machine, or none is meant."""
         if name not in self._loras:
             try:
-                self._loras[name] = files.sha256(self._store.find(name).path)
+                parts = stack.parse(name, self._store.has)
+                self._loras[name] = "+".join(files.sha256(self._store.find(part.id).path) for part in parts)
             except (RylaError, OSError):
                 self._loras[name] = ""  # An engine elsewhere may have it.
         return self._loras[name]

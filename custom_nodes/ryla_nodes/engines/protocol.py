@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..loras.check import LoraResult
 from ..models.flux_files import FluxFiles
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..identity.face_file import FaceIdentity
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+SpeedMode = Literal["off", "exact", "fast"]
+SPEED_MODES: tuple[SpeedMode, ...] = ("off", "exact", "fast")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class Engine(Protocol):
 
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
         """Patch clones of ``model`` and ``clip`` with the LoRA in ``path``; strengths are finite."""
+
+    def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
+        """A clone of ``model`` that runs faster, and one line that says what was done, or why nothing was.
+
+        Where ``mode`` cannot be had, ``model`` itself comes back.
+        """
 
     def apply_instantid(
         self,

@@ -105,6 +105,13 @@ class LoraStore:
             self._found[wanted.text] = known
         return known.file
 
+    def has(self, lora_id: str) -> bool:
+        """Whether an id has a file now; text that is no id has none, and nothing is refreshed for it."""
+        try:
+            return self._search(ids.parse(lora_id), _Search([], [])) is not None
+        except RylaError:
+            return False
+
     def _find(self, wanted: ids.LoraId) -> LoraFile:
         search = _Search([], [])
         found = self._search(wanted, search)

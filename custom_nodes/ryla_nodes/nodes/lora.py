@@ -9,8 +9,9 @@ from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
 from ..files import fingerprint
-from ..loras import check, inspect, store
-from ..loras.store import LoraFile
+from ..loras import check, inspect, stack, store
+from ..loras.stack import Weighted
+from ..loras.store import LoraFile, LoraStore
 from ..loras.trigger import add_trigger
 
 ON_MISSING = ("error", "pass")
@@ -40,8 +41,8 @@ class LoraLoader(io.ComfyNode):
                 io.String.Input(
                     "lora_id",
                     default="",
-                    tooltip="An id (7), a UUID, character-7, flux-character-7 or a file name. Empty: everything passes "
-                    "through unchanged.",
+                    tooltip="An id (7), a UUID, character-7, flux-character-7 or a file name; several are joined with "
+                    "+, each with a factor if wanted (anna*0.8+style). Empty: everything passes through unchanged.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -81,9 +82,9 @@ class LoraLoader(io.ComfyNode):
             if on_missing not in ON_MISSING:
                 choices = ", ".join(ON_MISSING)
                 raise RylaError("invalid_parameter", f"on_missing is {on_missing!r}; it is one of {choices}.")
-            file = _find(lora_id, on_missing)
-            if file is not None:
-                inspect.inspect(file.path)
+            for _, file in _files(lora_id, on_missing):
+                if file is not None:
+                    inspect.inspect(file.path)
         except RylaError as error:
             return str(error)
         return True
@@ -93,8 +94,9 @@ class LoraLoader(io.ComfyNode):
         """Apply again when another file is found for the id, or the file or its sidecar was replaced."""
         if not lora_id or not lora_id.strip():
             return ""
-        file = _find(lora_id, on_missing or "error")
-        return "" if file is None else fingerprint((file.key, inspect.inspect(file.path).trigger_word))
+        found = [file for _, file in _files(lora_id, on_missing or "error") if file is not None]
+        parts = (part for file in found for part in (file.key, inspect.inspect(file.path).trigger_word))
+        return fingerprint(tuple(parts)) if found else ""
 
     @classmethod
     def execute(
@@ -109,17 +111,18 @@ class LoraLoader(io.ComfyNode):
         strength = check.require_strength(strength, "strength")
         if not lora_id.strip():
             return _applied(model, clip, trigger_word, "No LoRA: lora_id is empty.")
-        file = _find(lora_id, on_missing)
-        if file is None:
-            return _applied(model, clip, trigger_word, f"No LoRA: {lora_id!r} was not found and on_missing is pass.")
-        engine = current_engine()
-        info = inspect.inspect(file.path)
-        family = engine.model_family(model)
-        check.require_family(info, family, clip=clip is not None)
-        result = engine.apply_lora(model, clip, file.path, strength, strength)
-        check.require_matches(info, result, family)
-        report = check.report(file, info, result, strength, trigger_word)
-        return _applied(result.model, result.clip, trigger_word or info.trigger_word or "", report)
+        words, reports, found = [], [], _files(lora_id, on_missing)
+        for part, file in found:
+            if file is None:
+                reports.append(f"No LoRA: {part.id!r} was not found and on_missing is pass.")
+                continue
+            share = check.require_strength(part.factor * strength, f"the strength of {part.id!r}")
+            model, clip, word, report = _apply(model, clip, file, share, trigger_word)
+            words += [word] if word and word not in words else []
+            reports.append(report)
+        if len(found) > 1:
+            reports.insert(0, f"{lora_id.strip()}: {len(found)} LoRAs, one after the other")
+        return _applied(model, clip, trigger_word or ", ".join(words), "\n".join(reports))
 
 
 class Prompt(io.ComfyNode):
@@ -162,13 +165,28 @@ def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
     return io.NodeOutput(model, clip, trigger, report, ui={"text": [report]})
 
 
-def _find(lora_id: str, on_missing: str) -> LoraFile | None:
-    """The file of an id; None when there is none and that is allowed."""
-    known = settings.load()
-    folders = current_engine().folders()
+def _apply(model: Any, clip: Any, file: LoraFile, strength: float, trigger_word: str) -> tuple[Any, Any, str, str]:
+    """Model and CLIP with one LoRA, its trigger word and its report; ``trigger_word`` is the request's."""
+    engine, info = current_engine(), inspect.inspect(file.path)
+    family = engine.model_family(model)
+    check.require_family(info, family, clip=clip is not None)
+    result = engine.apply_lora(model, clip, file.path, strength, strength)
+    check.require_matches(info, result, family)
+    report = check.report(file, info, result, strength, trigger_word)
+    return result.model, result.clip, info.trigger_word or "", report
+
+
+def _files(lora_id: str, on_missing: str) -> list[tuple[Weighted, LoraFile | None]]:
+    """The LoRAs of an id with their files; None for one that has none, where that is allowed."""
+    known, folders = settings.load(), current_engine().folders()
     roots = (*((known.volume / "loras",) if known.volume else ()), *folders.get("loras"))
+    loras = store.shared(roots, (*known.lora_roots, *folders.every()))
+    return [(part, _find(loras, part.id, on_missing)) for part in stack.parse(lora_id, loras.has)]
+
+
+def _find(loras: LoraStore, lora_id: str, on_missing: str) -> LoraFile | None:
     try:
-        return store.shared(roots, (*known.lora_roots, *folders.every())).find(lora_id)
+        return loras.find(lora_id)
     except RylaError as error:
         if error.code == "lora_not_found" and on_missing == "pass":
             return None

@@ -23,7 +23,12 @@ from .engines import Choice
 from .engines import client as client_of
 from .request import Request, path_of, template_of_one, with_format
 
-_REPORTED = {"RYLA_LoraLoader": "lora", "RYLA_FaceCrop": "face", "RYLA_FaceSimilarity": "face"}
+_REPORTED = {
+    "RYLA_LoraLoader": "lora",
+    "RYLA_FluxSpeed": "speed",
+    "RYLA_FaceCrop": "face",
+    "RYLA_FaceSimilarity": "face",
+}
 
 
 def run_one(request: Request, choice: Choice) -> None:

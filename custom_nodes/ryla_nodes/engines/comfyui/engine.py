@@ -10,7 +10,7 @@ from ...loras.check import LoraResult
 from ...models.flux_files import FluxFiles
 from ...models.folders import ModelFolders
 from ...models.identity_files import IdentityFiles
-from ..protocol import InstantIDSettings, SaveTarget
+from ..protocol import InstantIDSettings, SaveTarget, SpeedMode
 from . import folders as comfy_folders
 from . import lora as comfy_lora
 
@@ -104,6 +104,12 @@ class ComfyUIEngine:
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
         """What core's LoraLoader gives for ``path``, and how much of the file matched."""
         return comfy_lora.apply(model, clip, path, strength, clip_strength)
+
+    def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
+        """A clone whose blocks run compiled while it samples; see ``speed.accelerate``."""
+        from . import speed
+
+        return speed.accelerate(model, mode)
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """Core SaveImage's folder, name and counter for ``prefix``."""

@@ -16,7 +16,7 @@ from ...models.folders import ModelFolders
 from ...models.headers import read_header
 from ...models.identify import FileKind, identify
 from ...models.identity_files import IdentityFiles
-from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget, current_engine
+from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget, SpeedMode, current_engine
 from .execution.calls import check_interrupt
 from .files import EngineFiles
 
@@ -143,6 +143,12 @@ class EmbeddedEngine:
         from .inference import lora
 
         return lora.apply(model, clip, path, strength, clip_strength)
+
+    def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
+        """A clone whose blocks run compiled; see ``speed.accelerate``."""
+        from .inference import speed
+
+        return speed.accelerate(model, mode)
 
     def load_control_net(self, path: Path) -> Any:
         """Load a ControlNet of SDXL in diffusers' format. Raises ``wrong_controlnet``."""

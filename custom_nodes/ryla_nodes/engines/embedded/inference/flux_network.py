@@ -144,7 +144,7 @@ class _Modulation(nn.Module):
         return tuple(self.lin(functional.silu(vector))[:, None].chunk(self.count, dim=-1))
 
 
-def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=_EPSILON) * (1 + scale) + shift
 
 
@@ -170,7 +170,7 @@ class _QueryKeyNorm(nn.Module):
         return self.query_norm(query), self.key_norm(key), value
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     mixed = functional.scaled_dot_product_attention(_rotated(query, rope), _rotated(key, rope), value)
     return mixed.transpose(1, 2).flatten(2)
 
@@ -214,10 +214,10 @@ class _DoubleBlock(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         shift, scale, gate, *picture_rest = self.img_mod(vector)
         text_shift, text_scale, text_gate, *text_rest = self.txt_mod(vector)
-        of_picture = self.img_attn.heads(_modulated(picture, shift, scale))
-        of_text = self.txt_attn.heads(_modulated(text, text_shift, text_scale))
+        of_picture = self.img_attn.heads(modulated(picture, shift, scale))
+        of_text = self.txt_attn.heads(modulated(text, text_shift, text_scale))
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(of_text, of_picture, strict=True))
-        mixed = _attend(query, key, value, rope)
+        mixed = attend(query, key, value, rope)
         picture = picture + gate * self.img_attn.proj(mixed[:, text.shape[1] :])
         text = text + text_gate * self.txt_attn.proj(mixed[:, : text.shape[1]])
         return _fed(picture, self.img_mlp, *picture_rest), _fed(text, self.txt_mlp, *text_rest)
@@ -225,7 +225,7 @@ class _DoubleBlock(nn.Module):
 
 def _fed(x: torch.Tensor, layer: nn.Module, *how: torch.Tensor) -> torch.Tensor:
     shift, scale, gate = how
-    out: torch.Tensor = x + gate * layer(_modulated(x, shift, scale))
+    out: torch.Tensor = x + gate * layer(modulated(x, shift, scale))
     return out
 
 
@@ -241,9 +241,9 @@ class _SingleBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
         shift, scale, gate = self.modulation(vector)
-        qkv, inside = self.linear1(_modulated(x, shift, scale)).split(self.widths, dim=-1)
+        qkv, inside = self.linear1(modulated(x, shift, scale)).split(self.widths, dim=-1)
         query, key, value = self.norm(qkv)
-        mixed = _attend(query, key, value, rope)
+        mixed = attend(query, key, value, rope)
         fed = functional.gelu(inside, approximate="tanh")
         out: torch.Tensor = x + gate * self.linear2(torch.cat((mixed, fed), dim=-1))
         return out
@@ -257,5 +257,5 @@ class _FinalLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         shift, scale = self.adaLN_modulation(vector)[:, None].chunk(2, dim=-1)
-        out: torch.Tensor = self.linear(_modulated(x, shift, scale))
+        out: torch.Tensor = self.linear(modulated(x, shift, scale))
         return out

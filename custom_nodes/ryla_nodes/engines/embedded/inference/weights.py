@@ -163,9 +163,13 @@ class Network:
     @cached_property
     def module(self) -> nn.Module:
         """The module to run: the base itself when nothing is patched."""
+        return self.merged()
+
+    def merged(self) -> nn.Module:
+        """The base, or a clone of it with the patches in its weights."""
         if not self.patches:
             return self.base
-        clone = _shallow_clone(self.base)
+        clone = shallow_clone(self.base)
         by_parameter: dict[str, list[Patch]] = defaultdict(list)
         for patch in self.patches:
             by_parameter[patch.parameter].append(patch)
@@ -209,7 +213,7 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], what: s
     return module.eval().requires_grad_(False)
 
 
-def _shallow_clone(module: nn.Module) -> nn.Module:
+def shallow_clone(module: nn.Module) -> nn.Module:
     """A copy of the module tree that shares every parameter and buffer."""
     shared = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})

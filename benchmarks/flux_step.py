@@ -1,0 +1,194 @@
+"""One step of full-size FLUX.1 on one GPU, in a ComfyUI's own Python: `speed` off, exact and fast. Noise weights.
+
+    python benchmarks/flux_step.py /path/to/ComfyUI [--json FILE] [--kinds] [--profile]
+
+Milliseconds of a step by CUDA events, seconds of a mode's first call and of the first call with another size, the error
+of the velocity against `off`. --kinds: that error with one kind of layer in 8 bits; --profile: the kernels that take
+longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("comfyui", type=Path)
+parser.add_argument("--json", type=Path)
+parser.add_argument("--modes", default="off,exact,fast")
+parser.add_argument("--kinds", action="store_true")
+parser.add_argument("--profile", action="store_true")
+parser.add_argument("--cpu", action="store_true", help="for a try: one block of each kind, nothing refused")
+options = parser.parse_args()
+sys.argv = ["main.py", *(["--cpu"] if options.cpu else [])]
+sys.path[:0] = [str(options.comfyui), str(REPO / "custom_nodes"), str(REPO / "tests")]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_management as management  # noqa: E402
+import comfy.sd  # noqa: E402
+import folder_paths  # noqa: E402, F401 - tells our package that it is inside ComfyUI
+import torch  # noqa: E402
+from comfyui import true_width  # noqa: E402
+from ryla_nodes.engines.comfyui import speed  # noqa: E402
+from ryla_nodes.engines.speed import compiler, layers, machine  # noqa: E402
+
+SIZES = ((1024, 1024), (832, 1216), (1216, 832), (768, 768))
+REPEATS = 2 if options.cpu else 8
+
+
+def load() -> Any:
+    """A MODEL of noise, on the GPU."""
+    device = management.get_torch_device()
+    shapes = true_width.shapes(*((1, 1) if options.cpu else (19, 38)))
+    generator = torch.Generator(device).manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        if name.endswith("scale"):
+            state[name] = torch.ones(shape, dtype=torch.bfloat16, device=device)
+        else:
+            deviation = 0.02 if name.endswith("bias") else 0.7 * shape[-1] ** -0.5
+            noise = torch.randn(shape, generator=generator, dtype=torch.bfloat16, device=device)
+            state[name] = noise * deviation
+    model = comfy.sd.load_diffusion_model_state_dict({name: value.cpu() for name, value in state.items()})
+    del state
+    management.load_models_gpu([model])
+    return model
+
+
+class Step:
+    """Runs a MODEL at one size."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device = model.load_device
+        model.pre_run()
+
+    def inputs(self, width: int, height: int, tokens: int = 256) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(1)
+
+        def noise(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        return {
+            "x": noise(1, 16, height // 8, width // 8),
+            "t": torch.full((1,), 0.7, device=self.device),
+            "c_crossattn": noise(1, tokens, 4096) * 0.3,
+            "y": noise(1, 768),
+            "guidance": torch.full((1,), 3.5, device=self.device),
+        }
+
+    def run(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The velocity."""
+        model.model.current_patcher = model
+        given = {**inputs, "x": inputs["x"].clone()}
+        out = model.model.apply_model(**given, transformer_options={"wrappers": model.wrappers})
+        return (inputs["x"] - out) / 0.7
+
+    def seconds(self, model: Any, inputs: dict[str, Any]) -> float:
+        """Of one call, to its end."""
+        self.wait()
+        began = time.perf_counter()
+        self.run(model, inputs)
+        self.wait()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def error(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def measure(step: Step, mode: str, reference: dict[Any, torch.Tensor]) -> dict[str, Any]:
+    """All figures of a mode; ``reference`` gets the velocities of ``off``."""
+    model, report = speed.accelerate(step.model, mode)
+    row: dict[str, Any] = {"row": "step", "mode": mode, "report": report}
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for size in SIZES[:1] if options.cpu else SIZES:
+        inputs = step.inputs(*(64, 64) if options.cpu else size)
+        name = "x".join(map(str, size))
+        row[f"first_s {name}"] = round(step.seconds(model, inputs), 2)
+        seconds = [step.seconds(model, inputs) for _ in range(REPEATS)]
+        row[f"ms {name}"] = round(statistics.median(seconds) * 1000, 1)
+        velocity = step.run(model, inputs)
+        reference.setdefault(size, velocity)
+        row[f"error {name}"] = round(error(velocity, reference[size]), 5)
+    if not options.cpu:
+        for tokens, batch in ((512, 1), (256, 2)):
+            inputs = step.inputs(1024, 1024, tokens)
+            inputs = {key: value.repeat(batch, *[1] * (value.ndim - 1)) for key, value in inputs.items()}
+            row[f"first_s tokens {tokens} batch {batch}"] = round(step.seconds(model, inputs), 2)
+            row[f"ms tokens {tokens} batch {batch}"] = round(step.seconds(model, inputs) * 1000, 1)
+        row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        row["allocated_gb"] = round(torch.cuda.memory_allocated() / 1e9, 2)
+    row["graphs"] = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
+    row["breaks"] = sum(torch._dynamo.utils.counters["graph_break"].values())
+    return row
+
+
+def by_kind(step: Step, reference: torch.Tensor) -> dict[str, Any]:
+    """The error with one kind of layer in 8 bits, and with all of them; nothing is compiled for it."""
+    row: dict[str, Any] = {"row": "kinds"}
+    inputs = step.inputs(*(64, 64) if options.cpu else SIZES[0])
+    compiled, chosen = compiler.run, speed._places
+    compiler.run = lambda function, block, tensors, lengths: function(block, *tensors)
+    for kinds in (*((kind,) for kind in layers.KINDS), layers.KINDS):
+        speed._kept.clear()
+        speed._places = lambda network, kinds=kinds: layers.places(network.double_blocks, network.single_blocks, kinds)
+        velocity = step.run(speed.accelerate(step.model, "fast")[0], inputs)
+        row["all" if kinds == layers.KINDS else kinds[0]] = round(error(velocity, reference), 5)
+    speed._kept.clear()
+    compiler.run, speed._places = compiled, chosen
+    return row
+
+
+def profile(step: Step, mode: str) -> dict[str, Any]:
+    """The kernels that take longest in one step: name, calls, milliseconds."""
+    model, _ = speed.accelerate(step.model, mode)
+    inputs = step.inputs(*SIZES[0])
+    step.seconds(model, inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        step.seconds(model, inputs)
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)
+    top = [[event.key[:110], event.count, round(event.self_device_time_total / 1000, 2)] for event in events[:30]]
+    total = sum(event.self_device_time_total for event in events) / 1000
+    return {"row": "profile", "mode": mode, "total_ms": round(total, 1), "kernels": top}
+
+
+def main() -> None:
+    if options.cpu:
+        machine.refusal = lambda mode, device: None
+    rows: list[dict[str, Any]] = []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1))
+
+    with torch.inference_mode():
+        step = Step(load())
+        reference: dict[Any, torch.Tensor] = {}
+        for mode in options.modes.split(","):
+            add(measure(step, mode, reference))
+        if options.profile:
+            for mode in options.modes.split(","):
+                add(profile(step, mode))
+        if options.kinds:
+            add(by_kind(step, reference[SIZES[0]]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Full-size FLUX.1 Dev in a real ComfyUI: `speed` off, exact and fast beside stock, on one GPU.
+
+    python benchmarks/gpu_speed.py --comfyui /path/to/ComfyUI --weights make [--row step --row warm ...]
+
+Rows, each of which runs alone:
+    step   one step of the transformer in ComfyUI's own Python: milliseconds, compile time, error of the velocity
+    warm   pictures of all modes in turn in one ComfyUI: seconds, ms a step, error of the latent, PSNR
+    first  the first picture of a process with an empty and with a filled cache, then another size; memory
+    lora   another LoRA for each picture, in all modes
+    embedded   the sampling of a picture on the embedded engine, in all modes
+
+Tables are printed; with the environment variable OUT set, speed.json and ComfyUI's logs are left in that folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "tests"))
+
+import gpu_lora  # noqa: E402
+from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
+from device_memory import device_memory_gb  # noqa: E402
+from gpu_flux import _execution_seconds, submit  # noqa: E402
+
+MODES = ("off", "exact", "fast")
+ROUNDS = 4
+Row = dict[str, Any]
+
+
+class Bench:
+    """Options, the models, and what was found so far; on disk after every row."""
+
+    def __init__(self, options: argparse.Namespace, models: Path) -> None:
+        self.options, self.models = options, models
+        self.out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
+        self.volume = options.work / "volume"
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+        if self.out:
+            (self.out / "speed.json").write_text(json.dumps(self.rows, indent=1))
+
+    def start(self, name: str) -> ComfyUI:
+        """A ComfyUI whose volume has the LoRAs and keeps compiled code."""
+        environ = {"RYLA_VOLUME": str(self.volume)}
+        environ |= {key: os.environ[key] for key in ("PYTHONPATH", "CC") if key in os.environ}
+        arguments = ("--cache-lru", "100", *self.options.engine_argument)
+        boot = Boot(models=(self.models,), environ=tuple(environ.items()), arguments=arguments, cpu=self.options.cpu)
+        base = self.options.work / f"{name}-{time.monotonic_ns()}"
+        return ComfyUI.start(Install(self.options.comfyui.resolve(), Path(self.options.python)), base, boot)
+
+    def stop(self, engine: ComfyUI, name: str) -> None:
+        if self.out:
+            (self.out / f"{name}.log").write_text(engine.log)
+        engine.stop()
+        shutil.rmtree(engine.base / "output", ignore_errors=True)
+
+
+def graph(options: argparse.Namespace, mode: str, seed: int, lora: str = "", **changes: Any) -> dict[str, Any]:
+    """Text to a PNG and a latent; ``mode`` is ``stock`` (core's loaders) or one of ``speed``."""
+    given = {"size": options.size, "steps": options.steps} | {key: changes[key] for key in ("steps",) if key in changes}
+    made = gpu_lora.graph(mode != "stock", lora, seed, given["size"], given["steps"])
+    if mode != "stock":
+        fields = {"model": made["sample"]["inputs"]["model"], "mode": mode}
+        made["speed"] = {"class_type": "RYLA_FluxSpeed", "inputs": fields}
+        made["sample"]["inputs"]["model"] = ["speed", 0]
+    for side in ("width", "height"):
+        made["latent"]["inputs"][side] = changes.get(side, options.size)
+    made["keep"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "speed"}}
+    return made
+
+
+def picture(engine: ComfyUI, made: dict[str, Any]) -> tuple[float, Any, Any, str]:
+    """Seconds of the execution, the pixels, the latent, and what the speed node said."""
+    import numpy as np
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    entry = submit(engine, made)
+    outputs = entry["outputs"]
+    pixels = np.asarray(Image.open(engine.files(outputs, "save")[0]), dtype=np.float32)
+    kept = outputs["keep"]["latents"][0]
+    latent = load_file(engine.output / kept["subfolder"] / kept["filename"])["latent_tensor"].float()
+    said = outputs.get("speed", {}).get("text", [""])[0]
+    return _execution_seconds(entry), pixels, latent, said
+
+
+def row_step(bench: Bench) -> None:
+    """See flux_step.py."""
+    found = bench.options.work / "step.json"
+    extra = ["--cpu"] if bench.options.cpu else ["--profile"]
+    script = Path(__file__).with_name("flux_step.py")
+    environ = {**os.environ, "RYLA_VOLUME": str(bench.options.work / "volume-step")}
+    subprocess.run(
+        [bench.options.python, str(script), str(bench.options.comfyui), "--json", str(found), "--kinds", *extra],
+        check=True,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+    )
+    for row in json.loads(found.read_text()):
+        bench.add(row)
+
+
+def row_warm(bench: Bench) -> None:
+    """Stock and all modes in turn; the first round compiles and loads and does not count."""
+    sides = ("stock", *MODES)
+    engine = bench.start("warm")
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    short, errors, decibels, said = {}, {}, {}, {}
+    try:
+        for number in range(ROUNDS):
+            made = {side: picture(engine, graph(bench.options, side, number)) for side in sides}
+            for side, (took, _, _, line) in made.items():
+                seconds[side].append(round(took, 3))
+                said[side] = line
+        for side, (_, pixels, latent, _) in made.items():
+            errors[side] = float((latent - made["off"][2]).norm() / made["off"][2].norm())
+            decibels[side] = psnr(pixels, made["off"][1])
+        for side in sides:
+            few = [picture(engine, graph(bench.options, side, seed, steps=4))[0] for seed in (50, 51)]
+            short[side] = min(few)
+        memory = device_memory_gb()
+    finally:
+        bench.stop(engine, "warm")
+    stock = statistics.median(seconds["stock"][1:])
+    for side in sides:
+        warm = statistics.median(seconds[side][1:])
+        bench.add({
+            "row": "warm", "mode": side, "first_s": seconds[side][0], "warm_s": seconds[side][1:],
+            "of_stock": round(warm / stock, 3),
+            "ms_a_step": round((warm - short[side]) / (bench.options.steps - 4) * 1000, 1),
+            "latent_error": round(errors[side], 5), "psnr_db": round(decibels[side], 2), "said": said[side],
+            "device_gb_all": memory,
+        })  # fmt: skip
+
+
+def psnr(one: Any, other: Any) -> float:
+    """In dB, of pictures in 0..255; 99 for equal ones."""
+    import numpy as np
+
+    off = float(np.mean((one - other) ** 2))
+    return 10 * math.log10(255**2 / off) if off else 99.0
+
+
+def row_first(bench: Bench) -> None:
+    """Each mode in processes of its own: off, then exact and fast with the cache empty and filled."""
+    shutil.rmtree(bench.volume / "cache", ignore_errors=True)
+    for name, mode in (("off", "off"), ("exact empty", "exact"), ("exact filled", "exact"), ("fast empty", "fast"),
+                       ("fast filled", "fast")):  # fmt: skip
+        began = time.perf_counter()
+        engine = bench.start(name.replace(" ", "-"))
+        start = time.perf_counter() - began
+        try:
+            first, *_ = picture(engine, graph(bench.options, mode, 1))
+            warm, *_ = picture(engine, graph(bench.options, mode, 2))
+            other = [picture(engine, graph(bench.options, mode, 3 + n, width=832, height=1216))[0] for n in range(2)]
+            again, *_ = picture(engine, graph(bench.options, mode, 9))
+            memory = device_memory_gb()
+        finally:
+            bench.stop(engine, name.replace(" ", "-"))
+        bench.add({
+            "row": "first", "name": name, "start_s": round(start, 2), "first_s": round(first, 2),
+            "warm_s": round(warm, 2), "other_size_first_s": round(other[0], 2), "other_size_warm_s": round(other[1], 2),
+            "back_s": round(again, 2), "device_gb": memory, "cache_mb": _megabytes(bench.volume / "cache"),
+        })  # fmt: skip
+
+
+def _megabytes(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+
+
+def row_lora(bench: Bench) -> None:
+    """No LoRA, then two in turn, for off and fast; the pictures of a LoRA differ from those without."""
+    if not (bench.volume / "loras/b.safetensors").exists():
+        gpu_lora.write_loras(bench.volume / "loras")
+    engine = bench.start("lora")
+    try:
+        for mode in ("off", "exact", "fast"):
+            order = ("", "a", "b", "a", "b", "a+b", "")
+            made = [
+                picture(engine, _lora_graph(bench.options, mode, number, lora)) for number, lora in enumerate(order)
+            ]
+            seconds = [round(one[0], 3) for one in made]
+            again = bool((made[0][2] == made[-1][2]).all())
+            bench.add({"row": "lora", "mode": mode, "order": order, "seconds": seconds, "back_is_equal": again,
+                       "device_gb": device_memory_gb()})  # fmt: skip
+    finally:
+        bench.stop(engine, "lora")
+
+
+def _lora_graph(options: argparse.Namespace, mode: str, number: int, lora: str) -> dict[str, Any]:
+    """The picture of seed 7; for another ``number`` the engine makes it anew, even with what it has kept."""
+    made = graph(options, mode, 7, lora)
+    made["lora"]["inputs"]["trigger_word"] = f"again {number}"
+    return made
+
+
+def row_embedded(bench: Bench) -> None:
+    """See embedded_speed.py."""
+    found = bench.options.work / "embedded.json"
+    transformer = bench.models / "diffusion_models/flux1-dev.safetensors"
+    command = [sys.executable, str(Path(__file__).with_name("embedded_speed.py")), str(transformer)]
+    environ = {**os.environ, "RYLA_VOLUME": str(bench.options.work / "volume-embedded")}
+    subprocess.run([*command, "--json", str(found)], check=True, env=environ, stdout=subprocess.DEVNULL)
+    for row in json.loads(found.read_text()):
+        bench.add(row)
+
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "step": row_step,
+    "warm": row_warm,
+    "first": row_first,
+    "lora": row_lora,
+    "embedded": row_embedded,
+}
+
+
+def print_table(rows: list[Row]) -> None:
+    """Rows of one kind below each other."""
+    for kind in dict.fromkeys(row["row"] for row in rows):
+        print(f"\n{kind}")
+        for row in (row for row in rows if row["row"] == kind):
+            kernels = row.get("kernels", [])
+            print("  " + "  ".join(f"{key}={value}" for key, value in row.items() if key not in ("row", "kernels")))
+            for name, calls, milliseconds in kernels[:16]:
+                print(f"    {milliseconds:8.2f} ms {calls:5d}  {name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-speed"))
+    parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--engine-argument", action="append", default=[])
+    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    models = options.work / "models" if options.weights == "make" else Path(options.weights)
+    wanted = options.row or list(ROWS)
+    if options.weights == "make" and set(wanted) != {"step"} and not (models / "vae/ae.safetensors").exists():
+        maker = Path(__file__).with_name("flux_weights.py")
+        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
+    bench = Bench(options, models)
+    for name in wanted:
+        began = time.perf_counter()
+        ROWS[name](bench)
+        print(f"{name}: {time.perf_counter() - began:.0f} s in all", flush=True)
+    print_table(bench.rows)
+
+
+if __name__ == "__main__":
+    main()

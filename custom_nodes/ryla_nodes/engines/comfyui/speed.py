@@ -1,0 +1,292 @@
+"""FLUX.1's blocks compiled, and in 8 bits, while a MODEL samples in ComfyUI.
+
+All of it hangs on one wrapper around ``apply_model`` that clones of the MODEL carry along. It changes the blocks for
+the length of a step and puts everything back, so whoever else holds the same weights finds them as they were, and
+LoRAs, hooks, ControlNets and block replacements act as ever. When the weights are not on the card as they should be
+(partly offloaded, or hooked), the step runs as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import comfy.model_management as management
+import torch
+from comfy.ldm.flux.layers import attention
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_execution.utils import get_executing_context
+
+from ... import settings
+from ..protocol import SpeedMode
+from ..speed import cache, compiler, layers, machine, report
+from ..speed.fp8 import Fp8Linear
+from ..speed.layers import Gelu, Place
+
+_KEY = "ryla_speed"
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+# Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
+_OUTSIDE_PATCHES = {"post_input"}
+_GELU = Gelu()
+
+
+def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
+    """A clone of ``model`` with the wrapper of ``mode`` in place of an earlier one's, and what was done in one line."""
+    if mode == "off":
+        return _without(model), report.OFF
+    reason = _unfit(model) or machine.refusal(mode, model.load_device)
+    if reason:
+        return model, report.unchanged(mode, reason)
+    name = cache.name_of(model.load_device, mode, _shape(model))
+    note = cache.use(settings.load().volume, name)
+    clone = _without(model).clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _Wrapper(mode, name))
+    clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, _release)
+    return clone, report.done(mode, note)
+
+
+def _without(model: Any) -> Any:
+    """``model``, or a clone of it without our wrapper."""
+    if not model.get_wrappers(WrappersMP.APPLY_MODEL, _KEY):
+        return model
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _KEY)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, _KEY)
+    return clone
+
+
+def _unfit(model: Any) -> str | None:
+    """Why a MODEL cannot run compiled, as far as it shows before it is on the card."""
+    network = model.model.diffusion_model
+    if type(network).__name__ != "Flux" or not all(hasattr(block, "img_mod") for block in network.double_blocks):
+        return "it is not a FLUX.1 model"
+    if getattr(model, "is_dynamic", bool)():
+        return "ComfyUI places its weights dynamically (start ComfyUI with --disable-dynamic-vram)"
+    linear = [place.linear for place in _places(network)]
+    if any(not type(each).__module__.startswith("comfy.ops") for each in linear):
+        return f"its layers are another extension's ({type(linear[0]).__module__})"
+    dtypes = {each.weight.dtype for each in linear}
+    if not dtypes <= set(_FLOATS) or any(type(each.weight.data) is not torch.Tensor for each in linear):
+        return "its weights are quantised (take weight_dtype default)"
+    if any(block._compiled_call_impl is not None for block in _blocks(network)):
+        return "another node has compiled its blocks"
+    return None
+
+
+def _shape(model: Any) -> tuple[int, ...]:
+    network = model.model.diffusion_model
+    return network.hidden_size, len(network.double_blocks), len(network.single_blocks)
+
+
+def _blocks(network: Any) -> Iterator[Any]:
+    yield from network.double_blocks
+    yield from network.single_blocks
+
+
+def _places(network: Any) -> Iterator[Place]:
+    return layers.places(network.double_blocks, network.single_blocks)
+
+
+@dataclass
+class _Fp8:
+    """A network's layers in 8 bits, of the weights with the patches ``of``."""
+
+    of: Any = None
+    modules: list[tuple[Place, Fp8Linear]] = field(default_factory=list)
+
+
+_kept: WeakKeyDictionary[Any, _Fp8] = WeakKeyDictionary()
+
+
+def _release(patcher: Any, unpatch_all: bool = True) -> None:
+    """Let the 8-bit weights go with those that they were made of."""
+    if unpatch_all:
+        _kept.pop(patcher.model, None)
+
+
+@dataclass(frozen=True)
+class _Wrapper:
+    """Runs one step of the network with its blocks as ``mode`` says."""
+
+    mode: SpeedMode
+    cache_name: str
+
+    def __call__(self, executor: Any, *arguments: Any, **options: Any) -> Any:
+        base = executor.class_obj
+        reason = _hindrance(base)
+        if reason is None:
+            cache.use(settings.load().volume, self.cache_name)
+            with ExitStack() as stack:
+                if self.mode == "fast":
+                    reason = _quantise(base, arguments[0])
+                    if reason is None:
+                        stack.enter_context(_swapped(_kept[base]))
+                if reason is None:
+                    _announce(self.mode, arguments[0])
+                    stack.enter_context(_compiled(base.diffusion_model))
+                    return executor(*arguments, **options)
+        _say_once(f"speed {self.mode} is not used: {reason}")
+        return executor(*arguments, **options)
+
+
+_said: set[str] = set()
+_compiled_for: set[tuple[Any, ...]] = set()
+
+
+def _say_once(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        logging.warning("ryla: %s", line)
+
+
+def _announce(mode: SpeedMode, latent: torch.Tensor) -> None:
+    """Say on the node that runs, and in the log, that a step will wait for the compiler."""
+    kind = (mode, latent.device, latent.dtype)
+    if kind in _compiled_for:
+        return
+    _compiled_for.add(kind)
+    line = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
+    logging.info("ryla: %s", line)
+    server, context = sys.modules.get("server"), get_executing_context()
+    if server is not None and context is not None:
+        server.PromptServer.instance.send_progress_text(line, context.node_id)
+
+
+def _hindrance(base: Any) -> str | None:
+    """Why the weights that are loaded now cannot run compiled."""
+    patcher = base.current_patcher
+    if base.model_lowvram:
+        _kept.pop(base, None)
+        return "the model is only partly on the card"
+    if patcher is not None and patcher.hook_patches:
+        return "hooks change its weights"
+    return None
+
+
+def _quantise(base: Any, latent: torch.Tensor) -> str | None:
+    """Make the 8-bit layers of the patches that are loaded; why there is no room for them, else None."""
+    known = _kept.setdefault(base, _Fp8())
+    if known.modules and known.of == base.current_weight_patches_uuid:
+        return None
+    places = [place for place in _places(base.diffusion_model) if not place.linear.weight_function]
+    if not known.modules:
+        reason = _make_room(base, latent, sum(place.size for place in places))
+        if reason:
+            return reason
+        known.modules = [(place, Fp8Linear(place.linear, place.widths)) for place in places]
+    else:
+        for place, module in known.modules:
+            module.take(place.linear)
+    known.of = base.current_weight_patches_uuid
+    return None
+
+
+def _make_room(base: Any, latent: torch.Tensor, size: int) -> str | None:
+    """Unload other models until ``size`` bytes and a step of sampling fit; what is missing when they cannot."""
+    need = size + base.memory_required([latent.shape[0], *latent.shape[1:]]) + management.minimum_inference_memory()
+    if management.get_free_memory(latent.device) < need:
+        own = [each for each in management.current_loaded_models if each.model and each.model.model is base]
+        management.free_memory(need, latent.device, keep_loaded=own)
+    free = management.get_free_memory(latent.device)
+    if free >= need:
+        return None
+    return f"its 8-bit weights need {need / 1e9:.1f} GB beside the model, and {free / 1e9:.1f} GB are free"
+
+
+@contextmanager
+def _swapped(known: _Fp8) -> Iterator[None]:
+    """Let the 8-bit layers stand in for the others."""
+    try:
+        for place, module in known.modules:
+            place.put(module)
+        yield
+    finally:
+        for place, _ in known.modules:
+            place.put(place.linear)
+
+
+@contextmanager
+def _compiled(network: Any) -> Iterator[None]:
+    """Let calls of the blocks run compiled functions, with a GELU that compiles well."""
+    gelus = list(layers.gelus(_blocks(network)))
+    try:
+        for parent, name, _ in gelus:
+            parent._modules[name] = _GELU
+        for block in network.double_blocks:
+            block._compiled_call_impl = partial(_call_double, block)
+        for block in network.single_blocks:
+            function = _single_in_parts if _takes_parts(block) else _single
+            block._compiled_call_impl = partial(_call_single, block, function)
+        yield
+    finally:
+        for block in _blocks(network):
+            block.__dict__.pop("_compiled_call_impl", None)
+        for parent, name, gelu in gelus:
+            parent._modules[name] = gelu
+
+
+def _call_double(
+    block: Any,
+    img: Any,
+    txt: Any,
+    vec: Any,
+    pe: Any,
+    attn_mask: Any = None,
+    transformer_options: Any = None,
+    **more: Any,
+) -> Any:
+    if not _plain(block, pe, attn_mask, transformer_options, more):
+        return block._call_impl(img, txt, vec, pe, attn_mask, transformer_options=transformer_options or {}, **more)
+    return compiler.run(_double, block, (img, txt, vec, pe), (1, 1, -1, 2))
+
+
+def _call_single(
+    block: Any,
+    function: Any,
+    x: Any,
+    vec: Any,
+    pe: Any,
+    attn_mask: Any = None,
+    transformer_options: Any = None,
+    **more: Any,
+) -> Any:
+    if not _plain(block, pe, attn_mask, transformer_options, more):
+        return block._call_impl(x, vec, pe, attn_mask, transformer_options=transformer_options or {}, **more)
+    return compiler.run(function, block, (x, vec, pe), (1, -1, 2))
+
+
+def _plain(block: Any, pe: Any, mask: Any, options: Any, more: dict[str, Any]) -> bool:
+    """Whether nobody asks for more than the block alone."""
+    known = options or {}
+    inside = set(known.get("patches", {})) - _OUTSIDE_PATCHES
+    hooked = block._forward_hooks or block._forward_pre_hooks
+    return pe is not None and mask is None and not (more or inside or hooked or "optimized_attention_override" in known)
+
+
+def _takes_parts(block: Any) -> bool:
+    """Whether the last layer of a single block of FLUX.1 is one in 8 bits."""
+    return isinstance(block.linear2, Fp8Linear) and isinstance(block.mlp_act, Gelu)
+
+
+def _double(block: Any, img: torch.Tensor, txt: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> Any:
+    return block.forward(img=img, txt=txt, vec=vec, pe=pe)
+
+
+def _single(block: Any, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> Any:
+    return block.forward(x, vec=vec, pe=pe)
+
+
+def _single_in_parts(block: Any, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> torch.Tensor:
+    """A single block whose 8-bit last layer takes its two inputs as they are, not put side by side first."""
+    how, _ = block.modulation(vec)
+    inside = block.linear1(torch.addcmul(how.shift, block.pre_norm(x), 1 + how.scale))
+    qkv, fed = inside.split((3 * block.hidden_size, block.mlp_hidden_dim), dim=-1)
+    query, key, value = qkv.unflatten(-1, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = attention(*block.norm(query, key, value), value, pe=pe)
+    return torch.addcmul(x, block.linear2(mixed, block.mlp_act(fed)), how.gate)

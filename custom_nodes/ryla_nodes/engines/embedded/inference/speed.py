@@ -1,0 +1,102 @@
+"""FLUX.1's blocks compiled, and in 8 bits, in a clone of a model of the embedded engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from .... import settings
+from ...protocol import SpeedMode
+from ...speed import cache, compiler, layers, machine, report
+from ...speed.fp8 import Fp8Linear
+from ...speed.layers import Gelu
+from .flux import FluxModel
+from .flux_network import attend, modulated
+from .sampling import Model
+from .weights import CastLinear, Network, shallow_clone
+
+_GELU = Gelu()
+
+
+@dataclass(frozen=True)
+class AcceleratedNetwork(Network):
+    """A network whose module runs as ``mode`` says; its compiled code is kept in the folder ``cache_name``."""
+
+    mode: SpeedMode = "exact"
+    cache_name: str = ""
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """A clone of the patched module: what stays in its precision is shared with the base."""
+        cache.use(settings.load().volume, self.cache_name)
+        # Tensors of inference mode beside others would be other graphs.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._accelerated()
+
+    def _accelerated(self) -> nn.Module:
+        module = shallow_clone(self.merged())
+        double, single = module.get_submodule("double_blocks"), module.get_submodule("single_blocks")
+        if self.mode == "fast":
+            for place in list(layers.places(double.children(), single.children())):
+                place.put(Fp8Linear(place.linear, place.widths))
+        for parent, gelu, _ in list(layers.gelus(double.children())):
+            parent._modules[gelu] = _GELU
+        for block in double.children():
+            _run_by(block, _double, (1, 1, -1, 0))
+        for block in single.children():
+            _run_by(block, _single, (1, -1, 0))
+        return module
+
+
+def accelerate(model: Model, mode: SpeedMode) -> tuple[Model, str]:
+    """A clone of ``model`` that runs as ``mode`` says, and what was done in one line."""
+    if not isinstance(model, FluxModel):
+        return model, report.OFF if mode == "off" else report.unchanged(mode, "it is not a FLUX.1 model")
+    network = model.transformer.network
+    plain = Network(network.base, network.patches)
+    if mode == "off":
+        return (_with(model, plain) if isinstance(network, AcceleratedNetwork) else model), report.OFF
+    reason = _unfit(network.base) or machine.refusal(mode, model.device)
+    if reason:
+        return model, report.unchanged(mode, reason)
+    shape = model.transformer.shape
+    name = cache.name_of(model.device, mode, (shape.hidden, shape.double_blocks, shape.single_blocks))
+    note = cache.use(settings.load().volume, name)
+    faster = AcceleratedNetwork(network.base, network.patches, mode, name)
+    return _with(model, faster), report.done(mode, note)
+
+
+def _with(model: FluxModel, network: Network) -> FluxModel:
+    return replace(model, transformer=replace(model.transformer, network=network))
+
+
+def _unfit(module: nn.Module) -> str | None:
+    """Why the weights cannot run compiled."""
+    if any(isinstance(child, CastLinear) for child in module.modules()):
+        return "its weights are quantised (take weight_dtype default)"
+    return None
+
+
+def _run_by(block: nn.Module, function: compiler.Function, lengths: tuple[int, ...]) -> None:
+    def call(*tensors: torch.Tensor) -> Any:
+        return compiler.run(function, block, tensors, lengths)
+
+    block._compiled_call_impl = call
+
+
+def _double(block: Any, picture: torch.Tensor, text: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> Any:
+    return block.forward(picture, text, vector, rope)
+
+
+def _single(block: Any, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> Any:
+    """A single block; an 8-bit last layer takes its two inputs as they are, not put side by side first."""
+    shift, scale, gate = block.modulation(vector)
+    qkv, inside = block.linear1(modulated(x, shift, scale)).split(block.widths, dim=-1)
+    query, key, value = block.norm(qkv)
+    both = attend(query, key, value, rope), _GELU(inside)
+    out = block.linear2(*both) if isinstance(block.linear2, Fp8Linear) else block.linear2(torch.cat(both, dim=-1))
+    return x + gate * out

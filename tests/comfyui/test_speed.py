@@ -1,0 +1,72 @@
+"""RYLA_FluxSpeed's modes in a real ComfyUI's code: what they paint, what they leave alone, when they step back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui.process import Install
+
+
+@pytest.fixture(scope="module")
+def probe(comfyui_install: Install) -> dict[str, Any]:
+    script = Path(__file__).with_name("speed_probe.py")
+    command = [str(comfyui_install.python), str(script), str(comfyui_install.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_cpu_is_refused_in_one_line_and_the_model_is_the_same(probe: dict[str, Any]) -> None:
+    assert probe["refused_is_same"]
+    assert probe["refused"] == (
+        "Speed fast is not used, the model is unchanged: the model runs on cpu, not on an NVIDIA GPU."
+    )
+
+
+def test_exact_paints_what_stock_paints_and_fast_nearly(probe: dict[str, Any]) -> None:
+    assert probe["exact"] < 1e-4
+    assert 1e-4 < probe["fast"] < 0.1
+    assert probe["again"] and probe["clone"]
+    assert probe["cfg"] < 1e-3
+
+
+def test_one_graph_of_each_kind_of_block_serves_all_sizes(probe: dict[str, Any]) -> None:
+    assert (probe["graphs_exact"], probe["graphs_fast"]) == (2, 4)
+    assert probe["graphs_of_sizes"] == 0
+    assert probe["graphs_in_the_end"] == probe["graphs_of_batches"] == 0
+
+
+def test_the_stock_model_stays_as_it_was(probe: dict[str, Any]) -> None:
+    assert probe["untouched"] and probe["interrupted"]
+
+
+def test_loras_before_and_after_act_and_go(probe: dict[str, Any]) -> None:
+    assert probe["lora_effect"] > 0.1
+    assert max(probe["lora_after"]) < 0.1 and probe["exact_lora"] < 1e-3
+    assert probe["lora_order"] and probe["back"]
+
+
+def test_other_nodes_patches_are_heeded(probe: dict[str, Any]) -> None:
+    difference, calls = probe["replacement"]
+    assert difference < 1e-4 and calls == 2
+    difference, calls = probe["override"]
+    assert difference < 0.1 and calls == 10
+
+
+def test_8_bit_weights_go_with_the_model(probe: dict[str, Any]) -> None:
+    assert probe["kept"] == 1
+    assert probe["lowvram"] == ["the model is only partly on the card", 0]
+    assert probe["unloaded"] == 0
+    assert probe["after_unload"] < 1e-5
+
+
+def test_off_takes_the_wrapper_away(probe: dict[str, Any]) -> None:
+    assert probe["off"] == []
+
+
+def test_quantised_weights_are_refused(probe: dict[str, Any]) -> None:
+    assert "quantised" in probe["quantised"]
