@@ -70,8 +70,9 @@ MANIFEST_FILE = "workflow.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Options of ``ryla run`` and fields of its file names (tested to be all of them): nobody could give such a parameter.
 RESERVED = (
-    "output", "server", "engine", "gateway", "timeout", "dry_run", "count", "seeds", "batch", "results", "contact_sheet",
-    "overwrite", "start_comfyui", "comfyui_python", "comfyui_args", "json", "help", "debug", "index", "row", "workflow",
+    "output", "server", "engine", "gateway", "timeout", "dry_run", "count", "seeds", "batch", "results",
+    "contact_sheet", "overwrite", "start_comfyui", "comfyui_python", "comfyui_args", "json", "help", "debug", "index",
+    "row", "workflow",
 )  # fmt: skip
 
 _TOP_KEYS = ("title", "summary", "models", "outputs", "include", "parameters")
