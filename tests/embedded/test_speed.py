@@ -218,6 +218,20 @@ def test_a_folder_that_the_user_chose_stays(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("clean")
+def test_the_place_that_the_compiler_chose_by_itself_is_not_taken_for_the_user_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes its default into the environment as soon as anything asks it where it keeps things."""
+    from torch._inductor.runtime import cache_dir_utils
+
+    monkeypatch.setattr(cache_dir_utils.tempfile, "tempdir", str(tmp_path))
+    cache_dir_utils.cache_dir()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert cache.use(tmp_path / "volume", "inductor-1") == ""
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == tmp_path / "volume" / "cache" / "inductor-1"
+
+
+@pytest.mark.usefixtures("clean")
 def test_a_volume_that_takes_nothing_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.use(tmp_path, "inductor-1") == ""
     (tmp_path / "file").touch()

@@ -31,7 +31,7 @@ def use(volume: Path | None, name: str) -> str:
 
     Without a volume, or with a folder that the user chose (``TORCHINDUCTOR_CACHE_DIR``), nothing is changed.
     """
-    if volume is None or any(os.environ.get(key) != _ours.get(key) for key in _VARIABLES):
+    if volume is None or any(map(_is_chosen, _VARIABLES)):
         return ""
     folder = volume / "cache" / name
     note = _prepare(folder)
@@ -43,6 +43,14 @@ def use(volume: Path | None, name: str) -> str:
     _ours.clear()
     _ours.update({} if note else {key: os.environ[key] for key in _VARIABLES})
     return note
+
+
+def _is_chosen(key: str) -> bool:
+    """Whether the user set this variable: the compiler writes its default there once anything asks it for its place."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    value = os.environ.get(key)
+    return value is not None and value != _ours.get(key) and not Path(value).is_relative_to(default_cache_dir())
 
 
 @lru_cache(maxsize=64)
