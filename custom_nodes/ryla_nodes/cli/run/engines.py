@@ -21,7 +21,6 @@ from ...client.sync_client import SyncClient
 from ...engines import embedded
 from ...errors import RylaError
 from ...settings import Settings
-from ...workflows import prefetch
 from .. import interrupt, output
 from ..doctor.python import of_comfyui
 from .request import EngineKind
@@ -129,7 +128,6 @@ def _local() -> tuple[str, str]:
 def _embedded(settings: Settings, why: str) -> Iterator[str]:
     embedded.require()
     output.say(f"Engine: embedded{why}. {_EMBEDDED_PAINTS}")
-    prefetch.start_for_embedded(settings)
     from ...engines.embedded.server.server import EngineServer
     from ...nodes import node_classes
 
