@@ -61,7 +61,7 @@ def test_events_tell_a_jobs_life_and_resume(gateway: Served, engine: FakeEngine)
     events = list(_events(gateway, job))
     kinds = [kind for _, kind, _ in events]
     assert kinds[0] == "queued" and kinds[-2:] == ["fetching", "done"]
-    assert {"node", "step"} <= set(kinds)
+    assert {"running", "node", "step"} <= set(kinds) and kinds.count("running") == 1
     assert events[-1][2] == {"job_id": job, "state": "succeeded", "error": None}
     assert next(data for _, kind, data in events if kind == "node")["node"] == "Paint"
     ids = [event for event, _, _ in events]

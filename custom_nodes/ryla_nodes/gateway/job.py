@@ -185,7 +185,9 @@ class LiveJob:
         if progress.phase is Phase.QUEUED:
             self.log.add("queued", {"position": progress.ahead})
         elif progress.phase is Phase.RUNNING:
-            if before is None or before.node != progress.node or before.phase is not Phase.RUNNING:
+            if before is None or before.phase is not Phase.RUNNING:
+                self.log.add("running", {})
+            if progress.node and (before is None or before.node != progress.node):
                 told = {"node": progress.node, "done": progress.nodes_done, "total": progress.nodes_total}
                 self.log.add("node", told)
             if progress.steps:

@@ -23,6 +23,8 @@ class Tracker:
         now = self._shown
         if kind == "queued":
             self._show(replace(now, phase=Phase.QUEUED, ahead=_count(data.get("position"))))
+        elif kind == "running":
+            self._show(replace(now, phase=Phase.RUNNING, ahead=None))
         elif kind == "node":
             done, total = _number(data.get("done")), _number(data.get("total"))
             node = str(data.get("node") or "")

@@ -67,6 +67,7 @@ class Progress {
 
   take({ kind, data }) {
     if (kind === "queued") say(place(data.position));
+    else if (kind === "running") say("The engine works on it.");
     else if (kind === "node") this.#node(data);
     else if (kind === "step") this.#step(data);
     else if (kind === "preview") this.#preview(data);
