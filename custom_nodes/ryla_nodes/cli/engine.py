@@ -13,6 +13,7 @@ import typer
 
 from .. import settings
 from ..engines import embedded
+from ..workflows import prefetch
 from . import output
 
 POLL_SECONDS = 0.5
@@ -31,11 +32,12 @@ def engine(
 ) -> None:
     """Run the embedded engine: ComfyUI's HTTP API without a GPU, on small models that come with it. Ctrl-C stops it."""
     embedded.require()
+    environment = settings.load()
+    prefetch.start_for_embedded(environment)
     from ..engines.embedded.server.server import EngineServer
     from ..nodes import node_classes
 
     _log_to_stderr()
-    environment = settings.load()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

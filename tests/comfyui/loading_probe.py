@@ -1,0 +1,116 @@
+"""Run by a ComfyUI's own Python: FLUX.1 read straight to the device beside core's own reading. Prints one JSON line.
+
+A CPU stands in for the card. ``python loading_probe.py COMFYUI MODELS``: MODELS as ``tiny_flux`` writes it, with an
+all-in-one checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+COMFYUI, MODELS = map(Path, sys.argv[1:])
+sys.argv = ["main.py", "--cpu", "--bf16-unet"]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(COMFYUI), str(HERE.parents[1] / "custom_nodes"), str(HERE / "packs")]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_management as management  # noqa: E402
+import comfy.utils  # noqa: E402
+import folder_paths  # noqa: E402, F401 - tells our package that it is inside ComfyUI
+import ryla_test_small_shapes  # noqa: E402, F401 - this ComfyUI then loads small models
+import torch  # noqa: E402
+from ryla_nodes.engines.comfyui import loading  # noqa: E402
+from ryla_nodes.engines.comfyui.engine import ComfyUIEngine  # noqa: E402
+from ryla_nodes.engines.loading.reader import Reading  # noqa: E402
+from ryla_nodes.models.flux_files import FluxFiles  # noqa: E402
+
+CPU = torch.device("cpu")
+# No file has it, and core leaves it as it finds the memory.
+UNSET = "clip_l.transformer.text_projection.weight"
+engine = ComfyUIEngine()
+SPLIT = FluxFiles(
+    MODELS / "diffusion_models/flux1-dev.safetensors",
+    MODELS / "text_encoders/clip_l.safetensors",
+    MODELS / "text_encoders/t5xxl_fp16.safetensors",
+    MODELS / "vae/ae.safetensors",
+)
+WHOLE = FluxFiles(MODELS / "checkpoints/all-in-one.safetensors")
+original = Reading.tensors
+read: dict[int, str] = {}
+
+
+def noting(self, check=lambda: None):  # type: ignore[no-untyped-def]
+    found = original(self, check)
+    read.update({tensor.data_ptr(): name for name, tensor in found.items()})
+    return found
+
+
+Reading.tensors = noting  # type: ignore[method-assign]
+
+
+def weights(loaded):  # type: ignore[no-untyped-def]
+    model, clip, vae = loaded
+    parts = (model.model, clip.cond_stage_model, vae.first_stage_model)
+    return [part.state_dict() for part in parts]
+
+
+def differences(one, other) -> list[str]:  # type: ignore[no-untyped-def]
+    def raw(tensor: torch.Tensor) -> object:
+        return tensor.dtype, tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+    return [
+        key
+        for a, b in zip(one, other, strict=True)
+        for key in a.keys() | b.keys()
+        if key != UNSET and (key not in a or key not in b or raw(a[key]) != raw(b[key]))
+    ]
+
+
+def adopted(loaded) -> list[int]:  # type: ignore[no-untyped-def]
+    """Per part: how many bytes of it are the very memory that was read into."""
+    return [sum(tensor.nbytes for tensor in part.values() if tensor.data_ptr() in read) for part in weights(loaded)]
+
+
+def look(files: FluxFiles, dtype: str = "default") -> dict[str, object]:
+    """Both ways of loading ``files``, compared."""
+    read.clear()
+    management.unload_all_models()
+    stock = engine.load_flux(files, dtype)
+    plainly = not read
+    before = comfy.utils.load_torch_file
+    real = loading.card_for
+    loading.card_for = lambda *paths: CPU
+    try:
+        ours = engine.load_flux(files, dtype)
+    finally:
+        loading.card_for = real
+    kinds = [type(ours[0]).__name__, type(ours[1].patcher).__name__]
+    loaded = {id(model.model) for model in management.loaded_models()}
+    return {
+        "plainly": plainly,
+        "differences": differences(weights(stock), weights(ours)),
+        "adopted": adopted(ours),
+        "sizes": [sum(tensor.nbytes for tensor in part.values()) for part in weights(ours)],
+        "loaded": [id(patcher.model) in loaded for patcher in (ours[0], ours[1].patcher, ours[2].patcher)],
+        "restored": comfy.utils.load_torch_file is before,
+        "kinds": kinds == [type(stock[0]).__name__, type(stock[1].patcher).__name__],
+        "accounted": ours[0].loaded_size() == ours[0].model_size(),
+        "unloaded": unloaded(ours[0]),
+    }
+
+
+def unloaded(model) -> bool:  # type: ignore[no-untyped-def]
+    """Whether ComfyUI can let go of it."""
+    management.unload_all_models()
+    return model.loaded_size() == 0 and not management.loaded_models()
+
+
+with torch.inference_mode():
+    result = {"split": look(SPLIT), "whole": look(WHOLE), "fp8": look(SPLIT, "fp8_e4m3fn")}
+result["cpu"] = loading.card_for(SPLIT.transformer)  # type: ignore[assignment]
+print(json.dumps(result))  # noqa: T201

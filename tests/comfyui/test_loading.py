@@ -1,0 +1,43 @@
+"""Weights read straight to the device: bit for bit core's own, counted and let go by ComfyUI as its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui.process import Install
+from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
+
+
+@pytest.fixture(scope="module")
+def probe(comfyui_install: Install, models: Path) -> dict[str, Any]:  # noqa: F811
+    script = Path(__file__).with_name("loading_probe.py")
+    command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("files", ["split", "whole", "fp8"])
+def test_the_weights_are_core_s_bit_for_bit(probe: dict[str, Any], files: str) -> None:
+    assert probe[files]["differences"] == []
+    assert probe[files]["kinds"] and probe[files]["restored"]
+
+
+def test_the_memory_that_was_read_into_is_the_model_s(probe: dict[str, Any]) -> None:
+    for files, parts in (("split", 2), ("whole", 1)):
+        adopted, sizes = probe[files]["adopted"], probe[files]["sizes"]
+        assert all(mine > 0.9 * whole for mine, whole in zip(adopted[:parts], sizes, strict=False)), probe[files]
+
+
+def test_comfyui_counts_the_models_and_lets_them_go(probe: dict[str, Any]) -> None:
+    assert probe["split"]["loaded"][:2] == [True, True] and all(probe["whole"]["loaded"])
+    assert all(probe[files]["accounted"] and probe[files]["unloaded"] for files in ("split", "whole"))
+
+
+def test_where_there_is_no_card_core_reads(probe: dict[str, Any]) -> None:
+    assert probe["cpu"] is None and all(probe[files]["plainly"] for files in ("split", "whole", "fp8"))
+    assert not any(probe["fp8"]["adopted"])
