@@ -77,15 +77,15 @@ def files(names: Sequence[str], folders: ModelFolders) -> Iterator[Path]:
     from ..errors import RylaError
     from ..models import catalogue, selection
     from ..models.resolve import find_entry
-    from . import library
+    from . import manifest
 
     environment = settings.load()
     known = catalogue.load(environment.catalogue)
-    available = library.available(environment)
+    available = manifest.available(environment)
     seen: set[Path] = set()
     for name in names:
         try:
-            models = {name: library.load(name, environment).models} if name in available else {}
+            models = {name: manifest.load(name, environment).models} if name in available else {}
             entries = selection.select([name], models, known)
         except RylaError as error:
             print(f"RYLA_PREFETCH: {error.message}", file=sys.stderr)  # noqa: T201
