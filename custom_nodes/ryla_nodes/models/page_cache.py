@@ -46,10 +46,10 @@ def available_memory() -> int:
 def _parts(paths: Iterable[Path], budget: int) -> Iterator[tuple[Path, int, int]]:
     for path in paths:
         with suppress(OSError):
-            size = path.stat().st_size
-            for start in range(0, min(size, budget), _CHUNK):
-                yield path, start, min(_CHUNK, size - start)
-            budget -= min(size, budget)
+            end = min(path.stat().st_size, budget)
+            for start in range(0, end, _CHUNK):
+                yield path, start, min(_CHUNK, end - start)
+            budget -= end
 
 
 def _read(path: Path, start: int, length: int) -> int:
