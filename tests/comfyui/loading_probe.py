@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
+from unittest import mock
 
 COMFYUI, MODELS = map(Path, sys.argv[1:])
 sys.argv = ["main.py", "--cpu", "--bf16-unet"]
@@ -83,12 +85,8 @@ def look(files: FluxFiles, dtype: str = "default") -> dict[str, object]:
     stock = engine.load_flux(files, dtype)
     plainly = not read
     before = comfy.utils.load_torch_file
-    real = loading.card_for
-    loading.card_for = lambda *paths: CPU
-    try:
+    with mock.patch.object(loading, "card_for", lambda *paths: CPU):
         ours = engine.load_flux(files, dtype)
-    finally:
-        loading.card_for = real
     kinds = [type(ours[0]).__name__, type(ours[1].patcher).__name__]
     loaded = {id(model.model) for model in management.loaded_models()}
     return {
@@ -110,7 +108,32 @@ def unloaded(model) -> bool:  # type: ignore[no-untyped-def]
     return model.loaded_size() == 0 and not management.loaded_models()
 
 
+def without_memory() -> bool:
+    """Whether core reads by itself when the card's memory was taken meanwhile."""
+    stock = weights(engine.load_flux(SPLIT, "default"))
+    read.clear()
+    with (
+        mock.patch.object(loading, "card_for", lambda *paths: CPU),
+        mock.patch.object(loading.Reader, "_empty", side_effect=management.OOM_EXCEPTION("none left")),
+    ):
+        ours = weights(engine.load_flux(SPLIT, "default"))
+    return not read and not differences(stock, ours)
+
+
+def interrupted() -> bool:
+    """Whether ComfyUI's interrupt ends the reading, and leaves everything as it was."""
+    before, threads = comfy.utils.load_torch_file, threading.active_count()
+    management.interrupt_current_processing(True)
+    with mock.patch.object(loading, "card_for", lambda *paths: CPU):
+        try:
+            engine.load_flux(SPLIT, "default")
+        except management.InterruptProcessingException:
+            return comfy.utils.load_torch_file is before and threading.active_count() == threads
+    return False
+
+
 with torch.inference_mode():
     result = {"split": look(SPLIT), "whole": look(WHOLE), "fp8": look(SPLIT, "fp8_e4m3fn")}
+    result |= {"without_memory": without_memory(), "interrupted": interrupted()}  # type: ignore[dict-item]
 result["cpu"] = loading.card_for(SPLIT.transformer)  # type: ignore[assignment]
 print(json.dumps(result))  # noqa: T201

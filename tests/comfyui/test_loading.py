@@ -38,6 +38,14 @@ def test_comfyui_counts_the_models_and_lets_them_go(probe: dict[str, Any]) -> No
     assert all(probe[files]["accounted"] and probe[files]["unloaded"] for files in ("split", "whole"))
 
 
+def test_when_the_memory_is_gone_core_reads(probe: dict[str, Any]) -> None:
+    assert probe["without_memory"]
+
+
+def test_an_interrupt_ends_the_reading(probe: dict[str, Any]) -> None:
+    assert probe["interrupted"]
+
+
 def test_where_there_is_no_card_core_reads(probe: dict[str, Any]) -> None:
     assert probe["cpu"] is None and all(probe[files]["plainly"] for files in ("split", "whole", "fp8"))
     assert not any(probe["fp8"]["adopted"])

@@ -7,7 +7,7 @@ card lacks room for all of them at once, and wherever ComfyUI places weights in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,21 @@ class Loads:
 @contextmanager
 def reading(device: torch.device | None, *paths: Path) -> Iterator[Loads]:
     """Read ``paths`` to ``device``, or leave it to core when that is None; raises as ``Reader.start``."""
-    if device is None:
-        yield Loads(None, {})
-        return
-    with Reader(device) as reader:
-        yield Loads(device, {str(path): reader.start(path) for path in paths})
+    reader = None if device is None else Reader(device)
+    try:
+        yield Loads(device, {} if reader is None else _started(reader, paths))
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _started(reader: Reader, paths: Iterable[Path]) -> dict[str, Reading]:
+    """The files under way; none where another program has taken the card's memory meanwhile."""
+    try:
+        return {str(path): reader.start(path) for path in paths}
+    except management.OOM_EXCEPTION:
+        reader.close()
+        return {}
 
 
 @contextmanager

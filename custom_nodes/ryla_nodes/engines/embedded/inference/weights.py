@@ -129,7 +129,7 @@ class WeightFile:
     @contextmanager
     def _contents(self, device: torch.device) -> Iterator[Callable[[str], torch.Tensor]]:
         """What gives a tensor by its key; on a GPU each weight once only, so that it can be let go."""
-        if device.type != "cuda":
+        if not _has_bus(device):
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt") as file:
@@ -148,6 +148,11 @@ class WeightFile:
                 f"{self.path}: {key} is quantised as {kind!r}; this engine reads {' and '.join(_FORMATS)}.",
                 path=self.path,
             )
+
+
+def _has_bus(device: torch.device) -> bool:
+    """Whether ``device`` has a memory of its own, that files are read to in parallel."""
+    return device.type == "cuda"
 
 
 def _is_sidecar(name: str) -> bool:
