@@ -1,7 +1,7 @@
 """Run by a ComfyUI's own Python: FLUX.1 read straight to the device beside core's own reading. Prints one JSON line.
 
-A CPU stands in for the card. ``python loading_probe.py COMFYUI MODELS``: MODELS as ``tiny_flux`` writes it, with an
-all-in-one checkpoint.
+A CPU stands in for the card. ``python loading_probe.py COMFYUI MODELS``, where MODELS has the files of ``tiny_flux``, a
+checkpoint of them all, and those of ``tiny_sdxl``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 COMFYUI, MODELS = map(Path, sys.argv[1:])
@@ -24,7 +26,8 @@ comfy.options.enable_args_parsing()
 import comfy.model_management as management  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402, F401 - tells our package that it is inside ComfyUI
-import ryla_test_small_shapes  # noqa: E402, F401 - this ComfyUI then loads small models
+import ryla_test_small_sdxl  # noqa: E402, F401 - this ComfyUI then loads small models
+import ryla_test_small_shapes  # noqa: E402, F401
 import torch  # noqa: E402
 from ryla_nodes.engines.comfyui import loading  # noqa: E402
 from ryla_nodes.engines.comfyui.engine import ComfyUIEngine  # noqa: E402
@@ -78,15 +81,15 @@ def adopted(loaded) -> list[int]:  # type: ignore[no-untyped-def]
     return [sum(tensor.nbytes for tensor in part.values() if tensor.data_ptr() in read) for part in weights(loaded)]
 
 
-def look(files: FluxFiles, dtype: str = "default") -> dict[str, object]:
-    """Both ways of loading ``files``, compared."""
+def look(load: Callable[[], Any]) -> dict[str, object]:
+    """What ``load`` gives in both ways, compared."""
     read.clear()
     management.unload_all_models()
-    stock = engine.load_flux(files, dtype)
+    stock = load()
     plainly = not read
     before = comfy.utils.load_torch_file
     with mock.patch.object(loading, "card_for", lambda *paths: CPU):
-        ours = engine.load_flux(files, dtype)
+        ours = load()
     kinds = [type(ours[0]).__name__, type(ours[1].patcher).__name__]
     loaded = {id(model.model) for model in management.loaded_models()}
     return {
@@ -133,7 +136,12 @@ def interrupted() -> bool:
 
 
 with torch.inference_mode():
-    result = {"split": look(SPLIT), "whole": look(WHOLE), "fp8": look(SPLIT, "fp8_e4m3fn")}
+    result = {
+        "split": look(lambda: engine.load_flux(SPLIT, "default")),
+        "whole": look(lambda: engine.load_flux(WHOLE, "default")),
+        "fp8": look(lambda: engine.load_flux(SPLIT, "fp8_e4m3fn")),
+        "sdxl": look(lambda: engine.load_checkpoint(MODELS / "checkpoints/tiny-sdxl.safetensors")),
+    }
     result |= {"without_memory": without_memory(), "interrupted": interrupted()}  # type: ignore[dict-item]
 result["cpu"] = loading.card_for(SPLIT.transformer)  # type: ignore[assignment]
 print(json.dumps(result))  # noqa: T201
