@@ -1,6 +1,6 @@
 """Full-size FLUX.1 Dev from its files to the first picture: ours beside stock, on one GPU.
 
-    python benchmarks/gpu_loading.py --comfyui /path/to/ComfyUI --weights make [--row reader --row warm ...]
+    python benchmarks/gpu_loading.py --comfyui /path/to/ComfyUI --weights make [--row reader --row warm ...] [--round core ...]
 
 Rows, each of which runs alone:
     reader  the files read to the GPU, page cache warm: GB/s by threads and size of a part, beside safetensors, and
@@ -55,6 +55,10 @@ class Bench:
         print(json.dumps(row), flush=True)
         if "OUT" in os.environ:
             Path(os.environ["OUT"], "loading.json").write_text(json.dumps(self.rows, indent=1))
+
+    def chosen(self, *names: str) -> list[str]:
+        """Those of a row's rounds that --round names; all without it."""
+        return [name for name in names if not self.options.round or name in self.options.round]
 
     @property
     def files(self) -> list[Path]:
@@ -208,14 +212,14 @@ def row_warm(bench: Bench) -> None:
     """The first picture, page cache warm."""
     with comfyui(bench, "byte code", False):
         pass
-    for name in ("core", "ours", "ours again", "core again"):
+    for name in bench.chosen("core", "ours", "ours again", "core again"):
         bench.warm_cache()
         pictures(bench, "warm", name)
 
 
 def row_cold(bench: Bench) -> None:
     """From nothing to the first picture, page cache empty."""
-    for name in ("core", "ours", "ours prefetched"):
+    for name in bench.chosen("core", "ours", "ours prefetched"):
         if bench.drop_cache():
             pictures(bench, "cold", name, "prefetched" in name)
 
@@ -225,11 +229,12 @@ def row_cold(bench: Bench) -> None:
 
 def row_embedded(bench: Bench) -> None:
     """`ryla engine`, page cache warm, then empty, then empty with RYLA_PREFETCH."""
-    bench.warm_cache()
-    _embedded(bench, "warm", False)
-    for prefetch in (False, True):
-        if bench.drop_cache():
-            _embedded(bench, "cold, prefetched" if prefetch else "cold", prefetch)
+    for name in bench.chosen("warm", "cold", "cold prefetched"):
+        if name == "warm":
+            bench.warm_cache()
+        elif not bench.drop_cache():
+            continue
+        _embedded(bench, name, "prefetched" in name)
 
 
 def _embedded(bench: Bench, name: str, prefetch: bool) -> None:
@@ -285,6 +290,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
     parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-loading"))
     parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
+    parser.add_argument("--round", action="append", help="only this round of the rows, such as core; repeatable")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", default="1,4,8,16")
