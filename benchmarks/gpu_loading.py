@@ -1,6 +1,6 @@
 """Full-size FLUX.1 Dev from its files to the first picture: ours beside stock, on one GPU.
 
-    python benchmarks/gpu_loading.py --comfyui /path/to/ComfyUI --weights make [--row reader --row warm ...] [--round core ...]
+    python benchmarks/gpu_loading.py --comfyui /path/to/ComfyUI --weights make [--row reader ...] [--round core ...]
 
 Rows, each of which runs alone:
     reader  the files read to the GPU, page cache warm: GB/s by threads and size of a part, beside safetensors, and

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ryla_nodes import settings
 from ryla_nodes.models import page_cache
 from ryla_nodes.models.folders import at_root
 from ryla_nodes.workflows import prefetch
@@ -106,6 +107,22 @@ def test_comfyui_goes_on_while_the_files_are_read(volume: Path) -> None:
     if probe.read_bytes() and probe.stat().st_atime == 0:
         pytest.skip("This file system does not note when a file is read.")
     assert all(path.stat().st_atime > 0 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("setting", "card", "names"),
+    [("", False, None), ("", True, ("flux-dev",)), ("ae", False, ("ae",)), ("ae", True, ("ae",))],
+)
+def test_the_embedded_engine_on_a_card_reads_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, card: bool, names: tuple[str, ...] | None
+) -> None:
+    device, started = tmp_path / "nvidiactl", []
+    if card:
+        device.touch()
+    monkeypatch.setattr(prefetch, "_NVIDIA", (str(device),))
+    monkeypatch.setattr(prefetch, "start", lambda folders, names: started.append(names))
+    prefetch.start_for_embedded(settings.load({"RYLA_PREFETCH": setting, "RYLA_VOLUME": str(tmp_path)}))
+    assert started == ([] if names is None else [names])
 
 
 def test_the_process_ends_with_its_parent() -> None:

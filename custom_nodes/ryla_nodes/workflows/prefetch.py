@@ -30,16 +30,15 @@ def start(folders: Mapping[str, Sequence[str | Path]], names: Sequence[str] = ()
     They are looked for in RYLA_VOLUME and in ``folders``, paths by ComfyUI's names of folders.
     """
     root = Path(__file__).resolve().parents[2]
+    request = {"names": list(names), "folders": {name: list(map(str, paths)) for name, paths in folders.items()}}
     try:
         process = subprocess.Popen([sys.executable, "-c", _RUN, str(root)], stdin=subprocess.PIPE, text=True)
+        atexit.register(process.kill)
+        assert process.stdin is not None
+        process.stdin.write(f"{json.dumps(request)}\n")
+        process.stdin.flush()
     except OSError as error:
         print(f"RYLA_PREFETCH: no process can be started ({error}).", file=sys.stderr)  # noqa: T201
-        return
-    atexit.register(process.kill)
-    assert process.stdin is not None
-    request = {"names": list(names), "folders": {name: list(map(str, paths)) for name, paths in folders.items()}}
-    process.stdin.write(f"{json.dumps(request)}\n")
-    process.stdin.flush()
 
 
 def start_for_embedded(settings: Settings) -> None:
