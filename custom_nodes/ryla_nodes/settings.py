@@ -33,6 +33,9 @@ class Settings:
         xet: RYLA_XET: 1 downloads by Xet where the hub has it: parallel, but an interrupted download starts again.
         allowed_hosts: RYLA_ALLOWED_HOSTS: host names by which the embedded engine may be asked beside this machine's,
             comma-separated there.
+        prefetch: RYLA_PREFETCH: workflows and models whose files are read while an engine starts,
+            comma-separated there.
+        warm_up: RYLA_WARMUP: workflows that an engine runs once before it is called ready, comma-separated there.
     """
 
     servers: tuple[str, ...]
@@ -51,6 +54,8 @@ class Settings:
     gpu_usd_per_hour: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
     gateway: str | None = None
+    prefetch: tuple[str, ...] = ()
+    warm_up: tuple[str, ...] = ()
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -83,6 +88,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         gpu_usd_per_hour=text("RYLA_GPU_USD_PER_HOUR") or None,
         webhook_secret=text("RYLA_WEBHOOK_SECRET") or None,
         gateway=text("RYLA_GATEWAY") or None,
+        prefetch=listed("RYLA_PREFETCH"),
+        warm_up=listed("RYLA_WARMUP"),
     )
 
 

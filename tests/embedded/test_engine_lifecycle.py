@@ -142,3 +142,19 @@ def test_the_command_fails_in_two_lines(tmp_path: Path) -> None:
     assert status == 2 and lines[0].startswith("error token_required") and "RYLA_TOKEN" in lines[1] and len(lines) == 2
     status, lines = failing("--port", "70000")
     assert status == 2 and any("'--port'" in line for line in lines)
+
+
+def test_a_warm_up_comes_before_the_engine_says_where_it_listens(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RYLA_")}
+    environment["RYLA_WARMUP"] = "flux-dev, nonsense"
+    arguments = [*COMMAND, "--port", "0", "--home", str(tmp_path), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, env=environment, text=True, **pipes) as process:
+        assert process.stdout is not None and process.stderr is not None
+        url = json.loads(process.stdout.readline())["url"]
+        history = httpx.get(f"{url}/history", trust_env=False).json()
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert process.wait(20) == 0
+    assert [entry["status"]["status_str"] for entry in history.values()] == ["success"]
+    assert 'RYLA_WARMUP: nonsense failed: There is no workflow "nonsense"' in said

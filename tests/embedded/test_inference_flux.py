@@ -116,6 +116,25 @@ def test_scaled_eight_bit_files(files: FluxFiles, tiny_home: Path, tmp_path: Pat
     assert 0 < (exact - near).abs().mean() < 0.1
 
 
+@pytest.mark.parametrize("kind", ["older scales", "newer scales", "all in one"])
+def test_the_way_to_a_gpu_gives_the_same_weights(
+    files: FluxFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    assert files.t5xxl is not None
+    path, prefix = tmp_path / "x.safetensors", ""
+    if kind == "all in one":
+        path, prefix = small_models.all_in_one(files, path), "text_encoders.t5xxl.transformer."
+    else:
+        save_file(small_models.scaled_fp8(load_file(files.t5xxl), newer=kind == "newer scales"), path)
+    plain = dict(WeightFile.open(path, prefix).tensors())
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_has_bus", lambda device: True)
+        parallel = dict(WeightFile.open(path, prefix).tensors())
+    assert list(plain) == list(parallel)
+    assert all(plain[name].dtype == parallel[name].dtype for name in plain)
+    assert all(torch.equal(plain[name].float(), parallel[name].float()) for name in plain)
+
+
 def test_an_unknown_quantisation_is_refused(files: FluxFiles, tiny_home: Path, tmp_path: Path) -> None:
     tensors = load_file(files.transformer)
     tensors["img_in.comfy_quant"] = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)

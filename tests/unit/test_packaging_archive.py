@@ -16,8 +16,8 @@ from ryla_nodes.nodes import node_classes
 
 LIMIT = 3_000_000
 TOP = {
-    "LICENSE", "README.md", "__init__.py", "custom_nodes", "example_workflows", "pyproject.toml", "requirements.txt",
-    "scripts", "workflows",
+    "LICENSE", "README.md", "__init__.py", "custom_nodes", "example_workflows", "prestartup_script.py",
+    "pyproject.toml", "requirements.txt", "scripts", "workflows",
 }  # fmt: skip
 PACKAGE = "custom_nodes/ryla_nodes/"
 

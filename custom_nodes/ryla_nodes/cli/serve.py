@@ -52,7 +52,10 @@ def serve(
     ] = None,
     warm_up: Annotated[
         list[str] | None,
-        typer.Option(help="Be ready only after each engine ran this workflow once; repeatable.", show_default=False),
+        typer.Option(
+            help="Be ready only after each engine ran this workflow once; repeatable. Default: RYLA_WARMUP.",
+            show_default=False,
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a job may take, its waiting included.")] = 600.0,
     queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused with 429.")] = 256,
@@ -106,7 +109,7 @@ def serve(
         origins=tuple(origin or ()),
         host_names=tuple(host_name or ()),
         loopback=_is_loopback(host, tokens),
-        warm_up=tuple(warm_up or ()),
+        warm_up=tuple(warm_up or settings.warm_up),
         url_inputs=allow_url_inputs,
         private_urls=allow_private_urls,
         require_models=not allow_missing_models,

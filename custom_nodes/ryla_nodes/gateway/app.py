@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from ..client import AsyncClient
 from ..errors import RylaError
+from ..workflows import warm_up
 from ..workflows.manifest import available, load
 from ..workflows.workflow import Workflow
 from .children import Children, ChildSpec
@@ -27,7 +28,7 @@ from .openapi import components
 from .options import Options
 from .pages import Pages
 from .problems import described, problem
-from .readiness import Readiness, warmable
+from .readiness import Readiness
 from .routes import Routes
 from .security import Guard
 from .store import JobStore
@@ -181,7 +182,7 @@ def enabled(options: Options) -> dict[str, Workflow]:
     for name in options.warm_up:
         if name not in workflows:
             raise RylaError("unknown_workflow", f"The workflow {name} to warm up with is not served.")
-        if not warmable(workflows[name]):
+        if not warm_up.possible(workflows[name]):
             message = f"{name} cannot be warmed up: it needs more than a prompt."
             raise RylaError("invalid_parameter", message, hint="--warm-up flux-dev")
     return workflows

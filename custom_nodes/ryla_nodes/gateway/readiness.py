@@ -14,6 +14,7 @@ from ..client import AsyncClient
 from ..errors import RylaError
 from ..models import catalogue, listed
 from ..models.catalogue import Catalogue
+from ..workflows import warm_up
 from ..workflows.workflow import Workflow
 from .metrics import Metrics
 from .options import Options
@@ -23,9 +24,6 @@ from .problems import redact
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
-
-_WARM_UP_SECONDS = 900.0
-_WARM_UP = {"prompt": "a portrait of a person", "width": 256, "height": 256, "steps": 1}
 
 
 class Readiness:
@@ -179,15 +177,9 @@ class Readiness:
         if not probe.sight.up:
             return False
         workflow = self._workflows[name]
-        given = {key: value for key, value in _WARM_UP.items() if workflow.parameter(key)}
         try:
-            await client.run(workflow, given, timeout=_WARM_UP_SECONDS)
+            await client.run(workflow, warm_up.parameters(workflow), timeout=warm_up.SECONDS)
         except RylaError as error:
             log.warning("The warm-up of %s failed: %s", name, error.message)
             return False
         return True
-
-
-def warmable(workflow: Workflow) -> bool:
-    """Whether a workflow can be run with nothing but a prompt."""
-    return all(parameter.name in _WARM_UP or not parameter.required for parameter in workflow.parameters)

@@ -21,6 +21,7 @@ from ...client.sync_client import SyncClient
 from ...engines import embedded
 from ...errors import RylaError
 from ...settings import Settings
+from ...workflows import prefetch
 from .. import interrupt, output
 from ..doctor.python import of_comfyui
 from .request import EngineKind
@@ -128,6 +129,7 @@ def _local() -> tuple[str, str]:
 def _embedded(settings: Settings, why: str) -> Iterator[str]:
     embedded.require()
     output.say(f"Engine: embedded{why}. {_EMBEDDED_PAINTS}")
+    prefetch.start_for_embedded(settings)
     from ...engines.embedded.server.server import EngineServer
     from ...nodes import node_classes
 

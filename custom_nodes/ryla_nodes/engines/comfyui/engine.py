@@ -46,16 +46,25 @@ class ComfyUIEngine:
         """What UNETLoader, DualCLIPLoader and VAELoader (or CheckpointLoaderSimple) give for ``files``."""
         import comfy.sd
 
+        from . import loading
+
         options = _model_options(weight_dtype)
         if files.clip_l is None or files.t5xxl is None or files.vae is None:
             return _load_checkpoint(files.transformer, options)
-        model = comfy.sd.load_diffusion_model(str(files.transformer), model_options=options)
-        clip = comfy.sd.load_clip(
-            ckpt_paths=[str(files.clip_l), str(files.t5xxl)],
-            embedding_directory=_embeddings(),
-            clip_type=comfy.sd.CLIPType.FLUX,
-        )
-        return _in_place(model, clip, _load_vae(files.vae))
+        parts = (files.transformer, files.clip_l, files.t5xxl)
+        # A conversion to 8 bits is done where core does it, in the CPU's memory.
+        with loading.reading(None if options else loading.card_for(*parts), *parts) as loads:
+            model = loads.call(comfy.sd.load_diffusion_model, str(files.transformer), model_options=options)
+            clip = loads.call(
+                comfy.sd.load_clip,
+                ckpt_paths=[str(files.clip_l), str(files.t5xxl)],
+                embedding_directory=_embeddings(),
+                clip_type=comfy.sd.CLIPType.FLUX,
+                model_options=loads.text_options,
+            )
+            model, clip, vae = _in_place(model, clip, _load_vae(files.vae))
+            loads.place(model, clip.patcher)
+        return model, clip, vae
 
     def default_flux(self) -> FluxFiles | None:
         """None: ComfyUI has no weights of its own."""
@@ -147,10 +156,21 @@ def _embeddings() -> list[str]:
 def _load_checkpoint(path: Path, options: dict[str, Any]) -> tuple[Any, Any, Any]:
     import comfy.sd
 
-    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-        str(path), output_vae=True, output_clip=True, embedding_directory=_embeddings(), model_options=options
-    )
-    return _in_place(model, clip, vae)
+    from . import loading
+
+    with loading.reading(None if options else loading.card_for(path), path) as loads:
+        model, clip, vae, *_ = loads.call(
+            comfy.sd.load_checkpoint_guess_config,
+            str(path),
+            output_vae=True,
+            output_clip=True,
+            embedding_directory=_embeddings(),
+            model_options=options,
+            te_model_options=loads.text_options,
+        )
+        model, clip, vae = _in_place(model, clip, vae)
+        loads.place(model, clip.patcher, vae.patcher)
+    return model, clip, vae
 
 
 def _in_place(model: Any, clip: Any, vae: Any) -> tuple[Any, Any, Any]:

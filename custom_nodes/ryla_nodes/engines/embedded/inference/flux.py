@@ -150,7 +150,7 @@ def _weights(
     file: WeightFile, module: nn.Module, storage: torch.dtype | None, placement: Placement
 ) -> Iterator[tuple[str, torch.Tensor]]:
     linear = {f"{name}.weight" for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    for name, tensor in file.tensors():
+    for name, tensor in file.tensors(placement.device):
         rounded = tensor if storage is None else tensor.to(storage)
         kept = storage is not None and placement.stores_fp8 and name in linear
         # Converted before it is moved: not every device knows every dtype of a file.

@@ -97,7 +97,7 @@ def load_control_net(path: Path, placement: Placement) -> ControlNet:
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             conditioning_embedding_out_channels=tuple(file.shape(name)[0] for name in blocks),
         )
-    weights = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors())
+    weights = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors(placement.device))
     filled: Any = fill(module, weights, str(path))
     # diffusers would embed the hint at every step.
     hints, filled.controlnet_cond_embedding = filled.controlnet_cond_embedding, nn.Identity()
@@ -118,7 +118,9 @@ def _load_unet(file: WeightFile, placement: Placement) -> SdxlModel:
     config["up_block_types"] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
     with torch.device("meta"):
         module = UNet2DConditionModel(**config)
-    converted = convert_ldm_unet_checkpoint({_UNET_PREFIX + name: t for name, t in inside.tensors()}, config)
+    converted = convert_ldm_unet_checkpoint(
+        {_UNET_PREFIX + name: t for name, t in inside.tensors(placement.device)}, config
+    )
     weights = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in converted.items())
     filled = fill(module, weights, str(file.path))
     return SdxlModel(Network(filled), placement, added, install(filled))
@@ -159,7 +161,7 @@ def _load_clip_g(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, pl
     )
     with torch.device("meta"):
         module = ClipText(shape)
-    published = (pair for name, tensor in file.tensors() for pair in from_open_clip(name, tensor))
+    published = (pair for name, tensor in file.tensors(placement.device) for pair in from_open_clip(name, tensor))
     return text.filled(module, published, file.path, tokenizer, placement)
 
 

@@ -103,7 +103,7 @@ def load_clip_l(
     )
     with torch.device("meta"):
         module = ClipText(shape)
-    return filled(module, file.tensors(), file.path, tokenizer, placement)
+    return filled(module, file.tensors(placement.device), file.path, tokenizer, placement)
 
 
 def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, placement: Placement) -> TextEncoder:
@@ -123,7 +123,7 @@ def load_t5xxl(file: WeightFile, tokenizer_of: Path, folders: ModelFolders, plac
     )
     with torch.device("meta"):
         module = T5Encoder(shape)
-    return filled(module, file.tensors(), file.path, tokenizer, placement)
+    return filled(module, file.tensors(placement.device), file.path, tokenizer, placement)
 
 
 def filled(

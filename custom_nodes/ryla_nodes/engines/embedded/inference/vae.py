@@ -62,7 +62,7 @@ def load(file: WeightFile, placement: Placement) -> PictureVae:
         module = Autoencoder(shape)
     # The decoder overflows in float16 and bands in bfloat16; in float32 it is a small part of a picture's time.
     placement = Placement(placement.device, torch.float32)
-    tensors = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors())
+    tensors = ((name, tensor.to(placement.device, placement.dtype)) for name, tensor in file.tensors(placement.device))
     filled: Any = fill(module, tensors, str(file.path))
     if placement.device.type == "cpu":
         filled.to(memory_format=torch.channels_last)  # A quarter faster there.

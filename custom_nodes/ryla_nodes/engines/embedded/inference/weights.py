@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from ....errors import RylaError
 from ....models.headers import Header, read_header
+from ...loading.reader import Reader
 
 # A scaled 8-bit weight is `weight * scale`; older files call the scale `X.scale_weight`, newer ones `X.weight_scale`.
 _SCALES = (".scale_weight", ".weight_scale")
@@ -26,6 +28,7 @@ _SCALES = (".scale_weight", ".weight_scale")
 _SIDECARS = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2")
 _FP8 = ("F8_E4M3", "F8_E5M2")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def best() -> Placement:
 
 def cpu() -> Placement:
     """The CPU in float32."""
-    return Placement(torch.device("cpu"), torch.float32)
+    return Placement(_CPU, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -101,25 +104,41 @@ class WeightFile:
         scaled = any(name.endswith(_SCALES) for name in self.header.tensors if name.startswith(self.prefix))
         return next((dtype for dtype in _FP8 if dtype in dtypes), None) if not scaled else None
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each weight by name, on the CPU: scaled 8-bit ones multiplied out to float32, the others as they are.
+    def tensors(self, device: torch.device = _CPU) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each weight by name: scaled 8-bit ones multiplied out to float32, the others as they are.
+
+        Args:
+            device: on a CUDA device they are read to there, otherwise they are on the CPU.
 
         Raises:
-            RylaError: ``unsupported_weights`` for a quantisation other than (scaled) 8-bit floats.
+            RylaError: ``unsupported_weights`` for a quantisation other than (scaled) 8-bit floats, and what
+                ``loading.reader.Reader`` raises.
         """
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
+        with self._contents(device) as take:
             for name in self.names():
                 key = self.prefix + name
-                tensor = file.get_tensor(key)
+                tensor = take(key)
                 module = key.rpartition(".")[0]
                 scale = next((module + suffix for suffix in _SCALES if module + suffix in self.header.tensors), None)
                 if f"{module}.comfy_quant" in self.header.tensors:
-                    self._require_fp8(key, bytes(file.get_tensor(f"{module}.comfy_quant").tolist()))
+                    self._require_fp8(key, bytes(take(f"{module}.comfy_quant").tolist()))
                 if scale is not None and tensor.dtype.itemsize == 1:
-                    tensor = tensor.float() * file.get_tensor(scale).float()
+                    tensor = tensor.float() * take(scale).float()
                 yield name, tensor
+
+    @contextmanager
+    def _contents(self, device: torch.device) -> Iterator[Callable[[str], torch.Tensor]]:
+        """What gives a tensor by its key; on a GPU each weight once only, so that it can be let go."""
+        if not _has_bus(device):
+            from safetensors import safe_open
+
+            with safe_open(self.path, framework="pt") as file:
+                yield file.get_tensor
+            return
+        keys = [key for key in self.header.tensors if key.startswith(self.prefix)]
+        with Reader(device) as reader:
+            found = reader.start(self.path, keys).tensors()
+            yield lambda key: found[key] if _is_sidecar(key) else found.pop(key)
 
     def _require_fp8(self, key: str, description: bytes) -> None:
         kind = json.loads(description).get("format")
@@ -129,6 +148,11 @@ class WeightFile:
                 f"{self.path}: {key} is quantised as {kind!r}; this engine reads {' and '.join(_FORMATS)}.",
                 path=self.path,
             )
+
+
+def _has_bus(device: torch.device) -> bool:
+    """Whether ``device`` has a memory of its own, that files are read to in parallel."""
+    return device.type == "cuda"
 
 
 def _is_sidecar(name: str) -> bool:

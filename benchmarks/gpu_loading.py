@@ -1,0 +1,315 @@
+"""Full-size FLUX.1 Dev from its files to the first picture: ours beside stock, on one GPU.
+
+    python benchmarks/gpu_loading.py --comfyui /path/to/ComfyUI --weights make [--row reader ...] [--round core ...]
+
+Rows, each of which runs alone:
+    reader  the files read to the GPU, page cache warm: GB/s by threads and size of a part, beside safetensors, and
+            beside fastsafetensors and runai-model-streamer where they are installed
+    warm    the first picture of a ComfyUI with a warm page cache: core's loaders, ours, ours, core's
+    cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, and ours with
+            RYLA_PREFETCH
+    embedded  the same two of `ryla engine`, without and with RYLA_PREFETCH
+
+Tables are printed; with the environment variable OUT set, loading.json and ComfyUI's logs are left in that folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "tests"))
+
+import gpu_flux  # noqa: E402
+import gpu_lora  # noqa: E402
+from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
+
+FILES = ("diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae")
+DROP = Path("/proc/sys/vm/drop_caches")
+Row = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """The options, the weights and what was measured so far."""
+
+    options: argparse.Namespace
+    models: Path
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Print and keep a row."""
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+        if "OUT" in os.environ:
+            Path(os.environ["OUT"], "loading.json").write_text(json.dumps(self.rows, indent=1))
+
+    def chosen(self, *names: str) -> list[str]:
+        """Those of a row's rounds that --round names; all without it."""
+        return [name for name in names if not self.options.round or name in self.options.round]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.models / f"{name}.safetensors" for name in FILES]
+
+    def warm_cache(self) -> None:
+        """Have all weights in the page cache."""
+        began = time.perf_counter()
+        for path in self.files:
+            with path.open("rb", buffering=0) as file:
+                while file.read(64 << 20):
+                    pass
+        print(f"page cache filled in {time.perf_counter() - began:.1f} s", flush=True)
+
+    def drop_cache(self) -> bool:
+        """Have none of them there; False when that takes rights that we have not."""
+        os.sync()  # Only what is on the disk is dropped.
+        try:
+            DROP.write_text("3")
+        except OSError as error:
+            print(f"the page cache cannot be dropped ({error.strerror}): this row needs root", flush=True)
+            return False
+        return True
+
+
+# --- the reader alone ------------------------------------------------------------------------------------------------
+
+_READER = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from ryla_nodes.engines.loading.reader import Reader
+device, paths = torch.device(sys.argv[2]), [Path(path) for path in sys.argv[5:]]
+rows = []
+def sync():
+    torch.cuda.synchronize() if device.type == "cuda" else None
+def measure(name, load):
+    for again in range(2):
+        sync(); began = time.perf_counter()
+        kept = load(); sync()
+        seconds = time.perf_counter() - began
+        del kept
+        if device.type == "cuda": torch.cuda.empty_cache()
+        bytes_ = sum(path.stat().st_size for path in paths)
+        print(json.dumps({"row": "reader", "how": name, "again": again, "seconds": round(seconds, 3),
+                          "gb_s": round(bytes_ / seconds / 1e9, 2)}), flush=True)
+def ours(threads, part):
+    def load():
+        with Reader(device, threads, part << 20) as reader:
+            return [reading.tensors() for reading in [reader.start(path) for path in paths]]
+    return load
+for threads in map(int, sys.argv[3].split(",")):
+    for part in map(int, sys.argv[4].split(",")):
+        measure(f"{threads} threads, {part} MB", ours(threads, part))
+from safetensors.torch import load_file
+measure("safetensors", lambda: [load_file(path, device=str(device)) for path in paths])
+try:
+    from fastsafetensors import fastsafe_open
+except ImportError:
+    print("fastsafetensors is not installed", file=sys.stderr)
+else:
+    def fast():
+        with fastsafe_open(filenames=[str(path) for path in paths], nogds=True, device=str(device)) as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}
+    try:
+        measure("fastsafetensors, cloned", fast)
+    except Exception as error:
+        print("fastsafetensors:", repr(error)[:300], file=sys.stderr)
+try:
+    from runai_model_streamer import SafetensorsStreamer
+except ImportError:
+    print("runai-model-streamer is not installed", file=sys.stderr)
+else:
+    def runai():
+        found = {}
+        with SafetensorsStreamer() as streamer:
+            for number, path in enumerate(paths):
+                streamer.stream_file(str(path))
+                for name, tensor in streamer.get_tensors():
+                    found[number, name] = tensor.to(device)
+        return found
+    try:
+        measure("runai-model-streamer", runai)
+    except Exception as error:
+        print("runai-model-streamer:", repr(error)[:300], file=sys.stderr)
+"""
+
+
+def row_reader(bench: Bench) -> None:
+    """The transformer and T5 to the GPU."""
+    bench.warm_cache()
+    options = bench.options
+    command = [options.python, "-c", _READER, str(REPO / "custom_nodes"), "cpu" if options.cpu else "cuda:0",
+               options.threads, options.parts, str(bench.files[0]), str(bench.files[2])]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    for line in done.stdout.splitlines():
+        bench.add(json.loads(line))
+    if done.returncode:
+        sys.exit(f"the reader ended with {done.returncode}")
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def comfyui(bench: Bench, name: str, prefetch: bool) -> Iterator[ComfyUI]:
+    """A ComfyUI with our pack; its log is left in OUT."""
+    options = bench.options
+    environ = [("PYTHONPATH", os.environ["PYTHONPATH"])] if "PYTHONPATH" in os.environ else []
+    environ += [("RYLA_PREFETCH", "flux-dev")] if prefetch else []
+    boot = Boot(models=(bench.models,), environ=tuple(environ), arguments=tuple(options.engine_argument),
+                cpu=options.cpu)  # fmt: skip
+    base = options.work / f"{name.replace(' ', '-')}-{time.monotonic_ns()}"
+    engine = ComfyUI.start(Install(options.comfyui.resolve(), Path(options.python)), base, boot)
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        if "OUT" in os.environ:
+            Path(os.environ["OUT"], f"{base.name}.log").write_text(engine.log)
+
+
+def pictures(bench: Bench, row: str, name: str, prefetch: bool = False) -> None:
+    """Start a ComfyUI; its first picture and a warm one."""
+    options = bench.options
+    began = time.perf_counter()
+    with comfyui(bench, f"{row} {name}", prefetch) as engine:
+        started = time.perf_counter() - began
+        seconds, digests = [], []
+        for seed in (7, 8):
+            graph = gpu_lora.graph("ours" in name, "", seed, options.size, options.steps)
+            entry = gpu_flux.submit(engine, graph)
+            seconds.append(round(gpu_flux._execution_seconds(entry), 2))
+            if seed == 7:
+                total = time.perf_counter() - began
+            digests.append(_pixels(engine.files(entry["outputs"], "save")[0].read_bytes()))
+        device = engine.get("/system_stats")["devices"][0]
+        used = (device["vram_total"] - device["vram_free"]) / 1e9
+    bench.add({"row": row, "name": name, "start_s": round(started, 2), "first_s": seconds[0], "warm_s": seconds[1],
+               "start_to_picture_s": round(total, 2), "vram_gb": round(used, 1), "pixels": digests})  # fmt: skip
+
+
+def _pixels(png: bytes) -> str:
+    from PIL import Image
+
+    return hashlib.sha256(Image.open(io.BytesIO(png)).tobytes()).hexdigest()[:12]
+
+
+def row_warm(bench: Bench) -> None:
+    """The first picture, page cache warm."""
+    with comfyui(bench, "byte code", False):
+        pass
+    for name in bench.chosen("core", "ours", "ours again", "core again"):
+        bench.warm_cache()
+        pictures(bench, "warm", name)
+
+
+def row_cold(bench: Bench) -> None:
+    """From nothing to the first picture, page cache empty."""
+    for name in bench.chosen("core", "ours", "ours prefetched"):
+        if bench.drop_cache():
+            pictures(bench, "cold", name, "prefetched" in name)
+
+
+# --- the embedded engine ---------------------------------------------------------------------------------------------
+
+
+def row_embedded(bench: Bench) -> None:
+    """`ryla engine`, page cache warm, then empty, then empty with RYLA_PREFETCH."""
+    for name in bench.chosen("warm", "cold", "cold prefetched"):
+        if name == "warm":
+            bench.warm_cache()
+        elif not bench.drop_cache():
+            continue
+        _embedded(bench, name, "prefetched" in name)
+
+
+def _embedded(bench: Bench, name: str, prefetch: bool) -> None:
+    home = bench.options.work / f"home-{time.monotonic_ns()}"
+    path = os.pathsep.join([str(REPO / "custom_nodes"), os.environ.get("PYTHONPATH", "")])
+    environ = {**os.environ, "RYLA_VOLUME": str(bench.models), "PYTHONPATH": path}
+    environ["RYLA_PREFETCH"] = "flux-dev" if prefetch else "ae"  # Without it the engine on a GPU reads all the same.
+    began = time.perf_counter()
+    command = [bench.options.python, "-c", gpu_flux.RYLA, "engine", "--port", "0", "--home", str(home), "--json"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True, cwd=REPO)
+    try:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        started = time.perf_counter() - began
+        seconds = []
+        for seed in (7, 8):
+            begun = time.perf_counter()
+            target = home / f"{seed}.jpg"
+            gpu_flux.ryla(*gpu_flux.run_arguments(bench.options, seed), "--server", url, "-o", str(target))
+            seconds.append(round(time.perf_counter() - begun, 2))
+            if seed == 7:
+                total = time.perf_counter() - began
+    finally:
+        process.terminate()
+        process.wait(30)
+    bench.add({"row": "embedded", "name": name, "start_s": round(started, 2), "first_s": seconds[0],
+               "warm_s": seconds[1], "start_to_picture_s": round(total, 2)})  # fmt: skip
+
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "reader": row_reader,
+    "warm": row_warm,
+    "cold": row_cold,
+    "embedded": row_embedded,
+}
+
+
+def print_table(rows: list[Row]) -> None:
+    """Rows of one kind below each other, and whether all pictures are the same."""
+    for kind in dict.fromkeys(row["row"] for row in rows):
+        print(f"\n{kind}")
+        for row in (row for row in rows if row["row"] == kind):
+            print("  " + "  ".join(f"{key}={value}" for key, value in row.items() if key != "row"))
+    made = [tuple(row["pixels"]) for row in rows if "pixels" in row]
+    if made:
+        print(f"pictures of all rounds, pixel for pixel: {'equal' if len(set(made)) == 1 else 'DIFFERENT'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-loading"))
+    parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
+    parser.add_argument("--round", action="append", help="only this round of the rows, such as core; repeatable")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", default="1,4,8,16")
+    parser.add_argument("--parts", default="16,64", help="MB that a thread reads in one go")
+    parser.add_argument("--engine-argument", action="append", default=[])
+    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    models = options.work / "models" if options.weights == "make" else Path(options.weights)
+    if options.weights == "make" and not (models / "vae/ae.safetensors").exists():
+        maker = Path(__file__).with_name("flux_weights.py")
+        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
+    bench = Bench(options, models)
+    for name in options.row or list(ROWS):
+        began = time.perf_counter()
+        ROWS[name](bench)
+        print(f"{name}: {time.perf_counter() - began:.0f} s in all", flush=True)
+    print_table(bench.rows)
+
+
+if __name__ == "__main__":
+    main()

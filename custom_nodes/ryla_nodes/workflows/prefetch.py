@@ -1,0 +1,96 @@
+"""The model files of workflows, read by a process of its own while an engine is still starting.
+
+``start`` is called from ComfyUI's prestartup, before this package can be imported: so the top of this file needs
+nothing but the standard library. The process ends with its parent, and when all is read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..models.folders import ModelFolders
+    from ..settings import Settings
+
+_NVIDIA = ("/dev/nvidiactl", "/dev/dxg")
+_RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.workflows.prefetch import main; main()"
+
+
+def start(folders: Mapping[str, Sequence[str | Path]], names: Sequence[str] = ()) -> None:
+    """Begin to read the files of ``names``, or of what RYLA_PREFETCH names; returns at once.
+
+    They are looked for in RYLA_VOLUME and in ``folders``, paths by ComfyUI's names of folders.
+    """
+    root = Path(__file__).resolve().parents[2]
+    request = {"names": list(names), "folders": {name: list(map(str, paths)) for name, paths in folders.items()}}
+    try:
+        process = subprocess.Popen([sys.executable, "-c", _RUN, str(root)], stdin=subprocess.PIPE, text=True)
+        atexit.register(process.kill)
+        assert process.stdin is not None
+        process.stdin.write(f"{json.dumps(request)}\n")
+        process.stdin.flush()
+    except OSError as error:
+        print(f"RYLA_PREFETCH: no process can be started ({error}).", file=sys.stderr)  # noqa: T201
+
+
+def start_for_embedded(settings: Settings) -> None:
+    """Begin for an embedded engine: with what RYLA_PREFETCH names, else with flux-dev where there is an NVIDIA card."""
+    from ..models.folders import standalone
+
+    names = settings.prefetch or (("flux-dev",) if any(map(os.path.exists, _NVIDIA)) else ())
+    if names:
+        start(standalone(settings).paths, names)
+
+
+def main() -> None:
+    """What the process does; what to read comes as one line of JSON, and the pipe is held open by its parent."""
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from .. import settings
+    from ..models import page_cache
+    from ..models.folders import ModelFolders, at_root
+
+    folders = ModelFolders({name: tuple(map(Path, paths)) for name, paths in request["folders"].items()})
+    environment = settings.load()
+    if environment.volume:
+        folders = folders.merged(at_root(environment.volume), first=True)
+    page_cache.fill(files(request["names"] or environment.prefetch, folders))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def files(names: Sequence[str], folders: ModelFolders) -> Iterator[Path]:
+    """The files in ``folders`` that workflows and catalogue models need, each once; of unknown names one line each."""
+    from .. import settings
+    from ..errors import RylaError
+    from ..models import catalogue, selection
+    from ..models.resolve import find_entry
+    from . import manifest
+
+    environment = settings.load()
+    known = catalogue.load(environment.catalogue)
+    available = manifest.available(environment)
+    seen: set[Path] = set()
+    for name in names:
+        try:
+            models = {name: manifest.load(name, environment).models} if name in available else {}
+            entries = selection.select([name], models, known)
+        except RylaError as error:
+            print(f"RYLA_PREFETCH: {error.message}", file=sys.stderr)  # noqa: T201
+            continue
+        for entry in selection.files(selection.as_installed(entries, folders, known), known):
+            path = find_entry(entry, folders, known)
+            if path is not None and path.is_file() and path not in seen:
+                seen.add(path)
+                yield path
