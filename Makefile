@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo test lint unit test-comfyui bench evaluate clean
+.PHONY: demo test lint unit test-comfyui bench bench-gpu evaluate clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,10 @@ test-comfyui: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# On a GPU, full-size noise weights: BENCH_GPU="--comfyui /path/to/ComfyUI --weights make"
+bench-gpu: $(READY)
+	@for script in benchmarks/gpu_*.py; do echo "== $$script"; $(BIN)/python $$script $(BENCH_GPU) || exit 1; done
 
 # The shipped models: 660 pictures, judged. Interrupt it and it goes on.
 evaluate: $(READY)
