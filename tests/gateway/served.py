@@ -1,10 +1,15 @@
-"""A gateway in a thread of this process, served over loopback, before fake or real engines."""
+"""A gateway in a thread of this process, served over loopback, before fake or real engines.
+
+``RYLA_TEST_POSTGRES``, the URL of a Postgres database, has its jobs kept on that server instead of in SQLite.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import os
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
@@ -164,6 +169,9 @@ def options_of(root: Path, *servers: str, workflows: tuple[str, ...] = ("paint",
     environment = {"RYLA_WORKFLOWS": str(folder), "RYLA_HOME": str(root / "home")}
     limits = {name: more.pop(name) for name in list(more) if name in Limits.__dataclass_fields__}
     variables = {name: more.pop(name) for name in list(more) if name.startswith("RYLA_")}
+    if postgres := os.environ.get("RYLA_TEST_POSTGRES"):  # A database for each test: a key of one is another's, too.
+        digest = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        variables.setdefault("RYLA_JOBS_URL", f"{postgres.rpartition('/')[0]}/jobs_{digest}")
     return Options(
         settings=settings.load({**environment, **variables}),
         state=root / "state",
