@@ -18,8 +18,8 @@ from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.engines.speed import cache, compiler, fp8, layers, machine
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.headers import read_header
+from ryla_nodes.nodes.flux import FluxSpeed
 from ryla_nodes.nodes.lora import LoraLoader
-from ryla_nodes.nodes.speed import FluxSpeed
 
 Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ from ...models.headers import read_header
 from ...models.identify import FileKind, identify
 from ...models.identity_files import IdentityFiles
 from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget, SpeedMode, current_engine
+from ..speed.report import OFF
 from .execution.calls import check_interrupt
 from .files import EngineFiles
 
@@ -146,6 +147,8 @@ class EmbeddedEngine:
 
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled; see ``speed.accelerate``."""
+        if mode == "off" and f"{__package__}.inference.speed" not in sys.modules:
+            return model, OFF  # No model of this process was accelerated.
         from .inference import speed
 
         return speed.accelerate(model, mode)
