@@ -116,3 +116,31 @@ def test_a_killed_comfyui_comes_back(gateway: ServeProcess) -> None:
         time.sleep(0.1)
     gateway.until_ready(120)
     assert _child(gateway) != before and _post(gateway, 2).status_code == 200
+
+
+def test_each_gpu_has_a_comfyui_of_its_own(comfyui_install: Install, tmp_path: Path) -> None:
+    (tmp_path / "w" / "quick").mkdir(parents=True)
+    (tmp_path / "w" / "quick" / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
+    (tmp_path / "w" / "quick" / "api.json").write_text(json.dumps(quick(0)), encoding="utf-8")
+    base = tmp_path / "base"
+    (base / "custom_nodes").mkdir(parents=True)
+    serve = [
+        "--start-comfyui", str(comfyui_install.root), "--comfyui-python", str(comfyui_install.python), "--gpus", "0,1",
+        "--comfyui-args", f"--cpu --base-directory {base} --database-url sqlite:///:memory:", "--workflow", "quick",
+    ]  # fmt: skip
+    environment = {"RYLA_WORKFLOWS": str(tmp_path / "w"), "RYLA_HOME": str(tmp_path / "home")}
+    with ServeProcess(tmp_path / "state", serve, environment) as gateway:
+        gateway.until_ready(120)
+        for number in ("0", "1"):
+            variables = Path(f"/proc/{_child(gateway, f'comfyui-{number}.json')}/environ").read_bytes().split(b"\0")
+            assert f"CUDA_VISIBLE_DEVICES={number}".encode() in variables
+        end = time.monotonic() + 120
+        while not all(engine["up"] for engine in _engines(gateway)):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        os.killpg(_child(gateway, "comfyui-0.json"), signal.SIGKILL)
+        assert all(_post(gateway, number).status_code == 200 for number in range(4))  # The other one goes on.
+
+
+def _engines(gateway: ServeProcess) -> list[dict[str, Any]]:
+    return list(httpx.get(f"{gateway.url}/ready", trust_env=False).json()["engines"])
