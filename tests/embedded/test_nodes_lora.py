@@ -16,23 +16,10 @@ from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
-from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.lora import LoraLoader, Prompt
 
 Loaded = tuple[Any, Any, Any]
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
-    home = tmp_path_factory.mktemp("home")
-    tiny_flux.ensure(home / "models")
-    return EmbeddedEngine(home, ModelFolders({}))
-
-
-@pytest.fixture(scope="module")
-def loaded(engine: EmbeddedEngine) -> Loaded:
-    return small_models.load(engine.home)
 
 
 @pytest.fixture

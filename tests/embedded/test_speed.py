@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,18 @@ import pytest
 import small_models
 import tiny_flux
 import torch
+from ryla_nodes.engines.embedded import inference
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
 from ryla_nodes.engines.embedded.inference import speed
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.engines.speed import cache, compiler, fp8, layers, machine
-from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.flux import FluxSpeed
 from ryla_nodes.nodes.lora import LoraLoader
 
 Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
-    home = tmp_path_factory.mktemp("home")
-    tiny_flux.ensure(home / "models")
-    return EmbeddedEngine(home, ModelFolders({}))
-
-
-@pytest.fixture(scope="module")
-def loaded(engine: EmbeddedEngine) -> Loaded:
-    return small_models.load(engine.home)
 
 
 @pytest.fixture
@@ -71,6 +60,16 @@ def test_a_cpu_is_refused_in_one_line_and_the_model_is_the_same(engine: Embedded
     assert out.ui == {
         "text": ["Speed fast is not used, the model is unchanged: the model runs on cpu, not on an NVIDIA GPU."]
     }
+
+
+def test_off_needs_nothing_of_the_modes(
+    engine: EmbeddedEngine, loaded: Loaded, graphs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = engine.accelerate(loaded[0], "fast")[0]
+    assert fast.accelerated and not engine.accelerate(fast, "off")[0].accelerated
+    monkeypatch.setitem(sys.modules, speed.__name__, None)
+    monkeypatch.delattr(inference, "speed")
+    assert engine.accelerate(loaded[0], "off") == (loaded[0], "Speed off.")
 
 
 def test_exact_paints_what_off_paints_and_fast_nearly(loaded: Loaded, graphs: list[Any]) -> None:

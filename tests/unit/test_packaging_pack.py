@@ -184,3 +184,12 @@ def test_importing_the_pack_and_its_nodes_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert HEAVY & set(json.loads(done.stdout)) == set()
+
+
+def test_what_is_known_of_loras_is_not_imported_with_the_nodes() -> None:
+    code = "import sys, ryla_nodes.nodes as nodes; nodes.node_classes(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "ryla_nodes.nodes.lora" in imported
+    late = ("inspect", "layouts", "metadata", "sidecar", "stack", "store", "trigger")
+    assert not imported & {f"ryla_nodes.loras.{name}" for name in late}

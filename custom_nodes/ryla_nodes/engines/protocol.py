@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ..loras.check import LoraResult
 from ..models.flux_files import FluxFiles
 from ..models.folders import ModelFolders
 from ..models.identity_files import IdentityFiles
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..identity.adapter import Adapter
     from ..identity.face_file import FaceIdentity
+    from ..loras.check import LoraResult
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 SpeedMode = Literal["off", "exact", "fast"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RylaError
 from . import families
-from .inspect import LoraInfo
-from .store import LoraFile
+
+if TYPE_CHECKING:
+    from .inspect import LoraInfo
+    from .store import LoraFile
 
 MAX_STRENGTH = 2.0
 _SHOWN_KEYS = 3

@@ -1,18 +1,23 @@
-"""Apply a character LoRA by its id and prove that it did something; put its trigger word into the prompt."""
+"""Apply a character LoRA by its id and prove that it did something; put its trigger word into the prompt.
+
+What is known of LoRAs is imported when one is asked for: it would be a quarter of the pack's own import.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import settings
 from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
 from ..files import fingerprint
-from ..loras import check, inspect, stack, store
-from ..loras.stack import Weighted
-from ..loras.store import LoraFile, LoraStore
-from ..loras.trigger import add_trigger
+from ..loras import check
+
+if TYPE_CHECKING:
+    from ..loras.inspect import LoraInfo
+    from ..loras.stack import Weighted
+    from ..loras.store import LoraFile, LoraStore
 
 ON_MISSING = ("error", "pass")
 
@@ -84,7 +89,7 @@ class LoraLoader(io.ComfyNode):
                 raise RylaError("invalid_parameter", f"on_missing is {on_missing!r}; it is one of {choices}.")
             for _, file in _files(lora_id, on_missing):
                 if file is not None:
-                    inspect.inspect(file.path)
+                    _info(file)
         except RylaError as error:
             return str(error)
         return True
@@ -95,7 +100,7 @@ class LoraLoader(io.ComfyNode):
         if not lora_id or not lora_id.strip():
             return ""
         found = [file for _, file in _files(lora_id, on_missing or "error") if file is not None]
-        parts = (part for file in found for part in (file.key, inspect.inspect(file.path).trigger_word))
+        parts = (part for file in found for part in (file.key, _info(file).trigger_word))
         return fingerprint(tuple(parts)) if found else ""
 
     @classmethod
@@ -156,6 +161,8 @@ class Prompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
+        from ..loras.trigger import add_trigger
+
         prompt = add_trigger(text, trigger)
         return io.NodeOutput(prompt, ui={"text": [prompt]})
 
@@ -167,7 +174,7 @@ def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
 
 def _apply(model: Any, clip: Any, file: LoraFile, strength: float, trigger_word: str) -> tuple[Any, Any, str, str]:
     """Model and CLIP with one LoRA, its trigger word and its report; ``trigger_word`` is the request's."""
-    engine, info = current_engine(), inspect.inspect(file.path)
+    engine, info = current_engine(), _info(file)
     family = engine.model_family(model)
     check.require_family(info, family, clip=clip is not None)
     result = engine.apply_lora(model, clip, file.path, strength, strength)
@@ -176,8 +183,16 @@ def _apply(model: Any, clip: Any, file: LoraFile, strength: float, trigger_word:
     return result.model, result.clip, info.trigger_word or "", report
 
 
+def _info(file: LoraFile) -> LoraInfo:
+    from ..loras.inspect import inspect
+
+    return inspect(file.path)
+
+
 def _files(lora_id: str, on_missing: str) -> list[tuple[Weighted, LoraFile | None]]:
     """The LoRAs of an id with their files; None for one that has none, where that is allowed."""
+    from ..loras import stack, store
+
     known, folders = settings.load(), current_engine().folders()
     roots = (*((known.volume / "loras",) if known.volume else ()), *folders.get("loras"))
     loras = store.shared(roots, (*known.lora_roots, *folders.every()))

@@ -1,15 +1,10 @@
-"""``ryla run`` at a gateway: which one, what it serves, and what only a gateway tells of a picture."""
+"""``ryla run`` at a gateway: what it serves."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from ...settings import Settings
 from ...workflows.workflow import Workflow
 from .. import output
-
-if TYPE_CHECKING:
-    pass
 
 
 def workflow_of(url: str, name: str, settings: Settings, *, named: bool) -> Workflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from ...errors import RylaError
@@ -77,7 +78,7 @@ async def _picture(api: GatewayApi, job_id: str, index: int, kind: str) -> Pictu
     where = f"/jobs/{job_id}/result{f'?number={index}' if index else ''}"
     facts = {"server": api.server, "job_id": job_id}
     patience = Patience(api.server, Outage(api.limits), job_id)
-    for attempt in range(1, 1_000_000):
+    for attempt in count(1):
         try:
             data = await api.picture(job_id, index, kind)
             break

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RylaError
-from ...loras.check import LoraResult
 from ...models.flux_files import FluxFiles
 from ...models.folders import ModelFolders
 from ...models.identity_files import IdentityFiles
 from ..protocol import InstantIDSettings, SaveTarget, SpeedMode
+from ..speed.report import OFF, WRAPPER
 from . import folders as comfy_folders
-from . import lora as comfy_lora
 
 if TYPE_CHECKING:
     from ...identity.adapter import Adapter
     from ...identity.face_file import FaceIdentity
+    from ...loras.check import LoraResult
 
 # ComfyUI's class of a model's weights -> the family in the terms of ``loras.inspect``.
 _FAMILIES = {
@@ -112,10 +112,14 @@ class ComfyUIEngine:
 
     def apply_lora(self, model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
         """What core's LoraLoader gives for ``path``, and how much of the file matched."""
-        return comfy_lora.apply(model, clip, path, strength, clip_strength)
+        from . import lora
+
+        return lora.apply(model, clip, path, strength, clip_strength)
 
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled while it samples; see ``speed.accelerate``."""
+        if mode == "off" and not model.get_wrappers("apply_model", WRAPPER):
+            return model, OFF  # Of what only a mode needs of ComfyUI, nothing may keep a model as it is from running.
         from . import speed
 
         return speed.accelerate(model, mode)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,11 +30,23 @@ from ..speed import cache, compiler, layers, machine, report
 from ..speed.fp8 import Fp8Linear
 from ..speed.layers import Gelu, Place
 
-_KEY = "ryla_speed"
+_KEY = report.WRAPPER
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
 _GELU = Gelu()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The tensors of a kind of block, in the order in which it takes them, and their ``lengths`` for the compiler."""
+
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+
+
+_DOUBLE = _Kind(("img", "txt", "vec", "pe"), (1, 1, -1, 2))
+_SINGLE = _Kind(("x", "vec", "pe"), (1, -1, 2))
 
 
 def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
@@ -44,9 +57,10 @@ def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     if reason:
         return model, report.unchanged(mode, reason)
     name = cache.name_of(model.load_device, mode, _shape(model))
-    note = cache.use(settings.load().volume, name)
+    volume = settings.load().volume
+    note = cache.use(volume, name)
     clone = _without(model).clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _Wrapper(mode, name))
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _Wrapper(mode, volume, name))
     clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, _release)
     return clone, report.done(mode, note)
 
@@ -115,13 +129,14 @@ class _Wrapper:
     """Runs one step of the network with its blocks as ``mode`` says."""
 
     mode: SpeedMode
+    volume: Path | None
     cache_name: str
 
     def __call__(self, executor: Any, *arguments: Any, **options: Any) -> Any:
         base = executor.class_obj
         reason = _hindrance(base)
         if reason is None:
-            cache.use(settings.load().volume, self.cache_name)
+            cache.use(self.volume, self.cache_name)
             with ExitStack() as stack:
                 if self.mode == "fast":
                     reason = _quantise(base, arguments[0])
@@ -219,10 +234,10 @@ def _compiled(network: Any) -> Iterator[None]:
         for parent, name, _ in gelus:
             parent._modules[name] = _GELU
         for block in network.double_blocks:
-            block._compiled_call_impl = partial(_call_double, block)
+            block._compiled_call_impl = partial(_call, block, _DOUBLE, _double)
         for block in network.single_blocks:
             function = _single_in_parts if _takes_parts(block) else _single
-            block._compiled_call_impl = partial(_call_single, block, function)
+            block._compiled_call_impl = partial(_call, block, _SINGLE, function)
         yield
     finally:
         for block in _blocks(network):
@@ -231,42 +246,22 @@ def _compiled(network: Any) -> Iterator[None]:
             parent._modules[name] = gelu
 
 
-def _call_double(
-    block: Any,
-    img: Any,
-    txt: Any,
-    vec: Any,
-    pe: Any,
-    attn_mask: Any = None,
-    transformer_options: Any = None,
-    **more: Any,
-) -> Any:
-    if not _plain(block, pe, attn_mask, transformer_options, more):
-        return block._call_impl(img, txt, vec, pe, attn_mask, transformer_options=transformer_options or {}, **more)
-    return compiler.run(_double, block, (img, txt, vec, pe), (1, 1, -1, 2))
+def _call(block: Any, kind: _Kind, function: Any, *arguments: Any, **options: Any) -> Any:
+    """A call of a block by core: ``function`` in its place, unless somebody asks for more than the block alone."""
+    given = dict(zip((*kind.names, "attn_mask"), arguments, strict=False)) | options
+    tensors = [given.pop(name, None) for name in kind.names]
+    if not _is_plain(block, given) or any(tensor is None for tensor in tensors):
+        return block._call_impl(*arguments, **options)
+    return compiler.run(function, block, tensors, kind.lengths)
 
 
-def _call_single(
-    block: Any,
-    function: Any,
-    x: Any,
-    vec: Any,
-    pe: Any,
-    attn_mask: Any = None,
-    transformer_options: Any = None,
-    **more: Any,
-) -> Any:
-    if not _plain(block, pe, attn_mask, transformer_options, more):
-        return block._call_impl(x, vec, pe, attn_mask, transformer_options=transformer_options or {}, **more)
-    return compiler.run(function, block, (x, vec, pe), (1, -1, 2))
-
-
-def _plain(block: Any, pe: Any, mask: Any, options: Any, more: dict[str, Any]) -> bool:
-    """Whether nobody asks for more than the block alone."""
-    known = options or {}
+def _is_plain(block: Any, more: dict[str, Any]) -> bool:
+    """Whether nothing but the block's tensors matters; ``more`` is what else it is called with."""
+    known = more.pop("transformer_options", None) or {}
     inside = set(known.get("patches", {})) - _OUTSIDE_PATCHES
     hooked = block._forward_hooks or block._forward_pre_hooks
-    return pe is not None and mask is None and not (more or inside or hooked or "optimized_attention_override" in known)
+    asked = any(value is not None for value in more.values())
+    return not (asked or inside or hooked or "optimized_attention_override" in known)
 
 
 def _takes_parts(block: Any) -> bool:

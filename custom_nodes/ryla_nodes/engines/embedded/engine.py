@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RylaError
-from ...loras.check import LoraResult
 from ...models import shipped
 from ...models.flux_files import FluxFiles
 from ...models.folders import ModelFolders
@@ -24,6 +23,7 @@ from .files import EngineFiles
 if TYPE_CHECKING:
     from ...identity.adapter import Adapter
     from ...identity.face_file import FaceIdentity
+    from ...loras.check import LoraResult
     from .inference.flux import FluxModel
     from .inference.text import FluxText
     from .inference.vae import PictureVae
@@ -147,8 +147,8 @@ class EmbeddedEngine:
 
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled; see ``speed.accelerate``."""
-        if mode == "off" and f"{__package__}.inference.speed" not in sys.modules:
-            return model, OFF  # No model of this process was accelerated.
+        if mode == "off" and not getattr(model, "accelerated", False):
+            return model, OFF
         from .inference import speed
 
         return speed.accelerate(model, mode)

@@ -47,10 +47,12 @@ def use(volume: Path | None, name: str) -> str:
 
 def _is_chosen(key: str) -> bool:
     """Whether the user set this variable: the compiler writes its default there once anything asks it for its place."""
+    value = os.environ.get(key)
+    if value is None or value == _ours.get(key):
+        return False
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    value = os.environ.get(key)
-    return value is not None and value != _ours.get(key) and not Path(value).is_relative_to(default_cache_dir())
+    return not Path(value).is_relative_to(default_cache_dir())
 
 
 @lru_cache(maxsize=64)

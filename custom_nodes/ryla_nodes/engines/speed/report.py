@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..protocol import SpeedMode
 
 OFF = "Speed off."
+WRAPPER = "ryla_speed"
+"""The key of what a mode hangs on a MODEL of ComfyUI."""
 _DONE: dict[SpeedMode, str] = {
     "off": OFF,
     "exact": "Speed exact: the blocks run compiled.",

@@ -82,6 +82,11 @@ class FluxModel:
     def device(self) -> torch.device:
         return self.transformer.placement.device
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether its blocks run compiled; see ``speed``."""
+        return self.transformer.network.accelerated
+
     def patched(self, patches: Iterable[Patch]) -> FluxModel:
         """A clone with further patches on the transformer."""
         network = self.transformer.network.patched(patches)

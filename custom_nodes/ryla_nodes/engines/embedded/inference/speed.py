@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ _GELU = Gelu()
 @dataclass(frozen=True)
 class AcceleratedNetwork(Network):
     """A network whose module runs as ``mode`` says; its compiled code is kept in the folder ``cache_name``."""
+
+    accelerated: ClassVar[bool] = True
 
     mode: SpeedMode = "exact"
     cache_name: str = ""
@@ -57,9 +59,8 @@ def accelerate(model: Model, mode: SpeedMode) -> tuple[Model, str]:
     if not isinstance(model, FluxModel):
         return model, report.OFF if mode == "off" else report.unchanged(mode, "it is not a FLUX.1 model")
     network = model.transformer.network
-    plain = Network(network.base, network.patches)
     if mode == "off":
-        return (_with(model, plain) if isinstance(network, AcceleratedNetwork) else model), report.OFF
+        return (_with(model, Network(network.base, network.patches)) if network.accelerated else model), report.OFF
     reason = _unfit(network.base) or machine.refusal(mode, model.device)
     if reason:
         return model, report.unchanged(mode, reason)

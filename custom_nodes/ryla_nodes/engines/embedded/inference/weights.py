@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -176,6 +177,8 @@ class Patch:
 @dataclass(frozen=True)
 class Network:
     """A base module and the patches that its clone gets when it is first used."""
+
+    accelerated: ClassVar[bool] = False
 
     base: nn.Module = field(repr=False)
     patches: tuple[Patch, ...] = field(default=(), repr=False)
