@@ -29,6 +29,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests"))
 
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
+from gpubench import add_picture, models_of, parser_of  # noqa: E402
 
 PROMPT = "a lighthouse on a cliff at dusk, warm light in the window"
 SEEDS = (7, 8, 9, 10)
@@ -231,25 +232,14 @@ def print_table(results: list[Round]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's source tree")
-    parser.add_argument("--python", default=sys.executable, help="ComfyUI's Python, if not this one")
-    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-flux"), help="for weights, logs and pictures")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=20)
+    parser = parser_of(__doc__)
+    add_picture(parser)
     parser.add_argument(
         "--rounds", default="ours,core,core,ours", help="`cold` in a name drops the page cache first (root)"
     )
-    parser.add_argument("--engine-argument", action="append", default=[], help="argument for ComfyUI, repeatable")
-    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    models = options.work / "models" if options.weights == "make" else Path(options.weights)
-    if options.weights == "make":
-        maker = Path(__file__).with_name("flux_weights.py")
-        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
+    models = models_of(options)
     began = time.perf_counter()
     warm_up = start(options, models, options.work / f"warm-up-{time.monotonic_ns()}")
     print(f"start with byte-code not yet compiled: {time.perf_counter() - began:.1f} s", flush=True)

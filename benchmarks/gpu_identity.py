@@ -23,7 +23,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +36,7 @@ sys.path[:0] = [str(REPO / "tests"), str(REPO / "custom_nodes")]
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
 from device_memory import device_memory_gb  # noqa: E402
 from gpu_flux import _execution_seconds, submit  # noqa: E402
+from gpubench import models_of, parser_of  # noqa: E402
 
 HERE = Path(__file__).parent
 Graph = dict[str, Any]
@@ -261,22 +261,15 @@ def pictures(folder: Path) -> None:
     Image.effect_noise((1024, 1024), 80).convert("RGB").save(folder / "scene.png")
 
 
-def make_weights(options: argparse.Namespace, models: Path, parts: list[str]) -> None:
-    """Run the makers side by side."""
+def makers_of(options: argparse.Namespace, parts: list[str]) -> list[str]:
+    """What makes the weights of ``parts``; checks that there is room for them."""
     makers = ["sdxl_weights.py"] * (parts != ["flux-alone"]) + ["flux_weights.py"] * (parts != ["sdxl-instantid"])
-    here = sum(path.stat().st_size for path in models.rglob("*") if path.is_file()) / 1e9
+    options.work.mkdir(parents=True, exist_ok=True)
+    here = sum(path.stat().st_size for path in (options.work / "models").rglob("*") if path.is_file()) / 1e9
     room, need = shutil.disk_usage(options.work).free / 1e9 + here, sum(WEIGHTS_GB[maker] for maker in makers)
-    if room < need:
+    if options.weights == "make" and room < need:
         sys.exit(f"{options.work} has room for {room:.0f} GB, the weights take {need}; name another place by --work")
-    with contextlib.ExitStack() as running:
-        processes = []
-        for maker in makers:
-            command = [options.python, str(HERE / maker), str(options.comfyui), str(models)]
-            processes.append(subprocess.Popen(command))
-            running.callback(processes[-1].kill)
-        for process in processes:
-            if process.wait():
-                sys.exit(f"{' '.join(map(str, process.args))} ended with {process.returncode}")
+    return makers
 
 
 def stop_on_signals(limit: int) -> None:
@@ -294,25 +287,18 @@ def stop_on_signals(limit: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's source tree")
-    parser.add_argument("--python", default=sys.executable, help="ComfyUI's Python, if not this one")
-    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-identity"), help="for weights, logs, pictures")
+    parser = parser_of(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="which of them, in order (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=360, help="stop after so many seconds (default: %(default)s)")
-    parser.add_argument("--engine-argument", action="append", default=[], help="argument for ComfyUI, repeatable")
-    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
     parser.add_argument("--pack", action="append", default=[], type=Path, help="further node pack, repeatable")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="workflow parameter")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
     stop_on_signals(options.limit)
-    options.work.mkdir(parents=True, exist_ok=True)
     report, parts = Report(options.json), options.parts.split(",")
-    models = options.work / "models" if options.weights == "make" else Path(options.weights)
+    makers = makers_of(options, parts)
+    models = models_of(options, makers)
     if options.weights == "make":
-        make_weights(options, models, parts)
         report.add(run="making the weights")
     values = dict(pair.split("=", 1) for pair in options.set)
     try:

@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests"))
@@ -35,10 +35,10 @@ sys.path.insert(0, str(REPO / "tests"))
 import gpu_flux  # noqa: E402
 import gpu_lora  # noqa: E402
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
+from gpubench import Row, Rows, add_picture, models_of, parser_of, run  # noqa: E402
 
 FILES = ("diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae")
 DROP = Path("/proc/sys/vm/drop_caches")
-Row = dict[str, Any]
 
 
 @dataclass
@@ -47,14 +47,11 @@ class Bench:
 
     options: argparse.Namespace
     models: Path
-    rows: list[Row] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: Rows("loading"))
 
     def add(self, row: Row) -> None:
         """Print and keep a row."""
-        self.rows.append(row)
-        print(json.dumps(row), flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "loading.json").write_text(json.dumps(self.rows, indent=1))
+        self.rows.add(row)
 
     def chosen(self, *names: str) -> list[str]:
         """Those of a row's rounds that --round names; all without it."""
@@ -272,43 +269,25 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def print_table(rows: list[Row]) -> None:
-    """Rows of one kind below each other, and whether all pictures are the same."""
-    for kind in dict.fromkeys(row["row"] for row in rows):
-        print(f"\n{kind}")
-        for row in (row for row in rows if row["row"] == kind):
-            print("  " + "  ".join(f"{key}={value}" for key, value in row.items() if key != "row"))
+def tell_pictures(rows: list[Row]) -> None:
+    """Whether all pictures are the same."""
     made = [tuple(row["pixels"]) for row in rows if "pixels" in row]
     if made:
         print(f"pictures of all rounds, pixel for pixel: {'equal' if len(set(made)) == 1 else 'DIFFERENT'}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-loading"))
+    parser = parser_of(__doc__)
+    add_picture(parser)
     parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
     parser.add_argument("--round", action="append", help="only this round of the rows, such as core; repeatable")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", default="1,4,8,16")
     parser.add_argument("--parts", default="16,64", help="MB that a thread reads in one go")
-    parser.add_argument("--engine-argument", action="append", default=[])
-    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    models = options.work / "models" if options.weights == "make" else Path(options.weights)
-    if options.weights == "make" and not (models / "vae/ae.safetensors").exists():
-        maker = Path(__file__).with_name("flux_weights.py")
-        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
-    bench = Bench(options, models)
-    for name in options.row or list(ROWS):
-        began = time.perf_counter()
-        ROWS[name](bench)
-        print(f"{name}: {time.perf_counter() - began:.0f} s in all", flush=True)
-    print_table(bench.rows)
+    bench = Bench(options, models_of(options))
+    run(options.row, {name: partial(row, bench) for name, row in ROWS.items()})
+    bench.rows.show()
+    tell_pictures(bench.rows.found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import io
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests"))
 
 import gpu_flux  # noqa: E402
+from gpubench import add_picture, models_of, parser_of  # noqa: E402
 
 ORDER = ("", "a", "b", "a", "b", "a", "b", "")
 
@@ -115,24 +115,13 @@ def measure(options: argparse.Namespace, models: Path, name: str) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-lora"))
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=20)
+    parser = parser_of(__doc__)
+    add_picture(parser)
     parser.add_argument("--rounds", default="core,ours,core,ours")
-    parser.add_argument("--engine-argument", action="append", default=[])
-    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    models = options.work / "models" if options.weights == "make" else Path(options.weights)
-    if options.weights == "make":
-        maker = Path(__file__).with_name("flux_weights.py")
-        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
+    models = models_of(options)
     write_loras(models / "loras")
     results = [measure(options, models, name) for name in options.rounds.split(",")]
     equal = all(result["digests"] == results[0]["digests"] for result in results)

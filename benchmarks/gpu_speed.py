@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,23 @@ import gpu_lora  # noqa: E402
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
 from device_memory import device_memory_gb  # noqa: E402
 from gpu_flux import _execution_seconds, submit  # noqa: E402
+from gpubench import Row, Rows, add_picture, models_of, parser_of, run  # noqa: E402
 
 MODES = ("off", "exact", "fast")
 ROUNDS = 4
-Row = dict[str, Any]
 
 
 class Bench:
-    """Options, the models, and what was found so far; on disk after every row."""
+    """Options, the models, and what was found so far."""
 
     def __init__(self, options: argparse.Namespace, models: Path) -> None:
         self.options, self.models = options, models
         self.out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
         self.volume = options.work / "volume"
-        self.rows: list[Row] = []
+        self.rows = Rows("speed")
 
     def add(self, row: Row) -> None:
-        self.rows.append(row)
-        print(json.dumps(row), flush=True)
-        if self.out:
-            (self.out / "speed.json").write_text(json.dumps(self.rows, indent=1))
+        self.rows.add(row)
 
     def start(self, name: str) -> ComfyUI:
         """A ComfyUI whose volume has the LoRAs and keeps compiled code."""
@@ -230,41 +228,15 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def print_table(rows: list[Row]) -> None:
-    """Rows of one kind below each other."""
-    for kind in dict.fromkeys(row["row"] for row in rows):
-        print(f"\n{kind}")
-        for row in (row for row in rows if row["row"] == kind):
-            kernels = row.get("kernels", [])
-            print("  " + "  ".join(f"{key}={value}" for key, value in row.items() if key not in ("row", "kernels")))
-            for name, calls, milliseconds in kernels[:16]:
-                print(f"    {milliseconds:8.2f} ms {calls:5d}  {name}")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu-speed"))
+    parser = parser_of(__doc__)
+    add_picture(parser)
     parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--engine-argument", action="append", default=[])
-    parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    models = options.work / "models" if options.weights == "make" else Path(options.weights)
     wanted = options.row or list(ROWS)
-    if options.weights == "make" and set(wanted) != {"step"} and not (models / "vae/ae.safetensors").exists():
-        maker = Path(__file__).with_name("flux_weights.py")
-        subprocess.run([options.python, str(maker), str(options.comfyui), str(models)], check=True)
-    bench = Bench(options, models)
-    for name in wanted:
-        began = time.perf_counter()
-        ROWS[name](bench)
-        print(f"{name}: {time.perf_counter() - began:.0f} s in all", flush=True)
-    print_table(bench.rows)
+    bench = Bench(options, models_of(options, () if set(wanted) == {"step"} else ("flux_weights.py",)))
+    run(wanted, {name: partial(row, bench) for name, row in ROWS.items()})
+    bench.rows.show()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from gateway.served import Served, until
 from PIL import Image
-from ryla_nodes.cli import app, output
+from typed import typed
 from unit.fake_engine import FakeEngine
 
 RUN = (sys.executable, "-c", "from ryla_nodes.cli.app import main; main()", "run")
@@ -24,21 +24,10 @@ def ryla(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     """Run ``ryla run ...`` in this process, in an empty folder and without workflows of its own."""
     for name in ("RYLA_SERVER", "RYLA_GATEWAY", "RYLA_TOKEN", "RYLA_WORKFLOWS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(output.console, "width", 200)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ryla", "run", *arguments])
-        status = 0
-        try:
-            app.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+    return typed(monkeypatch, capsys, "run")
 
 
 def test_one_picture_of_a_workflow_that_only_the_gateway_has(ryla: Any, gateway: Served) -> None:

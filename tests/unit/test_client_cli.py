@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from ryla_nodes.cli import app, output
+from ryla_nodes.cli import output
+from typed import typed
 from unit.fake_engine import FakeEngine
 from unit.fake_engine_parts import add_workflow, jpeg
 from unit.test_client_faults import _until
@@ -30,22 +31,11 @@ def engine() -> Iterator[FakeEngine]:
 def ryla(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Run ``ryla run ...`` in this process and an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.setenv("RYLA_WORKFLOWS", str(add_workflow(tmp_path / "workflows")))
-    monkeypatch.setattr(output.console, "width", 200)
     monkeypatch.delenv("RYLA_SERVER", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ryla", "run", *arguments])
-        status = 0
-        try:
-            app.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+    return typed(monkeypatch, capsys, "run")
 
 
 def _files() -> list[str]:

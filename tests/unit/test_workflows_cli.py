@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from ryla_nodes.cli import app, output
 from ryla_nodes.workflows.object_info import recorded, versions
+from typed import typed
 
 NEWEST = versions()[-1]
 
@@ -21,19 +20,7 @@ NEWEST = versions()[-1]
 @pytest.fixture
 def ryla(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run ``ryla ...`` in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setattr(output.console, "width", 160)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ryla", *arguments])
-        status = 0
-        try:
-            app.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+    return typed(monkeypatch, capsys, width=160)
 
 
 def of_json(result: tuple[int, str, str]) -> dict[str, Any]:
