@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo test lint unit test-comfyui bench bench-gpu evaluate clean
+.PHONY: demo test lint unit test-comfyui test-editor bench bench-gpu evaluate clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,7 +31,11 @@ unit: $(READY)
 
 # Need a real ComfyUI: COMFYUI_PATH=/path/to/ComfyUI COMFYUI_PYTHON=/path/to/its/python
 test-comfyui: $(READY)
-	RYLA_REQUIRE=comfyui $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui
+	RYLA_REQUIRE=all $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui
+
+# The graph editor in a browser, for each ComfyUI in turn. Needs what test-comfyui needs, and a Chromium.
+test-editor: $(READY)
+	RYLA_REQUIRE=all $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui/editor
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

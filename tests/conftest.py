@@ -1,10 +1,40 @@
-"""Fixtures for every part of the tests."""
+"""Fixtures for every part of the tests, and what ``RYLA_REQUIRE`` makes of a skip.
+
+A test that lacks something (a ComfyUI, a browser, InsightFace, comfy-cli, Postgres) is skipped. With ``RYLA_REQUIRE``
+set to anything it fails instead: whoever means to run everything is not told "passed" of less. What does not apply
+here, however complete the machine is, begins its reason with ``Does not apply``.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, pytest.TestReport]:
+    return _required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, pytest.CollectReport]:
+    return _required((yield))
+
+
+def _required(report: Any) -> Any:
+    if not os.environ.get("RYLA_REQUIRE") or report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return report
+    told = report.longrepr
+    reason = told[2].removeprefix("Skipped: ") if isinstance(told, tuple) else str(told)
+    if not reason.startswith("Does not apply"):
+        report.outcome, report.longrepr = "failed", f"RYLA_REQUIRE is set, and this would be skipped: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

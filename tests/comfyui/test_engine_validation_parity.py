@@ -137,7 +137,7 @@ def test_bad_graphs(name: str, real: ComfyUI, engine: Engine) -> None:
 @pytest.mark.parametrize("name", NEWER)
 def test_bad_graphs_of_newer_versions(name: str, real: ComfyUI, engine: Engine) -> None:
     if real.install.version <= (0, 3, 64):
-        pytest.skip("ComfyUI 0.3.64 answers these in another way")
+        pytest.skip("Does not apply: ComfyUI 0.3.64 answers these in another way")
     ours, theirs = (answer(server, {"prompt": NEWER[name]}) for server in (engine, real))
     if name == "unknown class":
         told = ours[1]["error"].pop("message")
@@ -154,7 +154,7 @@ def test_bad_requests(name: str, real: ComfyUI, engine: Engine) -> None:
 @pytest.mark.parametrize("name", NEWER_REQUESTS)
 def test_bad_prompt_ids(name: str, real: ComfyUI, engine: Engine) -> None:
     if real.install.version <= (0, 3, 64):
-        pytest.skip("ComfyUI 0.3.64 takes any prompt_id")
+        pytest.skip("Does not apply: ComfyUI 0.3.64 takes any prompt_id")
     same(answer(engine, NEWER_REQUESTS[name]), answer(real, NEWER_REQUESTS[name]))
 
 

@@ -226,7 +226,9 @@ def test_the_same_picture(engines: Engines, case: str) -> None:
 
 def test_the_same_picture_with_new_noise_at_every_step(engines: Engines) -> None:
     if engines.comfyui.install.version < (0, 4):
-        pytest.skip("This ComfyUI draws the later noises from the seed itself; later ones, and we, from the next.")
+        pytest.skip(
+            "Does not apply: this ComfyUI draws later noises from the seed itself; newer ones, and we, from the next"
+        )
     theirs, ours = engines.pictures(graph(sampler_name="euler_ancestral", steps=6))
     assert small_models.psnr(theirs, ours) >= BAR
 
@@ -303,7 +305,7 @@ def test_transformer_and_lora_load_as_they_are(start_comfyui: StartComfyUI) -> N
     """Without the pack that teaches ComfyUI small shapes."""
     server = start_comfyui(models=(shipped.ROOT,))
     if server.install.version < (0, 33):
-        pytest.skip("This ComfyUI fixes the width of Flux.")
+        pytest.skip("Does not apply: this ComfyUI fixes the width of Flux")
     made = painting(MIRA, 128, "mira")
     kept = {name: made[name] for name in ("unet", "lora")}
     kept["save"] = node("ModelSave", model=["lora", 0], filename_prefix="mira")

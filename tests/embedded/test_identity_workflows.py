@@ -223,7 +223,7 @@ def test_cuda_that_cannot_be_used_is_told_in_the_history_with_the_reason(inside:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this machine has CUDA")
+        pytest.skip("Does not apply: this machine has CUDA")
     assert "onnxruntime-gpu has CUDA" in FaceAnalyzer.execute("CUDA").ui["text"][0]
     assert FaceAnalyzer.execute("CPU").ui is None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway.browser import Visiting, chromium, visiting
+from browser import Visiting, chromium, visiting
 from gateway.process import ServeProcess
 from gateway.served import Served, add_workflows, photo, until
 from PIL import Image

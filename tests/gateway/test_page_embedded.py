@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from gateway.browser import chromium, visiting
+from browser import chromium, visiting
 from gateway.process import ServeProcess
 from PIL import Image
 

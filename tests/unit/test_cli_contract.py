@@ -18,7 +18,7 @@ from unit.fake_engine_parts import add_workflow
 from unit.test_client_faults import _until
 
 MAIN = "from ryla_nodes.cli.app import main; main()"
-posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: signals of POSIX")
 
 
 def _environ(folder: Path, **more: str) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells of processes in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Does not apply: Linux tells of processes in /proc")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
 def test_a_comfyui_of_ours_outlives_nobody(name: str, tmp_path: Path, comfyui: Path) -> None:
     command = [

@@ -56,7 +56,7 @@ def _prompt_id(file: Path) -> str:
         return str(picture.info["prompt_id"])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a POSIX thing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: kill -9 is a POSIX thing")
 @pytest.mark.parametrize("count", [200])
 def test_a_batch_outlives_an_engine_and_its_own_runner(tmp_path: Path, count: int) -> None:
     """Three engines: one is killed, one comes up half-way; the runner is killed with -9 and started again."""
@@ -205,7 +205,7 @@ def test_two_runners_do_not_share_a_manifest(ryla: Any, tmp_path: Path) -> None:
             child.wait()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="flock is a POSIX thing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: flock is a POSIX thing")
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_on_a_volume_without_locks_one_runner_at_a_time_makes_the_batch(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

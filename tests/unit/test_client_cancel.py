@@ -141,7 +141,7 @@ def _child(engine: FakeEngine) -> subprocess.Popen[str]:
     return child
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to a child is a POSIX thing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: SIGINT to a child is a POSIX thing")
 def test_ctrl_c_once_cancels_and_waits_for_it() -> None:
     with FakeEngine(seconds=30) as engine:
         child = _child(engine)
@@ -150,7 +150,7 @@ def test_ctrl_c_once_cancels_and_waits_for_it() -> None:
         assert "cancelled Cancelled;" in out and not engine.running
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to a child is a POSIX thing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: SIGINT to a child is a POSIX thing")
 def test_ctrl_c_twice_leaves_at_once_and_says_what_may_go_on() -> None:
     with FakeEngine("deaf", seconds=30) as engine:
         child = _child(engine)

@@ -158,7 +158,7 @@ def test_a_picture_that_cannot_be_written_is_not_lost(ryla: Any, engine: FakeEng
     assert status == 7 and "output_folder_missing" in err and "The picture is still on" in err and "sub dir/p_" in err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: POSIX limits")
 @pytest.mark.parametrize(("how", "code"), [("full", "disk_full"), ("read-only", "output_not_writable")])
 def test_a_full_disk_and_a_read_only_folder_leave_no_half_file(how: str, code: str, tmp_path: Path) -> None:
     """In a child: a file size limit stands for a full disk, another user for a folder that may not be written."""
@@ -183,7 +183,7 @@ def test_a_full_disk_and_a_read_only_folder_leave_no_half_file(how: str, code: s
     assert list((tmp_path / "a").iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to a child is a POSIX thing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Does not apply: SIGINT to a child is a POSIX thing")
 def test_ctrl_c_ends_with_130_and_a_free_engine(tmp_path: Path) -> None:
     root = add_workflow(tmp_path / "workflows")
     with FakeEngine(seconds=30) as engine:

@@ -123,7 +123,7 @@ BAD = [
 @pytest.mark.parametrize(("environ", "code", "says"), BAD, ids=lambda value: str(value)[:50])
 def test_what_stands_in_the_way_is_named(environ: dict[str, str], code: str, says: str, tmp_path: Path) -> None:
     if "socksio" in says and importlib.util.find_spec("socksio"):
-        pytest.skip("SOCKS is installed")
+        pytest.skip("Does not apply: SOCKS is installed")
     server = environ.pop("SERVER", None) or "http://192.0.2.77:8188"
     command = "from ryla_nodes.cli.app import main; main()"
     done = subprocess.run(

@@ -243,7 +243,7 @@ def test_a_pickle_of_that_name_is_named(tmp_path: Path) -> None:
     assert raised.value.code == "lora_pickle" and "character-7.pt" in raised.value.message
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.skipif(os.name == "nt", reason="Does not apply: links need a privilege on Windows")
 class TestLinks:
     def test_out_of_the_folders_is_refused_and_not_listed(self, tmp_path: Path) -> None:
         lora_store = make(tmp_path)
@@ -332,7 +332,9 @@ class TestLinks:
             lora_store.find("7")
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="permissions do not bind this user")
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="Does not apply: permissions do not bind this user"
+)
 def test_an_unreadable_folder_is_said(tmp_path: Path) -> None:
     lora_store = make(tmp_path, "v/character-7/x")
     (tmp_path / "v").chmod(0)

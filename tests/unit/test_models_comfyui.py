@@ -169,7 +169,7 @@ def ends(pid: Path) -> bool:
     return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+@pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: processes are looked at in /proc")
 def test_a_program_that_hangs_is_stopped_with_all_that_it_started(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_program_that_hangs_is_stopped_with_all_that_it_started(
     assert ends(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+@pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: processes are looked at in /proc")
 def test_the_deadline_holds_for_one_that_left_the_group(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfyui_install, "_INSTALL_WITHIN", 1.0)
     monkeypatch.setattr(comfyui_install, "_LAST_WORDS", 0.2)
@@ -206,7 +206,7 @@ def test_what_a_program_leaves_behind_with_its_output_open_is_not_waited_for(
     assert time.monotonic() - began < 15
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Processes are looked at in /proc.")
+@pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: processes are looked at in /proc")
 def test_ctrl_c_stops_the_program_too(machine: Machine) -> None:
     pid = machine.root / "pid"
     machine.program(machine.root / "bin" / "comfy", f"echo $$ > {pid}; echo fetching; exec sleep 60")

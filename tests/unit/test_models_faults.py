@@ -269,7 +269,7 @@ def test_a_full_disk_keeps_nothing_half(machine: World) -> None:
     _finishes(machine)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Does not apply: POSIX permissions")
 def test_a_read_only_target_is_named(machine: World) -> None:
     machine.volume.mkdir()
     machine.volume.chmod(0o555)
