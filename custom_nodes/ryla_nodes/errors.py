@@ -7,9 +7,11 @@ status of an answer; the message names the thing and where it was looked for; th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from . import commands
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class RylaError(Exception):
     """A failure from the registry.
 
     As text it is ``MESSAGE Next: HINT [CODE]``: all that an engine passes on of an error that a node raised, and what
-    ``parse`` reads again.
+    ``parse`` reads again. There a command of the hint is written as it works where this process's messages are read.
 
     Args:
         code: a key of ``REGISTRY``.
@@ -276,14 +278,32 @@ class RylaError(Exception):
 
         What stands before it in ``text`` becomes a part of its message, what stands behind its code is left out.
         """
-        mark = next((mark for mark in _MARK.finditer(text) if mark[1] in REGISTRY), None)
-        if mark is None:
-            return None
-        message, _, hint = text[: mark.start()].partition(_NEXT)
-        return cls(mark[1], message.strip(), hint=hint.strip())
+        return next(iter(cls.parse_all(text)), None)
+
+    @classmethod
+    def parse_all(cls, text: str) -> list[RylaError]:
+        """The errors that stand in ``text``, one behind the other; see ``parse``."""
+        found, start = [], 0
+        for mark in _MARK.finditer(text):
+            if mark[1] in REGISTRY:
+                message, _, hint = text[start : mark.start()].partition(_NEXT)
+                found.append(cls(mark[1], message.strip(), hint=commands.plain(hint.strip())))
+                start = mark.end()
+        return found
 
     def __str__(self) -> str:
-        return f"{self.message}{_NEXT}{self.hint} [{self.code}]"
+        return f"{self.message}{_NEXT}{commands.spelled(self.hint)} [{self.code}]"
+
+
+class RylaErrors(Exception):
+    """Several failures at once, such as all that a node lacks: one a line."""
+
+    def __init__(self, errors: Sequence[RylaError]) -> None:
+        super().__init__(*errors)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
 
 
 def sentence(text: str, more: int = 0) -> str:

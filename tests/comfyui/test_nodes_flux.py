@@ -181,7 +181,7 @@ def refusal(server: ComfyUI, **inputs: Any) -> str:
     answer = server.submit(graph(loader(**inputs), OURS))
     assert answer.status_code == 400
     [error] = answer.json()["node_errors"]["loader"]["errors"]
-    assert error["type"] == "custom_validation_failed"
+    assert error["type"] == "exception_during_inner_validation"
     return str(error["details"])
 
 

@@ -80,8 +80,8 @@ def test_the_part_of_an_id_that_is_wrong_is_named(loaded: Loaded, volume: Path) 
         with pytest.raises(RylaError) as caught:
             apply(loaded, lora_id)
         assert word in caught.value.message
-    refusal = LoraLoader.validate_inputs("7+8", "error")
-    assert isinstance(refusal, str) and "'8'" in refusal
+    with pytest.raises(RylaError, match="'8'"):
+        LoraLoader.validate_inputs("7+8", "error")
     report = apply(loaded, "8+7", on_missing="pass")[3]
     assert "'8' was not found" in report and "matched" in report
 
@@ -116,8 +116,9 @@ def test_an_id_without_a_readable_file_is_refused_before_the_job(loaded: Loaded,
         ("short", "pass", "short"),
         ("7", "x", "'x'"),
     ):
-        refusal = LoraLoader.validate_inputs(lora_id, on_missing)
-        assert isinstance(refusal, str) and word in refusal
+        with pytest.raises(RylaError) as caught:
+            LoraLoader.validate_inputs(lora_id, on_missing)
+        assert word in str(caught.value)
 
 
 def test_pass_does_not_hide_a_wrong_file(loaded: Loaded, volume: Path) -> None:

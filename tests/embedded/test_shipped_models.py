@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.protocol import running_in
+from ryla_nodes.errors import RylaError
 from ryla_nodes.loras.inspect import inspect
 from ryla_nodes.models import shipped
 from ryla_nodes.models.folders import ModelFolders, at_root
@@ -76,15 +77,19 @@ def test_a_damaged_package_is_told_before_the_job(tmp_path: Path, monkeypatch: p
         assert FluxLoader.validate_inputs("auto") is True
         path.write_bytes(path.read_bytes()[:-1])
         for model in ("auto", path.name):
-            refused = str(FluxLoader.validate_inputs(model))
-            assert str(path) in refused and "truncated" in refused and "[damaged_package]" in refused
+            with pytest.raises(RylaError) as refused:
+                FluxLoader.validate_inputs(model)
+            assert str(path) in refused.value.message and "truncated" in refused.value.message
+            assert refused.value.code == "damaged_package"
 
 
 def test_real_weights_need_no_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_home: Path) -> None:
     monkeypatch.setattr(shipped, "ROOT", tmp_path / "nothing")
     with running_in(EmbeddedEngine(tmp_path / "home", at_root(tiny_home / "models"))):
         assert FluxLoader.validate_inputs("tiny-flux.safetensors") is True
-        assert "damaged_package" in str(FluxLoader.validate_inputs("auto"))
+        with pytest.raises(RylaError) as refused:
+            FluxLoader.validate_inputs("auto")
+        assert refused.value.code == "damaged_package"
 
 
 def test_a_lora_of_the_homes_goes_before_the_packages(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_it_holds_the_pack_and_nothing_of_the_workshop() -> None:
     assert {name.partition("/")[0] for name in names} == TOP
     assert [name for name in names if "/paint/" in name or name.endswith((".safetensors", ".lock"))] == []
     scripts = {name for name in names if name.startswith("scripts/")}
-    assert scripts == {"scripts/install_models.py", "scripts/run_workflow.py"}
+    assert scripts == {"scripts/install_models.py", "scripts/run_workflow.py", "scripts/ryla.py"}
 
 
 def test_it_holds_every_module_and_every_help_page() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
+from .. import commands
 from ..errors import RylaError
 from ..text import json_line
 
@@ -109,4 +110,4 @@ def report_error(error: RylaError) -> None:
         console.print(error.message, markup=False, soft_wrap=True)
         if error.hint:
             console.print("[bold]next[/]   ", end="")
-            console.print(error.hint, markup=False, soft_wrap=True)
+            console.print(commands.spelled(error.hint), markup=False, soft_wrap=True)

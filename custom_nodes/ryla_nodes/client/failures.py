@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import commands
 from ..errors import RylaError, sentence
 from ..files import MODEL_SUFFIXES
 from ..workflows.graph import Graph
@@ -18,6 +19,7 @@ _OOM_WORDS = ("out of memory", "allocation on device")
 _LONGEST = 1000
 _NO_CLASS = ("does not exist", "missing the class_type")
 """How ComfyUI before 0.4 says it, under the type "invalid_prompt"; later ones have "missing_node_type"."""
+_RAISED = ("exception_during_validation", "exception_during_inner_validation")
 _ENDED = "Prompt executed in"
 _HANDLED = "!!! Exception during processing !!!"
 # ComfyUI keeps the last 300 pieces of its log, and a traceback is printed in many: its beginning may be gone.
@@ -98,20 +100,18 @@ def _node_failed(subject: Subject, data: JsonObject) -> RylaError:
     if kind.endswith(_OOM_TYPES) or any(word in text.casefold() for word in _OOM_WORDS):
         message = f"{where} ran out of GPU memory on {subject.server}: {cause or kind}"
         return RylaError("gpu_oom", sentence(message), **facts)
-    own = _of_our_node(cause, f"{where} on {subject.server}", facts)
-    if own is not None:
-        return own
+    own = [_at(error, f"{where} on {subject.server}", facts) for error in RylaError.parse_all(text)]
+    if own:
+        return _together(own)
     short = kind.rsplit(".", 1)[-1]
     told = f"{short}: {cause}" if short not in ("", "Exception") else cause or "no reason given"
     return RylaError("node_failed", sentence(f"{where} failed on {subject.server}: {told}"), **facts)
 
 
-def _of_our_node(words: str, where: str, facts: Mapping[str, Any]) -> RylaError | None:
-    """The failure that a node of this package told the engine, with where it happened; None for other words."""
-    error = RylaError.parse(words)
-    if error is not None:
-        error.message = f"{where}: {error.message}"
-        error.details.update(facts)
+def _at(error: RylaError, where: str, facts: Mapping[str, Any]) -> RylaError:
+    """A failure that a node of this package told the engine, with where it happened."""
+    error.message = f"{where}: {error.message}"
+    error.details.update(facts)
     return error
 
 
@@ -128,6 +128,12 @@ def _no_output(subject: Subject, entry: HistoryEntry, absent: list[Output]) -> R
 
 def partial_validation(subject: Subject, node_errors: JsonObject, dropped: list[Output]) -> RylaError:
     """The engine said 200 but will leave out outputs that the workflow declares."""
+    own = [
+        *_missing_models(subject, node_errors, subject.facts),
+        *_words_of_our_nodes(subject, node_errors, subject.facts),
+    ]
+    if own:
+        return _together(own)
     why = "; ".join(_reasons(subject, node_errors)) or "it does not say why"
     message = f"{subject.server} accepted the graph but leaves out its output {subject.nodes(dropped)}: {why}"
     nodes = [output.node_id for output in dropped]
@@ -187,44 +193,56 @@ def _invalid(subject: Subject, body: JsonObject) -> RylaError:
         # Both name it in the details: Node ID '#3'.
         where = subject.node(details.split("#")[-1].strip("'"))
         return RylaError("missing_node", sentence(f"{subject.server} has no node for {where}: {message}"), **facts)
-    found = _missing_model(node_errors)
-    if found is not None:
-        node_id, name = found
-        message = f"{subject.server} has no file {name} for {subject.node(node_id)}."
-        return RylaError("missing_model", message, file=name, **facts)
-    own = _words_of_our_node(subject, node_errors, facts)
-    if own is not None:
-        return own
+    own = [*_missing_models(subject, node_errors, facts), *_words_of_our_nodes(subject, node_errors, facts)]
+    if own:
+        return _together(own)
     why = "; ".join(_reasons(subject, node_errors)) or f"{message} {details}".strip()
     return RylaError("rejected_input", sentence(f"{subject.server} refuses the graph: {_first_line(why)}"), **facts)
 
 
-def _missing_model(node_errors: JsonObject) -> tuple[str, str] | None:
-    """The node and the file that is not in its list."""
+def _together(errors: list[RylaError]) -> RylaError:
+    from ..models import missing  # Only when something failed.
+
+    return missing.together(errors)
+
+
+def _missing_models(subject: Subject, node_errors: JsonObject, facts: Mapping[str, Any]) -> list[RylaError]:
+    """A failure for each file that is not in its node's list."""
+    found = []
     for node_id, reason in _each_error(node_errors):
         info = reason.get("extra_info")
-        received = (info if isinstance(info, dict) else {}).get("received_value")
-        if reason.get("type") == "value_not_in_list" and str(received).casefold().endswith(MODEL_SUFFIXES):
-            return node_id, str(received)
-    return None
+        info = info if isinstance(info, dict) else {}
+        name = str(info.get("received_value"))
+        if reason.get("type") == "value_not_in_list" and name.casefold().endswith(MODEL_SUFFIXES):
+            from ..workflows import remedies
+
+            message = f"{subject.server} has no file {name} for {subject.node(node_id)}."
+            known, hint = remedies.for_model_file(name, str(info.get("input_name") or ""))
+            found.append(RylaError("missing_model", message, hint=hint if known else "", file=name, **facts))
+    return found
 
 
-def _words_of_our_node(subject: Subject, node_errors: JsonObject, facts: Mapping[str, Any]) -> RylaError | None:
-    """What a node of this package said when it checked its inputs: "model - WORDS" in the details."""
+def _words_of_our_nodes(subject: Subject, node_errors: JsonObject, facts: Mapping[str, Any]) -> list[RylaError]:
+    """What nodes of this package said when they checked their inputs, several things a node; with "model - " before it
+    when it was told by returning it."""
+    found = []
     for node_id, reason in _each_error(node_errors):
+        words = str(reason.get("details") or "")
         if reason.get("type") == "custom_validation_failed":
-            words = str(reason.get("details") or "").partition(" - ")[2]
-            own = _of_our_node(_first_line(words), f"{subject.node(node_id)} on {subject.server}", facts)
-            if own is not None:
-                return own
-    return None
+            words = words.partition(" - ")[2]
+        elif reason.get("type") not in _RAISED:
+            continue
+        for own in RylaError.parse_all(words):
+            found.append(_at(own, f"{subject.node(node_id)} on {subject.server}", facts))
+    return found
 
 
 def _reasons(subject: Subject, node_errors: JsonObject) -> list[str]:
     """What each node of ``node_errors`` complains of."""
     told = []
     for node_id, reason in _each_error(node_errors):
-        message, details = (_first_line(str(reason.get(key) or "")) for key in ("message", "details"))
+        said = (commands.plain(str(reason.get(key) or "")) for key in ("message", "details"))
+        message, details = map(_first_line, said)
         told.append(f"{subject.node(node_id)}: {message}" + (f" ({details})" if details else ""))
     return told
 

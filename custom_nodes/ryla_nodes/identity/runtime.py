@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import sys
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import commands
 from ..errors import RylaError
 
 _log = logging.getLogger(__name__)
@@ -19,6 +21,10 @@ _log = logging.getLogger(__name__)
 PROVIDERS = ("auto", "CPU", "CUDA")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _MIN_VERSION = (2, 0)
+_NAMES = {
+    "insightface": "InsightFace, which the face nodes need,",
+    "onnxruntime": "onnxruntime, which InsightFace needs,",
+}
 
 _open: dict[tuple[Path, str], Opened] = {}
 _lock = threading.Lock()
@@ -128,8 +134,16 @@ def _why_not_loaded(libraries: Path) -> str:
     return "onnxruntime did not take it; its message is in the terminal"
 
 
+def require_installed() -> None:
+    """Raise ``insightface_missing`` where InsightFace or onnxruntime cannot be there, without importing them."""
+    for module in ("insightface", "onnxruntime"):
+        if module not in sys.modules and importlib.util.find_spec(module) is None:
+            hint = commands.pip("insightface>=2.0")
+            raise RylaError("insightface_missing", f"{_NAMES[module]} is not installed.", hint=hint)
+
+
 def _check_insightface() -> None:
-    hint = f"{sys.executable} -m pip install 'insightface>=2.0'"
+    hint = commands.pip("insightface>=2.0")
     try:
         import insightface
     except ImportError as error:

@@ -68,7 +68,7 @@ def require_family(info: LoraInfo, model_family: str, *, clip: bool = True) -> N
             "lora_wrong_family",
             f"{info.path.name} is a LoRA for {families.title(info.family)}, "
             f"the model is {families.title(model_family)}.",
-            hint="Take a LoRA trained for the model's family: ryla loras list.",
+            hint="Take a LoRA trained for the model's family: ryla loras list",
             **_both(info, model_family),
         )
     if not info.patches_model and not clip:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,6 +103,12 @@ class Catalogue:
         near = list(similar(model_id, self.models, likeness=0.4))
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise RylaError("unknown_model", f"The catalogue has no model {model_id!r}.{guess}", nearest=near)
+
+    def named(self, filename: str, *folders: str) -> ModelEntry | None:
+        """The entry of ``folders`` (of any, when none is given) whose file has the name of ``filename``, or None."""
+        base = PurePosixPath(filename.replace("\\", "/")).name
+        known = (entry for entry in self if not folders or entry.folder in folders)
+        return next((entry for entry in known if PurePosixPath(entry.filename).name == base), None)
 
     def files(self, entry: ModelEntry) -> tuple[ModelEntry, ...]:
         """The files behind an entry: itself, or the parts of a bundle."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..errors import RylaError
-from . import catalogue, resolve
+from . import catalogue, missing, resolve
 from .folders import ModelFolders
 from .headers import MADE_UP, read_header
 from .identify import FileKind, describe, identify, shard_of
@@ -63,9 +63,8 @@ class _Search:
     def named(self, model: str, text_encoder: str) -> FluxFiles:
         path = self.folders.find("diffusion_models", model) or self.folders.find("checkpoints", model)
         if path is None:
-            searched = [*self.folders.get("diffusion_models"), *self.folders.get("checkpoints")]
-            where = ", ".join(str(folder) for folder in searched)
-            raise RylaError("missing_model", f"{model} is not there. Searched: {where}.", hint=_INSTALL)
+            absent = resolve.no_such_file(model, self.folders, "diffusion_models", "checkpoints")
+            raise _incomplete([absent, *self._companions(text_encoder)[1]], by_auto=False)
         if self.stand_in and path.name == self.stand_in.transformer.name:
             return self.stand_in
         header = read_header(path)
@@ -76,9 +75,12 @@ class _Search:
         try:
             path, kind = self._transformer()
         except RylaError as error:
-            if error.code != "missing_model" or self.stand_in is None or text_encoder != AUTO:
+            if error.code != "missing_model":
                 raise
-            return self.stand_in
+            if self.stand_in is not None and text_encoder == AUTO:
+                return self.stand_in
+            lacking = [error, *self._companions(text_encoder)[1]]
+            raise _incomplete(lacking, by_auto=text_encoder == AUTO) from error
         try:
             return self._complete(path, kind, text_encoder)
         except RylaError as error:
@@ -101,7 +103,7 @@ class _Search:
                 path = self._only(folder, kind)
                 if path is not None:
                     return path, kind
-            raise RylaError("missing_model", error.message, hint=_INSTALL, **error.details) from error
+            raise
 
     def _complete(self, path: Path, kind: FileKind, text_encoder: str) -> FluxFiles:
         if kind is FileKind.FLUX_ALL_IN_ONE:
@@ -112,23 +114,20 @@ class _Search:
         if kind is not FileKind.FLUX_TRANSFORMER:
             line = f"{path} is {describe(path, kind)}; this loader takes FLUX.1 Dev."
             raise RylaError("wrong_model_kind", line, hint=_INSTALL, path=path, kind=kind.value)
-        return FluxFiles(path, *self._companions(text_encoder))
+        found, lacking = self._companions(text_encoder)
+        if lacking:
+            raise _incomplete(lacking, by_auto=text_encoder == AUTO)
+        return FluxFiles(path, *found)
 
-    def _companions(self, text_encoder: str) -> tuple[Path, Path, Path]:
-        found: list[Path] = []
-        missing: list[RylaError] = []
-        for find in (
-            lambda: self._part("clip_l", FileKind.CLIP_L),
-            lambda: self._t5xxl(text_encoder),
-            lambda: self._part("ae", FileKind.VAE_FLUX),
-        ):
-            _collect(find, found, missing)
-        if missing:
-            line = "FLUX.1 Dev is incomplete. " + " ".join(error.message for error in missing)
-            models = [error.details.get("model") for error in missing]
-            raise RylaError("missing_model", line, hint=_INSTALL, models=models)
-        clip_l, t5xxl, vae = found
-        return clip_l, t5xxl, vae
+    def _companions(self, text_encoder: str) -> tuple[list[Path], list[RylaError]]:
+        """CLIP-L, T5-XXL and the VAE, those that are there, and what says that one is not."""
+        return missing.search(
+            (
+                lambda: self._part("clip_l", FileKind.CLIP_L),
+                lambda: self._t5xxl(text_encoder),
+                lambda: self._part("ae", FileKind.VAE_FLUX),
+            )
+        )
 
     def _t5xxl(self, text_encoder: str) -> Path:
         if text_encoder == AUTO:
@@ -164,13 +163,12 @@ class _Search:
                 yield path
 
 
-def _collect(find: Callable[[], Path], found: list[Path], missing: list[RylaError]) -> None:
-    try:
-        found.append(find())
-    except RylaError as error:
-        if error.code != "missing_model":
-            raise
-        missing.append(error)
+def _incomplete(lacking: list[RylaError], *, by_auto: bool) -> RylaError:
+    """All that is missing in one error; what ``auto`` was to find comes with the workflow of that name."""
+    error = missing.together(lacking)
+    models = [each.details["model"] for each in lacking]
+    hint = _INSTALL if by_auto else error.hint
+    return RylaError("missing_model", f"FLUX.1 Dev is incomplete. {error.message}", hint=hint, models=models)
 
 
 def _look(path: Path) -> tuple[FileKind, bool]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from .. import commands
 from ..errors import RylaError
 from . import catalogue, resolve
 from .catalogue import ModelEntry
@@ -65,7 +67,7 @@ class IdentitySearch:
         self, folder: str, name: str, model_id: str, kind: FileKind, part: Callable[[IdentityFiles], Path]
     ) -> Path:
         if name != AUTO:
-            return self._named(folder, name, model_id)
+            return self._named(folder, name)
         own = None if self.own is None else part(self.own)
         try:
             return resolve.resolve(model_id, self.folders)
@@ -80,11 +82,10 @@ class IdentitySearch:
             raise RylaError("ambiguous_model", line, hint="Name one of them, or keep only one.")
         return hits[0] if hits or own is None else own
 
-    def _named(self, folder: str, name: str, model_id: str) -> Path:
+    def _named(self, folder: str, name: str) -> Path:
         path = self.folders.find(folder, name)
         if path is None:
-            line = f"{name} is not there. Searched: {', '.join(map(str, self.folders.get(folder)))}."
-            raise RylaError("missing_model", line, hint=f"ryla models install {model_id}")
+            raise resolve.no_such_file(name, self.folders, folder)
         return path
 
     def _of_kind(self, folder: str, kind: FileKind, ignored: Path | None) -> list[Path]:
@@ -93,11 +94,17 @@ class IdentitySearch:
 
 
 def _is(path: Path, kind: FileKind) -> bool:
+    status = path.stat()
+    return _kind(path, status.st_mtime_ns, status.st_size) is kind
+
+
+@lru_cache(maxsize=1024)
+def _kind(path: Path, _mtime: int, _size: int) -> FileKind | None:
     """A broken file is of no kind here: it only matters when it is asked for by name."""
     try:
-        return identify(read_header(path)) is kind
+        return identify(read_header(path))
     except RylaError:
-        return False
+        return None
 
 
 def find_pack(roots: Sequence[Path]) -> Path:
@@ -114,7 +121,7 @@ def find_pack(roots: Sequence[Path]) -> Path:
             return folder
         if any(folder.glob("*.onnx")):
             incomplete.append(folder)
-    hint = f"ryla models install {PACK}"
+    hint = commands.install([PACK])
     if incomplete:
         line = " ".join(_lacking(folder, resolve.missing_parts(folder, entry, known)) for folder in incomplete)
         raise RylaError("missing_model", line, hint=hint)
@@ -136,7 +143,7 @@ def find_scorer(roots: Sequence[Path]) -> Path:
         return found
     where = _searched(roots, str(PurePosixPath(entry.filename).parent))
     line = f"No {_name(entry)}, the recogniser for scoring, in {where}."
-    raise RylaError("missing_model", line, hint=f"ryla models install {SCORER}")
+    raise RylaError("missing_model", line, hint=commands.install([SCORER]))
 
 
 def _scorers(entry: ModelEntry, roots: Sequence[Path]) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from .. import commands
 from ..errors import RylaError
 from . import catalogue as catalogues
 from .catalogue import FILE_KINDS, Catalogue, ModelEntry
@@ -151,5 +152,14 @@ def _nested(entry: ModelEntry, folders: ModelFolders, catalogue: Catalogue) -> P
     return next((path for path in deep if len(missing_parts(path, entry, catalogue)) < count), None)
 
 
+def no_such_file(name: str, folders: ModelFolders, *kinds: str) -> RylaError:
+    """The ``missing_model`` of a file that was asked for by name and lies in none of the folders ``kinds``."""
+    searched = [str(path) for kind in kinds for path in folders.get(kind)]
+    entry = catalogues.load().named(name, *kinds)
+    hint = _install(entry) if entry else "Put it into one of these folders, or choose auto."
+    line = f"{name} is not there. Searched: {', '.join(searched) or 'no folder is known'}."
+    return RylaError("missing_model", line, hint=hint, model=entry.id if entry else None, searched=searched)
+
+
 def _install(entry: ModelEntry) -> str:
-    return f"ryla models install {entry.id}"
+    return commands.install([entry.id])

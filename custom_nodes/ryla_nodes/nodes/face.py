@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..engines.schema import io
-from ..models.identity_files import find_pack
+from ..models import missing
+from ..models.identity_files import find_pack, find_scorer
 from . import sockets
 from .sockets import identity_search
 
@@ -34,6 +36,15 @@ class FaceAnalyzer(io.ComfyNode):
             ],
             outputs=[sockets.FaceAnalyzer.Output(display_name="analyzer", tooltip="For the other face nodes.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, provider: str | None = None) -> bool:
+        """Refuse before the job is queued where InsightFace or its files are missing."""
+        from ..identity import runtime
+
+        sockets.require_choice("provider", provider, runtime.PROVIDERS)
+        missing.require((runtime.require_installed, partial(sockets.require_face_model, find_pack)))
+        return True
 
     @classmethod
     def execute(cls, provider: str) -> io.NodeOutput:
@@ -181,6 +192,12 @@ class FaceSimilarity(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, analyzer: Any = None) -> bool:
+        """Refuse before the job is queued without the recogniser that scores; the link is named to be asked at all."""
+        sockets.require_face_model(find_scorer)
+        return True
 
     @classmethod
     def execute(cls, analyzer: Analyzer, reference: Any, image: Any, threshold: float) -> io.NodeOutput:

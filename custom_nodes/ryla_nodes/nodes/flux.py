@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from ..engines.protocol import SPEED_MODES, WEIGHT_DTYPES, SpeedMode, current_engine
 from ..engines.schema import io
-from ..errors import RylaError
 from ..files import file_state, fingerprint
 from ..models import flux_files, shipped
 from ..models.flux_files import FluxFiles
+from . import sockets
 
 
 class FluxLoader(io.ComfyNode):
@@ -53,14 +53,11 @@ class FluxLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None) -> bool | str:
-        """Refuse before the job is queued. Only ``model`` is named: the engine repeats the message for every name."""
-        if model is None:  # Linked: known when the job runs.
-            return True
-        try:
-            _locate(model, flux_files.AUTO)
-        except RylaError as error:
-            return str(error)
+    def validate_inputs(cls, model: str | None = None, text_encoder: str | None = None) -> bool:
+        """Refuse before the job is queued, by raising: a message that is returned is told once an input."""
+        if model is not None:  # Linked: known when the job runs.
+            sockets.require_choice("text_encoder", text_encoder, flux_files.TEXT_ENCODERS)
+            _locate(model, text_encoder or flux_files.AUTO)
         return True
 
     @classmethod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..engines.protocol import InstantIDSettings, current_engine
 from ..engines.schema import io
+from ..models import missing
 from ..models.identity_files import AUTO
 from . import sockets
 from .sockets import identity_search
@@ -39,6 +41,13 @@ class SDXLLoader(io.ComfyNode):
                 io.Vae.Output(display_name="VAE", tooltip="SDXL's VAE."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool:
+        """Refuse before the job is queued; None is a link."""
+        if checkpoint is not None:
+            sockets.planned_search().checkpoint(checkpoint)
+        return True
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
@@ -77,6 +86,14 @@ class InstantIDLoader(io.ComfyNode):
                 io.ControlNet.Output(display_name="CONTROL_NET", tooltip="InstantID's ControlNet."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, adapter: str | None = None, control_net: str | None = None) -> bool:
+        """Refuse before the job is queued, with both files if both are missing; None is a link."""
+        search = sockets.planned_search()
+        checks = ((search.adapter, adapter), (search.control_net, control_net))
+        missing.require(partial(find, name) for find, name in checks if name is not None)
+        return True
 
     @classmethod
     def execute(cls, adapter: str, control_net: str) -> io.NodeOutput:

@@ -13,6 +13,7 @@ from ..engines.schema import io
 from ..errors import RylaError
 from ..files import fingerprint
 from ..loras import check
+from . import sockets
 
 if TYPE_CHECKING:
     from ..loras.inspect import LoraInfo
@@ -79,19 +80,17 @@ class LoraLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_id: str | None, on_missing: str | None) -> bool | str:
-        """Refuse an id without a readable LoRA file before the job is queued; a linked value is None."""
+    def validate_inputs(cls, lora_id: str | None = None, on_missing: str | None = None) -> bool:
+        """Refuse an id without a readable LoRA file before the job is queued; a linked value is None.
+
+        By raising: a message that is returned is told once an input.
+        """
         if lora_id is None or on_missing is None or not lora_id.strip():
             return True
-        try:
-            if on_missing not in ON_MISSING:
-                choices = ", ".join(ON_MISSING)
-                raise RylaError("invalid_parameter", f"on_missing is {on_missing!r}; it is one of {choices}.")
-            for _, file in _files(lora_id, on_missing):
-                if file is not None:
-                    _info(file)
-        except RylaError as error:
-            return str(error)
+        sockets.require_choice("on_missing", on_missing, ON_MISSING)
+        for _, file in _files(lora_id, on_missing):
+            if file is not None:
+                _info(file)
         return True
 
     @classmethod

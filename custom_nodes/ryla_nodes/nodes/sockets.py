@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines.protocol import current_engine
 from ..engines.schema import io
+from ..errors import RylaError
 from ..models.identity_files import IdentitySearch
 
 if TYPE_CHECKING:
@@ -40,6 +42,25 @@ def which_face() -> list[io.Input]:
         ),
         io.Int.Input("index", default=0, min=0, max=MAX_FACES, tooltip="Number of the face in that order, from 0."),
     ]
+
+
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a value of a list that ``validate_inputs`` names, which the engine then leaves to it; None is a link."""
+    if value is not None and value not in choices:
+        raise RylaError("invalid_parameter", f"{name} is {value!r}; it is one of {', '.join(choices)}.")
+
+
+def planned_search() -> IdentitySearch:
+    """``identity_search`` before the job is queued: the engine's own models need not be there yet."""
+    engine = current_engine()
+    return IdentitySearch(engine.folders(), engine.default_identity(make=False))
+
+
+def require_face_model(find: Callable[[Sequence[Path]], Path]) -> None:
+    """Raise what ``find`` does when the insightface folders lack it; an engine with small ones of its own has all."""
+    search = planned_search()
+    if search.own is None:
+        find(search.insightface())
 
 
 def identity_search() -> IdentitySearch:

@@ -54,11 +54,9 @@ def is_model_file(value: str) -> bool:
 
 def for_model_file(name: str, input_name: str) -> tuple[str | None, str]:
     """The catalogue id of the model file named at ``input_name`` (None: not ours), and how to get the file."""
-    wanted = PurePosixPath(name.replace("\\", "/"))
-    same_name = [entry for entry in catalogue.load() if PurePosixPath(entry.filename).name == wanted.name]
     folder = _FOLDERS.get(input_name)
-    entry = next((entry for entry in same_name if folder in (None, entry.folder)), None)
+    entry = catalogue.load().named(name, *([folder] if folder else []))
     if entry is None:
         place = f"the {folder} folder" if folder else "the folder that this loader reads"
-        return None, f"Put {wanted.name} into {place}"
+        return None, f"Put {PurePosixPath(name.replace(chr(92), '/')).name} into {place}"
     return entry.id, f"ryla models install {entry.id}"

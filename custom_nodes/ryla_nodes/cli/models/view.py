@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ... import commands
 from ...files import Advance
 from ...models.catalogue import Catalogue, ModelEntry
 from ...models.check import Finding
@@ -131,4 +132,4 @@ class ProgressView:
         text = outcome.error.message if outcome.error else str(outcome.path)
         line(colour, outcome.state, 12, outcome.entry.id, text)
         if outcome.error and outcome.error.hint:
-            line("bold", "", 12, "next", outcome.error.hint)
+            line("bold", "", 12, "next", commands.spelled(outcome.error.hint))

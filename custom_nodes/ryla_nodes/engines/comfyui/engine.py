@@ -70,7 +70,7 @@ class ComfyUIEngine:
         """None: ComfyUI has no weights of its own."""
         return None
 
-    def default_identity(self) -> IdentityFiles | None:
+    def default_identity(self, *, make: bool = True) -> IdentityFiles | None:
         """None, as with FLUX.1."""
         return None
 

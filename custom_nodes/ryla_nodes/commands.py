@@ -1,0 +1,90 @@
+"""How a command of this package is written where it is read.
+
+Messages name ``ryla ...``. Inside ComfyUI there is often no such program: there a command is the full path of that
+Python and of a script of the pack, quoted so that it can be pasted as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_GROUPS = "comfyui|doctor|engine|face|loras|run|serve|workflows"
+_COMMAND = re.compile(rf"(?<![\w/.-])ryla (?:(models)(?: (install|check|remove))?|({_GROUPS}))\b")
+_WORD = r"(?:\"[^\"]*\"|'[^']*'|\S+)"
+_SCRIPT = r"(?:\"[^\"]*|'[^']*|\S*)[/\\]scripts[/\\](install_models|ryla)\.py[\"']?"
+_SPELLED = re.compile(rf"{_WORD} {_SCRIPT}( [a-z]+)(?: --(?:comfyui|volume) {_WORD})?")
+_SPECIAL = re.compile(r"[\s&|<>^()%!=;,']")
+"""What Windows' shells do not take as it is; a quotation mark is in no path there."""
+_INSTALL = re.compile(r"\bryla models install((?: [\w.-]+)+)")
+
+
+def quoted(words: Sequence[str], *, windows: bool = sys.platform == "win32") -> str:
+    """One command line of ``words``, for a POSIX shell or for Windows' command prompt."""
+    if not windows:
+        return shlex.join(words)
+    return " ".join(f'"{word}"' if _SPECIAL.search(word) else word for word in words)
+
+
+def pip(*packages: str) -> str:
+    """The command that brings ``packages`` to the Python that runs this."""
+    return quoted([sys.executable, "-m", "pip", "install", *packages])
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """The pack's scripts, as commands.
+
+    Attributes:
+        python: full path of the Python that has what the scripts need.
+        folder: full path of the folder ``scripts``.
+        place: the options that say where model files go, such as ``("--comfyui", "/ComfyUI")``.
+    """
+
+    python: str
+    folder: str
+    place: tuple[str, ...] = ()
+    windows: bool = sys.platform == "win32"
+
+    def spell(self, text: str) -> str:
+        """``text`` with each ``ryla ...`` in it as a command of this pack."""
+        return _COMMAND.sub(self._command, text)
+
+    def _command(self, found: re.Match[str]) -> str:
+        models, verb, group = found.groups()
+        script = "install_models.py" if models else "ryla.py"
+        rest = [verb, *self.place] if verb else [group] if group else []
+        separator = "\\" if self.windows else "/"
+        return quoted([self.python, f"{self.folder}{separator}{script}", *rest], windows=self.windows)
+
+
+_scripts: list[Scripts] = []
+
+
+def speak(scripts: Scripts | None) -> None:
+    """Spell the commands of this process's messages by ``scripts``; None: as ``ryla ...``."""
+    _scripts[:] = [scripts] if scripts else []
+
+
+def spelled(text: str) -> str:
+    """``text`` with its commands as they work where this process's messages are read."""
+    return _scripts[-1].spell(text) if _scripts else text
+
+
+def plain(text: str) -> str:
+    """``text`` with commands that another process has spelled as ``ryla ...`` again."""
+    return _SPELLED.sub(lambda found: f"ryla{' models' if found[1] == 'install_models' else ''}{found[2]}", text)
+
+
+def installs(text: str) -> list[str]:
+    """The model ids and workflow names that ``ryla models install`` in ``text`` is given; empty without one."""
+    found = _INSTALL.search(text)
+    return found[1].split() if found else []
+
+
+def install(names: Sequence[str]) -> str:
+    """The one command that installs ``names``, each once."""
+    return f"ryla models install {' '.join(dict.fromkeys(names))}"
