@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import settings
+from . import commands, settings
+from .engines.comfyui import preflight
 from .engines.comfyui.engine import ComfyUIEngine
 from .engines.comfyui.folders import register
 from .engines.protocol import set_process_engine
@@ -21,5 +22,8 @@ class RylaExtension(ComfyExtension):
 def load() -> RylaExtension:
     """Add the volume's folders to ComfyUI's, say which engine this process is, and hand over the nodes."""
     set_process_engine(ComfyUIEngine())
-    register(settings.load().volume)
+    volume = settings.load().volume
+    register(volume)
+    commands.speak(preflight.scripts(volume))
+    preflight.add_route()
     return RylaExtension()

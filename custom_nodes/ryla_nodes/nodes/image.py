@@ -66,6 +66,13 @@ class SaveImage(io.ComfyNode):
                     "dropped there. Off also when ComfyUI runs with --disable-metadata.",
                 ),
             ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The same pictures, once they are saved: link it to what shall come after, such as Face "
+                    "Similarity, so that a failure there loses nothing.",
+                )
+            ],
             is_output_node=True,
         )
 
@@ -81,7 +88,7 @@ class SaveImage(io.ComfyNode):
             name = f"{target.name.replace('%batch_num%', str(index))}_{target.counter + index:05}_{FORMATS[format]}"
             write(target.folder / name, encode(to_pillow(image), format, quality, texts))
             saved.append({"filename": name, "subfolder": target.subfolder, "type": "output"})
-        return io.NodeOutput(ui={"images": saved})
+        return io.NodeOutput(images, ui={"images": saved})
 
 
 def _texts(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
