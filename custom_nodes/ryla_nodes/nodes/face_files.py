@@ -45,8 +45,11 @@ class SaveFace(io.ComfyNode):
                 "invalid_parameter", f"A face cannot be called {name!r}: letters, digits, space, '-', '_', '.'."
             )
         path = roots[0] / "faces" / f"{name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_face(face, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_face(face, path)
+        except OSError as error:
+            raise RylaError("not_writable", f"{path} cannot be written: {error.strerror or error}.") from error
         return io.NodeOutput(ui={"text": [f"saved as {path}"]})
 
 

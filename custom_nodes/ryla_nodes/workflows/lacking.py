@@ -138,6 +138,9 @@ def _missing_file(reason: Mapping[str, Any]) -> list[RylaError]:
 
 
 def _words(reason: Mapping[str, Any]) -> str:
+    told = str(reason.get("details") or "").partition(" - ")[2]
+    if reason.get("type") == "custom_validation_failed" and told:
+        return told
     return ": ".join(str(reason[key]) for key in ("message", "details") if reason.get(key))
 
 

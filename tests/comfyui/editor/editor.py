@@ -146,7 +146,8 @@ class Editor:
 
     def run(self) -> None:
         """Press Run; what comes of it is the caller's to look at."""
-        self.page.get_by_role("button", name="Run", exact=True).last.click()
+        # Beside it, and called the same by some versions, is the button that opens its menu.
+        self.page.locator("[data-testid=queue-button] .p-splitbutton-button, button[data-testid=queue-button]").click()
         self.settle(1)
 
     def finish(self, timeout: float = 240) -> dict[str, Any]:

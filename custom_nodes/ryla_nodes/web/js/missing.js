@@ -65,7 +65,7 @@ async function copy(text, button) {
 
 function title(report) {
   const count = report.models.length + report.faults.length;
-  return count === 1 ? "One thing is missing for this workflow" : `${count} things are missing for this workflow`;
+  return `${count === 1 ? "One thing is" : `${count} things are`} needed before this workflow can run`;
 }
 
 function advice(report) {
