@@ -13,7 +13,7 @@ import pytest
 import tiny_flux
 import torch
 from comfyui.conftest import StartComfyUI
-from comfyui.process import ComfyUI
+from comfyui.process import REPO, ComfyUI
 from PIL import Image
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
 from ryla_nodes.models.flux_files import FluxFiles
@@ -193,7 +193,10 @@ def test_what_is_missing_is_said_before_the_job_is_queued(
     assert "flux1-dev.safetensors" in line
     assert str(tmp_path / "diffusion_models") in line
     assert str(server.base / "models" / "checkpoints") in line
-    assert line.endswith("Next: ryla models install flux-dev [missing_model]")
+    assert f"Next: {server.install.python} {REPO / 'scripts' / 'install_models.py'} install --volume " in line
+    assert line.endswith(" flux-dev [missing_model]")
+    for part in ("clip_l.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors"):
+        assert part in line
 
     copy_weights(small[0], tmp_path / "diffusion_models" / "flux1-dev.safetensors")
     line = refusal(server)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError, RylaErrors
+from ryla_nodes.identity.face_file import FaceIdentity
 from ryla_nodes.models import flux_files, missing
 from ryla_nodes.models.folders import ModelFolders, at_root
 from ryla_nodes.models.identity_files import IdentitySearch, find_pack, find_scorer
+from ryla_nodes.nodes.face_files import SaveFace
 from ryla_nodes.workflows import lacking
 
 
@@ -55,16 +60,37 @@ def test_flux_names_every_file_even_without_its_transformer(tmp_path: Path) -> N
     assert "choose auto" in caught.value.hint and "ryla models install clip_l t5xxl_fp16 ae" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["bilder/größe 模型.safetensors", "bilder\\größe 模型.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bilder/größe 模型.safetensors",
+        "bilder\\größe 模型.safetensors",
+        unicodedata.normalize("NFD", "bilder/größe 模型.safetensors"),
+    ],
+)
 def test_a_name_in_any_script_is_found_by_either_separator(tmp_path: Path, name: str) -> None:
     path = tmp_path / "checkpoints" / "bilder" / "größe 模型.safetensors"
     path.parent.mkdir(parents=True)
     path.touch()
     assert IdentitySearch(at_root(tmp_path)).checkpoint(name) == path
     path.unlink()
-    with pytest.raises(RylaError, match="größe 模型") as caught:
+    with pytest.raises(RylaError, match="模型") as caught:
         IdentitySearch(at_root(tmp_path)).checkpoint(name)
     assert str(tmp_path / "checkpoints") in caught.value.message
+
+
+def test_a_face_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    (tmp_path / "insightface").touch()  # Whoever runs this may write everywhere, but not into a file.
+
+    class Engine:
+        name = "test"
+
+        def folders(self) -> ModelFolders:
+            return ModelFolders({"insightface": (tmp_path / "insightface",)})
+
+    with running_in(Engine()), pytest.raises(RylaError, match="cannot be written") as caught:  # type: ignore[arg-type]
+        SaveFace.execute(FaceIdentity(np.zeros((1, 512), np.float32)), "anna")
+    assert caught.value.code == "not_writable" and str(tmp_path) in caught.value.message
 
 
 # --- the editor's list ------------------------------------------------------------------------------------------------
@@ -125,7 +151,7 @@ def test_a_whole_graph_is_one_list_with_one_command(tmp_path: Path) -> None:
 
 
 def test_what_has_another_name_here_is_not_called_missing(tmp_path: Path) -> None:
-    """Only the VAE is missing beside a transformer of the user's own name, though the workflow's is not there, either."""
+    """Only the VAE is missing beside a transformer of the user's own name; the workflow's is not there, either."""
     error = RylaError("missing_model", "vae/ae.safetensors is not there.", hint="ryla models install flux-dev")
     found = lacking.report(graph("FLUX"), {"FLUX": raised(error)}, at_root(tmp_path))
     assert found is not None and [model.id for model in found.models] == ["ae"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -63,7 +64,7 @@ class ModelFolders:
         """The first file or directory called ``filename`` (relative, ``/`` or ``\\``) in ``folder``, or None.
 
         Like ComfyUI's own lookup it never leaves the folder: ``..`` and absolute names find nothing. A name in another
-        case (a disk that was filled on Windows) is found where the exact one is nowhere.
+        case or form (a disk that was filled on Windows or macOS) is found where the exact one is nowhere.
         """
         relative = PurePosixPath(filename.replace("\\", "/"))
         if relative.is_absolute() or ".." in relative.parts or relative.parts in ((), (".",)):
@@ -129,11 +130,16 @@ def _other_case(root: Path, relative: PurePosixPath) -> Path | None:
     path = root
     for part in relative.parts:
         names = path.iterdir() if path.is_dir() else ()
-        found = next((entry for entry in sorted(names) if entry.name.casefold() == part.casefold()), None)
+        found = next((entry for entry in sorted(names) if _folded(entry.name) == _folded(part)), None)
         if found is None:
             return None
         path = found
     return path
+
+
+def _folded(name: str) -> str:
+    """A name without its case, and with its accents as one letter each: macOS writes them apart."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _subfolders(root: Path) -> list[str]:
