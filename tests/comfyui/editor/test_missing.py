@@ -14,6 +14,7 @@ from comfyui.editor.editor import Editor, read
 from comfyui.process import REPO, ComfyUI
 
 ROUTES = ("clone", "paths")
+PACKS = (REPO / "tests" / "comfyui" / "packs" / "ryla_test_analyzer.py",)
 ALL_OF_FLUX_INSTANTID = (
     "flux1-dev.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors",
     "RealVisXL_V5.0_fp16.safetensors", "ip-adapter.bin", "instantid/diffusion_pytorch_model.safetensors",
@@ -120,3 +121,47 @@ def test_graphs_of_others_are_left_alone(edit: Edit, start_comfyui: StartComfyUI
     assert editor.finish()["status"]["status_str"] == "success"
     assert not dialog(editor).count()
     server.http.post("/history", json={"clear": True})
+
+
+def scored() -> dict[str, Any]:
+    """A picture that is saved, and scored from there."""
+    score = {"analyzer": ["1", 0], "reference": ["2", 0], "image": ["3", 0], "threshold": 0.4}
+    save = {"images": ["2", 0], "filename_prefix": "kept", "format": "png", "quality": 90, "metadata": False}
+    return {
+        "1": {"class_type": "RylaTestAnalyzer", "inputs": {}},
+        "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 200}},
+        "3": {"class_type": "RYLA_SaveImage", "inputs": save},
+        "4": {"class_type": "RYLA_FaceSimilarity", "inputs": score},
+    }
+
+
+def test_a_missing_recogniser_is_told_and_the_picture_can_still_be_made(
+    edit: Edit, start_comfyui: StartComfyUI, tmp_path: Path
+) -> None:
+    server = start_comfyui(route="clone", packs=PACKS)
+    editor = edit(server)
+    editor.load_api(scored())
+    editor.run()
+    assert "w600k_r50.onnx" in editor.shown() and len(commands(editor)) == 1
+    assert nothing_ran(server)
+    dialog(editor).get_by_role("button", name="Run anyway").click()
+    assert editor.finish()["status"]["status_str"] == "success"
+    assert [path.name for path in server.output.glob("kept*.png")] == ["kept_00001_.png"]
+    server.http.post("/history", json={"clear": True})
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_the_list_can_be_read_in_every_palette(
+    edit: Edit, start_comfyui: StartComfyUI, palette: str, tmp_path: Path
+) -> None:
+    server = start_comfyui(route="clone", packs=PACKS)
+    editor = edit(server, {"Comfy.ColorPalette": palette})
+    editor.load(read(REPO / "example_workflows" / "sdxl-instantid.json"))
+    editor.run()
+    editor.shot(tmp_path / f"missing-{palette}.png")
+    ink, paper = (
+        sum(dialog(editor).evaluate(f"(each) => getComputedStyle(each).{name}.match(/\\d+/g).slice(0, 3).map(Number)"))
+        for name in ("color", "backgroundColor")
+    )
+    assert abs(ink - paper) > 250
+    server.http.post("/api/settings", json={"Comfy.ColorPalette": "dark"})
