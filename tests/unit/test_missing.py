@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ryla_nodes.client.failures import Subject, partial_validation, refusal
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError, RylaErrors
 from ryla_nodes.identity.face_file import FaceIdentity
@@ -16,6 +17,7 @@ from ryla_nodes.models.folders import ModelFolders, at_root
 from ryla_nodes.models.identity_files import IdentitySearch, find_pack, find_scorer
 from ryla_nodes.nodes.face_files import SaveFace
 from ryla_nodes.workflows import lacking
+from ryla_nodes.workflows.workflow import Output
 
 
 def lack(model: str, name: str) -> RylaError:
@@ -168,3 +170,31 @@ def test_other_faults_of_ours_keep_their_words(tmp_path: Path) -> None:
 def test_a_graph_with_faults_of_others_alone_is_theirs() -> None:
     photo = {"errors": [{"type": "custom_validation_failed", "message": "Failed", "details": "image - No such."}]}
     assert lacking.report(graph("Photo"), {"Photo": photo}, ModelFolders({})) is None
+
+
+# --- the runner's --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["raised", "returned"])
+def test_the_runner_makes_one_error_of_what_all_nodes_said(way: str) -> None:
+    spelled = "'/a b/python' /c/scripts/install_models.py install --volume '/m o' {}"
+    errors = {"FLUX": ("No flux.", "flux-dev"), "SDXL": ("No sdxl.", "realvisxl-v5")}
+    raised_kind, returned_kind = "exception_during_inner_validation", "custom_validation_failed"
+    kind, before = (raised_kind, "") if way == "raised" else (returned_kind, "model - ")
+    node_errors = {}
+    for key, (line, model) in errors.items():
+        details = f"{before}{line} Next: {spelled.format(model)} [missing_model]"
+        node_errors[key] = {"errors": [{"type": kind, "message": "Failed", "details": details}]}
+    body = {"error": {"type": "prompt_outputs_failed_validation", "message": "Failed"}, "node_errors": node_errors}
+    told = refusal(Subject("1", "http://engine", graph("FLUX", "SDXL"), ()), 400, body)
+    assert (told.code, told.hint) == ("missing_model", "ryla models install flux-dev realvisxl-v5")
+    assert told.message == '"FLUX" (Any) on http://engine: No flux. "SDXL" (Any) on http://engine: No sdxl.'
+    assert told.details["server"] == "http://engine"
+
+
+def test_a_score_that_is_left_out_is_the_missing_file() -> None:
+    error = RylaError("missing_model", "No w600k_r50.onnx.", hint="ryla models install buffalo_l-w600k_r50")
+    output = Output("Score", "Score", "similarity")
+    subject = Subject("1", "http://engine", graph("Score"), (output,))
+    told = partial_validation(subject, {"Score": raised(error)}, [output])
+    assert (told.code, told.hint) == (error.code, error.hint)
