@@ -173,8 +173,13 @@ def test_every_node_has_a_help_page_that_names_its_inputs(name: str) -> None:
     assert missing == []
 
 
-def test_the_browser_gets_no_script() -> None:
-    assert not list((PACKAGE / "web").rglob("*.js"))
+def test_the_browser_gets_small_scripts_that_import_only_the_editors_own() -> None:
+    scripts = sorted((PACKAGE / "web").rglob("*.js"))
+    assert {path.parent for path in scripts} == {PACKAGE / "web" / "js"}, "the editor loads every script below web/"
+    assert sum(path.stat().st_size for path in scripts) < 64_000
+    for path in scripts:
+        for name in re.findall(r"\bimport\b[^;]*?[\"']([^\"']+)[\"']", path.read_text()):
+            assert name in ("../../../scripts/app.js", "../../../scripts/api.js") or (path.parent / name).is_file()
 
 
 def test_importing_the_pack_and_its_nodes_loads_nothing_heavy() -> None:

@@ -32,26 +32,27 @@ def _place(volume: Path | None) -> tuple[str, str]:
 
 
 def add_route() -> None:
-    """Add the route to ComfyUI's server, where there is one."""
-    from server import PromptServer
-
-    if not hasattr(PromptServer, "instance"):
+    """Add the route to the server of this process; without one, as in ComfyUI's own tests, there is nothing to do."""
+    server: Any = sys.modules.get("server")
+    prompt_server = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if prompt_server is None:
         return
-    from aiohttp import web
+    web = server.web
 
-    async def missing(request: web.Request) -> web.Response:
-        body = await request.json()
-        return web.json_response(await _report(body["prompt"], body.get("partial_execution_targets")))
-
-    PromptServer.instance.routes.post("/ryla/missing")(missing)
+    @prompt_server.routes.post("/ryla/missing")  # type: ignore[untyped-decorator]
+    async def missing(request: Any) -> Any:
+        asked = await request.json()
+        prompt = asked.get("prompt") if isinstance(asked, dict) else None
+        if not isinstance(prompt, dict):
+            return web.json_response({"error": 'Wanted: {"prompt": {...}}.'}, status=400)
+        return web.json_response(await _report(prompt, asked.get("partial_execution_targets")))
 
 
 async def _report(prompt: dict[str, Any], targets: list[str] | None) -> dict[str, Any] | None:
     """What ComfyUI's own checks of ``prompt`` say, without queueing it; None when nothing of ours is missing."""
-    import execution
-
     from ...workflows import lacking
 
+    execution: Any = sys.modules["execution"]
     _, _, good, node_errors = await execution.validate_prompt(str(uuid.uuid4()), prompt, targets)
     if not node_errors:
         return None
