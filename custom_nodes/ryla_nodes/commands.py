@@ -7,26 +7,28 @@ Python and of a script of the pack, quoted so that it can be pasted as it stands
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _GROUPS = "comfyui|doctor|engine|face|loras|run|serve|workflows"
-_COMMAND = re.compile(rf"(?<![\w/.-])ryla (?:(models)(?: (install|check|remove))?|({_GROUPS}))\b")
+# Compiled when a command is first told: ComfyUI waits for this file at every start.
+_COMMAND = rf"(?<![\w/.-])ryla (?:(models)(?: (install|check|remove))?|({_GROUPS}))\b"
 _WORD = r"(?:\"[^\"]*\"|'[^']*'|\S+)"
 _SCRIPT = r"(?:\"[^\"]*|'[^']*|\S*)[/\\]scripts[/\\](install_models|ryla)\.py[\"']?"
-_SPELLED = re.compile(rf"{_WORD} {_SCRIPT}( [a-z]+)(?: --(?:comfyui|volume) {_WORD})?")
-_SPECIAL = re.compile(r"[\s&|<>^()%!=;,']")
+_SPELLED = rf"{_WORD} {_SCRIPT}( [a-z]+)(?: --(?:comfyui|volume) {_WORD})?"
+_SPECIAL = r"[\s&|<>^()%!=;,']"
 """What Windows' shells do not take as it is; a quotation mark is in no path there."""
-_INSTALL = re.compile(r"\bryla models install((?: [\w.-]+)+)")
+_INSTALL = r"\bryla models install((?: [\w.-]+)+)"
 
 
 def quoted(words: Sequence[str], *, windows: bool = sys.platform == "win32") -> str:
     """One command line of ``words``, for a POSIX shell or for Windows' command prompt."""
     if not windows:
+        import shlex
+
         return shlex.join(words)
-    return " ".join(f'"{word}"' if _SPECIAL.search(word) else word for word in words)
+    return " ".join(f'"{word}"' if re.search(_SPECIAL, word) else word for word in words)
 
 
 def pip(*packages: str) -> str:
@@ -51,7 +53,7 @@ class Scripts:
 
     def spell(self, text: str) -> str:
         """``text`` with each ``ryla ...`` in it as a command of this pack."""
-        return _COMMAND.sub(self._command, text)
+        return re.sub(_COMMAND, self._command, text)
 
     def _command(self, found: re.Match[str]) -> str:
         models, verb, group = found.groups()
@@ -76,12 +78,16 @@ def spelled(text: str) -> str:
 
 def plain(text: str) -> str:
     """``text`` with commands that another process has spelled as ``ryla ...`` again."""
-    return _SPELLED.sub(lambda found: f"ryla{' models' if found[1] == 'install_models' else ''}{found[2]}", text)
+    return re.sub(_SPELLED, _as_ryla, text)
+
+
+def _as_ryla(found: re.Match[str]) -> str:
+    return f"ryla{' models' if found[1] == 'install_models' else ''}{found[2]}"
 
 
 def installs(text: str) -> list[str]:
     """The model ids and workflow names that ``ryla models install`` in ``text`` is given; empty without one."""
-    found = _INSTALL.search(text)
+    found = re.search(_INSTALL, text)
     return found[1].split() if found else []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,8 @@ def add_route() -> None:
 
 async def _report(prompt: dict[str, Any], targets: list[str] | None) -> dict[str, Any] | None:
     """What ComfyUI's own checks of ``prompt`` say, without queueing it; None when nothing of ours is missing."""
+    import uuid
+
     from ...workflows import lacking
 
     execution: Any = sys.modules["execution"]
