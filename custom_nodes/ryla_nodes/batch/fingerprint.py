@@ -61,7 +61,8 @@ class Fingerprints:
         """The fingerprint of a ``sealed`` prompt."""
         photos = {(upload.node_id, upload.input): upload.sha256 for upload in prompt.uploads}
         nodes = {key: _node(key, node, photos) for key, node in prompt.graph.items()}
-        text = json.dumps(nodes, sort_keys=True, default=str)
+        chosen = {"best_of": len(prompt.best_of.seeds)} if prompt.best_of else {}
+        text = json.dumps({**nodes, **chosen}, sort_keys=True, default=str)
         loras = {name: digest for name in sorted(set(_loras(prompt.graph))) if (digest := self._lora(name))}
         return Fingerprint(hashlib.sha256(text.encode()).hexdigest(), loras)
 

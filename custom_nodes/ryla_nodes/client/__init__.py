@@ -10,7 +10,7 @@ from .job import Job, Submission
 from .limits import Limits
 from .polling import Phase, Progress
 from .protocol import State
-from .results import Format, Picture, Result, Timings
+from .results import Candidate, Format, Picture, Result, Timings
 from .sync_client import Client
 from .transport import EngineInfo
 from .websocket import Preview
@@ -29,6 +29,7 @@ _OF_GATEWAYS = {
 __all__ = [
     "AsyncClient",
     "AsyncGatewayClient",
+    "Candidate",
     "Client",
     "EngineInfo",
     "EngineStatus",

@@ -13,8 +13,9 @@ from typing import TypeVar
 from .. import settings as environment
 from ..errors import RylaError
 from ..settings import Settings
+from ..workflows.best_of import require_score
 from ..workflows.graph import Graph, checked, title_of
-from ..workflows.manifest import load
+from ..workflows.manifest import load, scored
 from ..workflows.workflow import BoundPrompt, Output, Workflow, bind
 from .job import NAME_OUTPUTS, EngineJob, Job, OnSubmit, Options, Submission
 from .limits import Limits
@@ -282,7 +283,9 @@ def bound(workflow: Runnable, parameters: Mapping[str, object] | None, settings:
     if isinstance(workflow, BoundPrompt):
         return workflow
     loaded = load(workflow, settings) if isinstance(workflow, str) else workflow
-    return bind(loaded, parameters or {})
+    values = parameters or {}
+    require_score(loaded.name, loaded.parameters, values, lambda: scored(settings))
+    return bind(loaded, values)
 
 
 class AsyncClient(BaseAsyncClient):
@@ -311,7 +314,12 @@ class AsyncClient(BaseAsyncClient):
         await self._pool.aclose()
 
     def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
-        return EngineJob(self._pool, self.bind(workflow, parameters), options)
+        prompt = self.bind(workflow, parameters)
+        if prompt.best_of is None:
+            return EngineJob(self._pool, prompt, options)
+        from .best_of import BestOfJob  # Most jobs need none of it.
+
+        return BestOfJob(self._pool, prompt, options)
 
     async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
         loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow

@@ -16,7 +16,7 @@ from .failures import Subject
 from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool
 from .protocol import HistoryEntry, Outcome, State
-from .results import Picture, Result, Timings, fetch
+from .results import Picture, Result, Timings, fetch, similarity
 from .state_machine import JobMachine
 from .websocket import OnPreview, Wakeups
 
@@ -242,6 +242,7 @@ class EngineJob(Job):
             cached=any(output.node_id in cached for output in self.prompt.outputs),
             attempts=self._attempts,
             warnings=outcome.warnings,
+            face_similarity=similarity(entry.outputs, self.prompt.score) if entry is not None else None,
         )
 
 

@@ -77,6 +77,39 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of the pictures from which the best was taken.
+
+    Attributes:
+        similarity: its face score, -1..1 (0 also without a face); None when there is none.
+        error: why it was not made; None when it was.
+        chosen: whether it is the one that was kept.
+    """
+
+    seed: int
+    similarity: float | None = None
+    error: RylaError | None = None
+    chosen: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        error = {"error": self.error.as_dict()} if self.error else {}
+        return {"seed": self.seed, "similarity": self.similarity, "chosen": self.chosen, **error}
+
+    def line(self) -> str:
+        """In a few words."""
+        score = f"failed ({self.error.code})" if self.error else "no score"
+        return f"{score if self.similarity is None else f'{self.similarity:.3f}'} (seed {self.seed})"
+
+
+def similarity(outputs: Mapping[str, Mapping[str, Any]], node_id: str) -> float | None:
+    """The face score that a node reported, the lowest of several; None when it reported none."""
+    values = outputs.get(node_id, {}).get("face_similarity") if node_id else None
+    numbers = [float(value) for value in values or () if isinstance(value, int | float)]
+    return min(numbers) if numbers else None
+
+
+@dataclass(frozen=True)
 class Result:
     """How a job ended, and what it made.
 
@@ -89,6 +122,8 @@ class Result:
         outputs: node id -> what each output node reported to the engine, pictures or not.
         cached: the engine did not run the output node again: the picture is of an earlier job.
         attempts: how often it was given to an engine; more than 1 after a retry.
+        face_similarity: how alike the face is to that of the reference, -1..1; None where none is compared.
+        candidates: the pictures from which the best was taken, in the order of their seeds; empty where one was made.
     """
 
     state: State
@@ -104,6 +139,8 @@ class Result:
     cached: bool = False
     attempts: int = 1
     warnings: tuple[str, ...] = ()
+    face_similarity: float | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def told(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows import warm_up
+from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.manifest import available, load
 from ..workflows.workflow import Workflow
 from .children import Children, ChildSpec
@@ -103,9 +104,17 @@ class Gateway:
 
     def _build(self) -> FastAPI:
         app = FastAPI(title="RYLA gateway", version="1", docs_url=None, redoc_url=None)
+        scored = [name for name, workflow in self.workflows.items() if workflow.parameter(BEST_OF)]
         endpoints = [
             Endpoint(
-                workflow, self.options, self.client, self.jobs, self.metrics, self.webhooks, self.readiness.require_disk
+                workflow,
+                self.options,
+                self.client,
+                self.jobs,
+                self.metrics,
+                self.webhooks,
+                self.readiness.require_disk,
+                scored,
             )
             for workflow in self.workflows.values()
         ]

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from ..client import AsyncClient
 from ..errors import RylaError
+from ..workflows.best_of import require_score
 from ..workflows.workflow import BoundPrompt, Workflow
 from .job import JobSpec, LiveJob, job_id_of
 from .jobs import Found, Jobs
@@ -49,7 +50,11 @@ class Asked:
 
 
 class Endpoint:
-    """``POST /<workflow>``."""
+    """``POST /<workflow>``.
+
+    Args:
+        scored: the names of the served workflows whose pictures have a face score.
+    """
 
     def __init__(
         self,
@@ -60,10 +65,12 @@ class Endpoint:
         metrics: Metrics,
         webhooks: Webhooks,
         require_disk: Callable[[], None],
+        scored: Sequence[str],
     ) -> None:
         self.workflow, self.model = workflow, request_model(workflow, options.limits)
         self._options, self._client, self._jobs, self._metrics = options, client, jobs, metrics
         self._fetcher, self._webhooks, self._require_disk = Fetcher(options), webhooks, require_disk
+        self._scored = scored
         self._images = [parameter.name for parameter in workflow.parameters if parameter.type == "image"]
         self._format = workflow.parameter("format")
 
@@ -108,6 +115,7 @@ class Endpoint:
         kind = accepted(request.headers.get("accept", ""), (*self._kinds(), JSON))
         raw = await fields(request, self._options.limits)
         typed = not request.headers.get("content-type", "").lower().startswith("multipart/")
+        require_score(self.workflow.name, self.workflow.parameters, raw, lambda: self._scored)
         given = check(self.model, self.workflow, raw, typed=typed)
         if self._format is not None and "format" not in given and kind in PICTURES:
             if PICTURES[kind] in self._format.choices:

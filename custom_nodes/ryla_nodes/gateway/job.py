@@ -82,6 +82,7 @@ class Outcome:
         fetch: from the end on the engine to the stored picture.
         finished: Unix seconds.
         cached: the engine had the picture already and did not run it again.
+        best_of: of each picture from which the best was taken its seed, similarity, error and whether it was chosen.
     """
 
     state: str
@@ -99,12 +100,14 @@ class Outcome:
     face_similarity: float | None = None
     cached: bool = False
     warnings: tuple[str, ...] = ()
+    best_of: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Outcome:
         """Read what ``record`` wrote."""
         pictures = tuple(StoredPicture(**each) for each in record.get("pictures", ()))
-        known = {"finished": 0.0, **record, "pictures": pictures, "warnings": tuple(record.get("warnings", ()))}
+        lists = {name: tuple(record.get(name, ())) for name in ("warnings", "best_of")}
+        known = {"finished": 0.0, **record, "pictures": pictures, **lists}
         return cls(**known)
 
     def record(self) -> dict[str, Any]:

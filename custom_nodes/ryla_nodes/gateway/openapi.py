@@ -125,7 +125,12 @@ JOB: dict[str, Any] = {
         "gpu": {"type": "string"},
         "cost_usd": {"type": "number"},
         "lora_used": {"type": "string"},
-        "face_similarity": {"type": "number"},
+        "face_similarity": {"type": "number", "description": "With best_of that of the picture that was kept."},
+        "best_of": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "Each picture from which the best was taken: seed, similarity, chosen, error.",
+        },
         "cached": {"type": "boolean"},
         "warnings": {"type": "array", "items": {"type": "string"}},
     },

@@ -73,6 +73,7 @@ def _ending(job_id: str, outcome: Outcome) -> dict[str, Any]:
         "cost_usd": None if outcome.cost_usd is None else round(outcome.cost_usd, 6),
         "lora_used": outcome.lora,
         "face_similarity": outcome.face_similarity,
+        "best_of": [dict(each) for each in outcome.best_of] or None,
         "cached": outcome.cached or None,
         "warnings": list(outcome.warnings) or None,
     }

@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from ..client import Picture, Result, Submission
+from ..client import Candidate, Picture, Result, Submission
 from ..errors import RylaError
 from ..files import write_whole
 from ..workflows.workflow import BoundPrompt
@@ -161,12 +162,10 @@ class Facts:
     """What is known of a result beside what the engine says.
 
     Attributes:
-        similarity: the node whose report tells how alike the faces are; None when the workflow has none.
         price: USD a second of the GPU; None when it is not known.
     """
 
     pictures: tuple[StoredPicture, ...]
-    similarity: str | None
     gpu: str
     price: float | None
 
@@ -188,10 +187,16 @@ def outcome_of(result: Result, prompt: BoundPrompt, job: LiveJob, facts: Facts) 
         gpu=facts.gpu,
         cost_usd=execution * facts.price if execution is not None and facts.price is not None else None,
         lora=_lora_used(result, prompt),
-        face_similarity=_similarity(result, facts.similarity),
+        face_similarity=result.face_similarity,
         cached=result.cached,
         warnings=tuple(map(redact, result.warnings)),
+        best_of=tuple(map(_candidate, result.candidates)),
     )
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    told = candidate.as_dict()
+    return told if candidate.error is None else {**told, "error": described(candidate.error)}
 
 
 def _lora_used(result: Result, prompt: BoundPrompt) -> str:
@@ -202,9 +207,3 @@ def _lora_used(result: Result, prompt: BoundPrompt) -> str:
                 name, found, _ = str(text).partition(": ")
                 return name if found else ""
     return ""
-
-
-def _similarity(result: Result, node_id: str | None) -> float | None:
-    values = result.outputs.get(node_id, {}).get("face_similarity") if node_id else None
-    numbers = [float(value) for value in values or () if isinstance(value, int | float)]
-    return min(numbers) if numbers else None

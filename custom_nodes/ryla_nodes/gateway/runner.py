@@ -131,7 +131,6 @@ class Runner:
         gpu = self._gpu_of(result.server)
         facts = Facts(
             pictures=pictures,
-            similarity=self._similarity(job.spec.workflow),
             gpu=gpu,
             price=price_of(self._options.settings.gpu_usd_per_hour, gpu),
         )
@@ -142,10 +141,6 @@ class Runner:
             return ()
         job.data = result.pictures[0].data
         return await self._results.keep(job.id, result.pictures)
-
-    def _similarity(self, name: str) -> str | None:
-        outputs = self._workflows[name].outputs if name in self._workflows else ()
-        return next((output.node_id for output in outputs if output.kind == "similarity"), None)
 
 
 def with_paths(workflow: Workflow, parameters: Mapping[str, Any], uploads: Uploads) -> dict[str, Any]:

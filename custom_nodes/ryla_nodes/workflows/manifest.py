@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from ..errors import RylaError, sentence
 from ..files import read_text
 from ..settings import Settings
 from ..similar import nearest
+from . import best_of
 from .graph import Graph, read_graph, title_of
 from .parameter import PARAMETER_TYPES, BadValue, Binding, Parameter, coerce
 from .workflow import OUTPUT_KINDS, Output, Workflow
@@ -35,6 +37,16 @@ def available(settings: Settings) -> dict[str, Path]:
     roots = [shipped_root()] + ([settings.workflows] if settings.workflows else [])
     found = {manifest.parent.name: manifest.parent for root in roots for manifest in root.glob(f"*/{MANIFEST_FILE}")}
     return dict(sorted(found.items()))
+
+
+def scored(settings: Settings) -> list[str]:
+    """The names of the workflows whose pictures have a face score."""
+    names = []
+    for name, folder in available(settings).items():
+        # One that cannot be read says so where it is used.
+        with suppress(RylaError):
+            names += [name] if read(folder).parameter(best_of.NAME) else []
+    return names
 
 
 def load(name: str, settings: Settings) -> Workflow:
@@ -119,15 +131,28 @@ class _Reader:
         outputs = manifest.get("outputs")
         if not isinstance(outputs, list) or not outputs:
             self._fail("it declares no [[outputs]]")
+        declared = tuple(self._output(table) for table in outputs)
+        own = self._best_of(parameters, declared)
         return Workflow(
             name=self.path.parent.name,
             title=self._text(manifest, "title", "the top level"),
             summary=self._text(manifest, "summary", "the top level"),
             models=self._strings(manifest, "models", "the top level"),
-            parameters=tuple(sorted(parameters, key=lambda parameter: not parameter.required)),
-            outputs=tuple(self._output(table) for table in outputs),
+            parameters=(*sorted(parameters, key=lambda parameter: not parameter.required), *own),
+            outputs=declared,
             graph=self.graph,
         )
+
+    def _best_of(self, parameters: Sequence[Parameter], outputs: Sequence[Output]) -> tuple[Parameter, ...]:
+        """What a workflow whose pictures have a face score takes without declaring it."""
+        if not any(output.kind == "similarity" for output in outputs):
+            return ()
+        if not any(parameter.type == "seed" for parameter in parameters):
+            return ()
+        for parameter in parameters:
+            if best_of.NAME in (parameter.name, *parameter.aliases):
+                self._fail(f'{self._where(parameter.name)}: a workflow with a similarity has a "{best_of.NAME}" anyway')
+        return (best_of.parameter(),)
 
     def _document(self, path: Path, what: str) -> dict[str, Any]:
         try:

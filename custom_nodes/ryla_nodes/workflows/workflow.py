@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from ..errors import RylaError, sentence
 from ..similar import nearest
+from . import best_of as several
 from .graph import Graph
 from .parameter import BadValue, Parameter, Value, coerce
 
@@ -63,7 +64,8 @@ class BoundPrompt:
     """A graph of its own with every parameter set.
 
     ``parameters`` holds every effective value, the seed included; ``outputs`` those declared outputs that are pictures;
-    ``wants`` what the job keeps loaded on its engine: workflow, models, LoRAs.
+    ``wants`` what the job keeps loaded on its engine: workflow, models, LoRAs; ``score`` the node that reports a face
+    score, "" without one; ``best_of`` is set when the best of several pictures is wanted.
     """
 
     workflow: str
@@ -73,6 +75,8 @@ class BoundPrompt:
     uploads: tuple[Upload, ...]
     outputs: tuple[Output, ...]
     wants: frozenset[str] = frozenset()
+    score: str = ""
+    best_of: several.BestOf | None = None
 
     def with_image(self, node_id: str, input_name: str, uploaded_name: str) -> BoundPrompt:
         """The same prompt with one upload done: the engine knows the picture as ``uploaded_name``."""
@@ -80,6 +84,17 @@ class BoundPrompt:
         graph[node_id]["inputs"][input_name] = uploaded_name
         uploads = tuple(upload for upload in self.uploads if (upload.node_id, upload.input) != (node_id, input_name))
         return replace(self, graph=graph, uploads=uploads)
+
+    def candidates(self) -> tuple[BoundPrompt, ...]:
+        """The prompts of the pictures from which the best is taken; itself alone when one is wanted."""
+        chosen = self.best_of
+        return (self,) if chosen is None else tuple(self._candidate(chosen, seed) for seed in chosen.seeds)
+
+    def _candidate(self, chosen: several.BestOf, seed: int) -> BoundPrompt:
+        graph = copy.deepcopy(self.graph)
+        for node_id, name in chosen.places:
+            graph[node_id]["inputs"][name] = seed
+        return replace(self, graph=graph, seed=seed, best_of=None)
 
 
 @dataclass(frozen=True)
@@ -158,11 +173,8 @@ def _value(parameter: Parameter, given: dict[str, object], seed_source: Callable
 def _bound(workflow: Workflow, effective: dict[str, Value]) -> BoundPrompt:
     graph = copy.deepcopy(workflow.graph)
     uploads: list[Upload] = []
-    seed: int | None = None
     for parameter in workflow.parameters:
         value = effective[parameter.name]
-        if parameter.type == "seed":
-            seed = int(value)
         for binding in parameter.bindings:
             if parameter.type == "image":
                 uploads.append(Upload(binding.node_id, binding.input, Path(str(value))))
@@ -170,7 +182,34 @@ def _bound(workflow: Workflow, effective: dict[str, Value]) -> BoundPrompt:
             else:
                 graph[binding.node_id]["inputs"][binding.input] = value
     pictures = tuple(output for output in workflow.outputs if output.kind == "image")
-    return BoundPrompt(workflow.name, graph, effective, seed, tuple(uploads), pictures, _wants(workflow, effective))
+    seeded = next((parameter for parameter in workflow.parameters if parameter.type == "seed"), None)
+    score = next((output.node_id for output in workflow.outputs if output.kind == "similarity"), "")
+    return BoundPrompt(
+        workflow.name,
+        graph,
+        effective,
+        int(effective[seeded.name]) if seeded else None,
+        tuple(uploads),
+        pictures,
+        _wants(workflow, effective),
+        score,
+        _best_of(workflow, seeded, score, effective),
+    )
+
+
+def _best_of(
+    workflow: Workflow, seeded: Parameter | None, score: str, effective: Mapping[str, Value]
+) -> several.BestOf | None:
+    parameter = workflow.parameter(several.NAME)
+    # A gateway's has a place in the request: the gateway itself chooses.
+    if parameter is None or parameter.bindings or seeded is None:
+        return None
+    count, first = int(effective[parameter.name]), int(effective[seeded.name])
+    if count == 1:
+        return None
+    low, high = int(seeded.min or 0), int(seeded.max if seeded.max is not None else SEED_BOUND - 1)
+    places = tuple((binding.node_id, binding.input) for binding in seeded.bindings)
+    return several.BestOf(score, several.seeds(first, count, low, high), places)
 
 
 def _wants(workflow: Workflow, effective: Mapping[str, Value]) -> frozenset[str]:

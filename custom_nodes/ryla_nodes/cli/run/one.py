@@ -83,6 +83,8 @@ def _report(result: Result, files: list[Path], graph: Graph) -> None:
         said = name
     for name, fact in _told(result):
         _line(name, fact)
+    if result.candidates:
+        _line("best of", best_line(result))
     if result.seed is not None:
         _line("seed", str(result.seed))
     timings = result.timings
@@ -109,8 +111,16 @@ def _line(name: str, text: str) -> None:
     output.console.print(text, markup=False, soft_wrap=True)
 
 
+def best_line(result: Result) -> str:
+    """The scores of the pictures from which the best was taken, the kept one first."""
+    ranked = sorted(result.candidates, key=lambda candidate: not candidate.chosen)
+    return f"{len(ranked)}: kept {', not '.join([ranked[0].line(), ', '.join(each.line() for each in ranked[1:])])}"
+
+
 def described(result: Result, files: list[Path]) -> dict[str, Any]:
     """A result as the object of ``--json``."""
+    scored = {} if result.face_similarity is None else {"face_similarity": result.face_similarity}
+    best_of = {"best_of": [each.as_dict() for each in result.candidates]} if result.candidates else {}
     return {
         "state": result.state.value,
         "workflow": result.workflow,
@@ -119,6 +129,8 @@ def described(result: Result, files: list[Path]) -> dict[str, Any]:
         "parameters": dict(result.parameters),
         "server": result.server,
         **result.told,
+        **scored,
+        **best_of,
         "prompt_id": result.prompt_id,
         "cached": result.cached,
         "attempts": result.attempts,

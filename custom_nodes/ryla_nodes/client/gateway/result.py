@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from ...errors import RylaError
 from ..limits import Outage
-from ..results import Format, Picture, Result, complete, identify
+from ..results import Candidate, Format, Picture, Result, complete, identify
 from ..transport import CallFailed
 from .api import Facts, GatewayApi
 from .patience import Patience
@@ -26,14 +27,12 @@ class GatewayResult(Result):
         gpu: the engine's GPU; "" when the gateway does not know it.
         cost_usd: what the job cost; None when the gateway does not know it.
         lora_used: the id of the LoRA that was applied; "" for none.
-        face_similarity: how alike the face is to that of the reference, -1..1; None where none is compared.
     """
 
     job_id: str = ""
     gpu: str = ""
     cost_usd: float | None = None
     lora_used: str = ""
-    face_similarity: float | None = None
 
     @property
     def told(self) -> dict[str, Any]:
@@ -50,9 +49,25 @@ def facts_of(facts: Facts) -> dict[str, Any]:
         "cost_usd": number(facts.get("cost_usd")),
         "lora_used": str(facts.get("lora_used") or ""),
         "face_similarity": number(facts.get("face_similarity")),
+        "candidates": candidates(facts.get("best_of")),
         "cached": bool(facts.get("cached")),
         "warnings": tuple(map(str, facts.get("warnings") or ())),
     }
+
+
+def candidates(told: Any) -> tuple[Candidate, ...]:
+    """The pictures from which the gateway took the best."""
+    listed = told if isinstance(told, list) else []
+    return tuple(_candidate(each) for each in listed if isinstance(each, dict) and isinstance(each.get("seed"), int))
+
+
+def _candidate(told: Mapping[str, Any]) -> Candidate:
+    failure = told.get("error")
+    error = None
+    if isinstance(failure, dict):
+        message, hint = str(failure.get("message") or "It failed."), str(failure.get("hint") or "")
+        error = RylaError.registered(str(failure.get("code")), "node_failed", message, hint, {})
+    return Candidate(told["seed"], number(told.get("similarity")), error, bool(told.get("chosen")))
 
 
 def number(value: Any) -> float | None:

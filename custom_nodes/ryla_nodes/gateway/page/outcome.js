@@ -58,6 +58,7 @@ function facts(job) {
     ["Cost", job.cost_usd === undefined ? undefined : `${job.cost_usd} USD`],
     ["LoRA", job.lora_used],
     ["Face similarity", job.face_similarity === undefined ? undefined : Number(job.face_similarity).toFixed(3)],
+    ["Best of", job.best_of?.map((each) => (each.error ? "failed" : Number(each.similarity).toFixed(3))).join(", ")],
     ["Job", job.id],
   ];
   const rows = known.filter(([, value]) => value !== undefined && value !== "");

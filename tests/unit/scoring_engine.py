@@ -1,0 +1,84 @@
+"""A fake engine whose pictures have a face score that their seed decides, and a workflow that declares it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unit.fake_engine import FakeEngine
+from unit.fake_engine_worker import Job, _Talk
+
+MANIFEST = """
+title = "Likeness"
+summary = "A workflow with a face score for the fake engine."
+models = []
+[[outputs]]
+node = "Result"
+kind = "image"
+[[outputs]]
+node = "Similarity"
+kind = "similarity"
+[parameters.prompt]
+type = "text"
+node = "Paint"
+input = "text"
+required = true
+help = "What to paint."
+[parameters.seed]
+type = "seed"
+node = "Paint"
+input = "seed"
+help = "The seed."
+"""
+NODES: dict[str, Any] = {
+    "1": {"class_type": "FakePaint", "inputs": {"seed": 0, "text": ""}, "_meta": {"title": "Paint"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"},
+          "_meta": {"title": "Result"}},
+    "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Similarity"}},
+}  # fmt: skip
+
+
+def score(seed: int) -> float:
+    """The face score of the picture with this seed, 0 .. 0.999."""
+    return seed % 1000 / 1000
+
+
+def add_likeness(root: Path) -> Path:
+    """Make the workflow ``likeness`` in ``root`` (for RYLA_WORKFLOWS) and return ``root``."""
+    (root / "likeness").mkdir(parents=True)
+    (root / "likeness" / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
+    (root / "likeness" / "api.json").write_text(json.dumps(NODES), encoding="utf-8")
+    return root
+
+
+class ScoringEngine(FakeEngine):
+    """Scores pictures by ``score``.
+
+    Attributes:
+        failing: the seeds whose jobs fail.
+        slow: seed -> seconds that its job takes.
+        seeds: those that were run to their end, in order.
+    """
+
+    def __init__(self, *faults: str, **options: Any) -> None:
+        super().__init__(*faults, **options)
+        self.failing: set[int] = set()
+        self.slow: dict[int, float] = {}
+        self.seeds: list[int] = []
+
+    async def _run_nodes(self, job: Job, talk: _Talk) -> tuple[str, dict[str, Any]] | None:
+        seed = job.graph["1"]["inputs"]["seed"]
+        job.graph["1"]["inputs"]["seconds"] = self.slow.get(seed, self.seconds)
+        failed = await super()._run_nodes(job, talk)
+        if failed is None and seed in self.failing:
+            node = {"prompt_id": job.prompt_id, "node_id": "1", "node_type": "FakePaint", "executed": []}
+            return "execution_error", node | {"exception_type": "ValueError", "exception_message": "the brush broke"}
+        return failed
+
+    def _outputs(self, job: Job, cached: bool) -> dict[str, Any]:
+        seed = job.graph["1"]["inputs"]["seed"]
+        self.seeds.append(seed)
+        scored = {"face_similarity": [score(seed)], "face_passed": [score(seed) >= 0.4]}
+        unscored = "no score" in self.faults
+        return {**super()._outputs(job, cached), "3": {} if unscored else scored}
