@@ -184,6 +184,9 @@ _CODES = (
     ErrorCode("invalid_manifest", "A results file is not of this batch.", "Give another file with --results.", 2, 422),
     ErrorCode("batch_running", "Another runner is working on this batch.", "Wait for it, or give another file with --results.", 7, 409),
     ErrorCode("batch_incomplete", "Some jobs of a batch failed.", "Run the same command again: pictures that were made are kept.", 5, 502),
+    ErrorCode("invalid_prompts", "A file of prompts is no text, or holds no prompt.", "Write a prompt a line, in UTF-8.", 2, 422),
+    ErrorCode("acceptance_failed", "An acceptance run measured figures that miss their targets.", "Read its report.md.", 5, 500),
+    ErrorCode("acceptance_incomplete", "An acceptance run could not measure what it was asked for.", "Read its report.md, which says what to install.", 3, 500),
     ErrorCode("conflicting_options", "Two options exclude each other.", "ryla run --help", 2, 422),
     # The gateway
     ErrorCode("gateway_not_installed", "The gateway's packages are not installed.", "pip install 'ryla-nodes[gateway]'", 3, 503),

@@ -51,7 +51,7 @@ def test_the_seeds_are_those_that_the_page_documents() -> None:
     page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text(encoding="utf-8")
     assert "SHA-256" in page and "`SEED-k`" in page
     by_hand = [int.from_bytes(hashlib.sha256(f"7-{k}".encode()).digest()[:8], "big") % 2**63 for k in (2, 3, 4)]
-    assert FOUR == (7, *by_hand)
+    assert (7, *by_hand) == FOUR
     assert seeds(FIRST, 2) == FOUR[:2]
     assert all(5 <= seed <= 9 for seed in seeds(6, 16, 5, 9)) and len(set(seeds(6, 16, 5, 9))) == 5
 
@@ -83,7 +83,7 @@ def test_what_fails_leaves_the_choice_to_the_rest(client: Client, engine: Scorin
 
 def test_when_all_fail_the_job_does(client: Client, engine: ScoringEngine) -> None:
     engine.failing = set(FOUR)
-    with pytest.raises(RylaError, match="All 4 pictures failed, the first so: .*the brush broke") as failure:
+    with pytest.raises(RylaError, match=r"All 4 pictures failed, the first so: .*the brush broke") as failure:
         client.run("likeness", asked())
     assert failure.value.code == "node_failed" and failure.value.details["seed"] == FIRST
 

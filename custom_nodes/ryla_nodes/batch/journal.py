@@ -190,6 +190,10 @@ class Journal:
             facts["error"] = result.error.as_dict()
         if result.warnings:
             facts["warnings"] = list(result.warnings)
+        if result.face_similarity is not None:
+            facts["face_similarity"] = result.face_similarity
+        if result.candidates:
+            facts["best_of"] = [candidate.as_dict() for candidate in result.candidates]
         self._append(row, result.state.value, facts)
 
     def _append(self, row: Row, state: str, facts: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from .comfyui import command as comfyui
 from .doctor import command as doctor
 from .models import command as models
 from .run import command as run
+from .sheet import command as sheet
 
 _CTRL_C = 130
 # click's ClickException; newer versions of typer bring a click of their own.
@@ -33,6 +34,7 @@ def _root(
 
 
 app.command(cls=run.RunCommand)(run.run)
+app.command(cls=run.RunCommand)(sheet.sheet)
 app.command()(doctor.doctor)
 app.command()(engine.engine)
 app.command()(serve.serve)

@@ -35,7 +35,7 @@ def compare(
     from ..identity.images import read_photo
     from ..identity.similarity import Score, best, embedding, reference_embedding
 
-    analyzer = _analyzer(provider, demo)
+    analyzer = analyzer_of(provider, demo)
     known = [reference_embedding(analyzer, read_photo(reference), str(reference))]
     scores = [
         Score(str(reference), str(path), best(known, embedding(analyzer, read_photo(path))), threshold)
@@ -67,7 +67,7 @@ def evaluate(
     from ..identity import evaluate as evaluation
 
     people = evaluation.find_people(folder)
-    analyzer = _analyzer(provider, demo)
+    analyzer = analyzer_of(provider, demo)
     result = evaluation.evaluate(analyzer, people, threshold)
     if sheet is not None:
         evaluation.write_contact_sheet(result, sheet)
@@ -107,7 +107,12 @@ def demo(
     output.console.print(f"{len(written)} pictures of {people} people in {folder}", markup=False, soft_wrap=True)
 
 
-def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
+def analyzer_of(provider: str, demo: bool) -> FaceAnalyzer:
+    """The analyzer over the face models of this machine, or with ``demo`` over the small ones.
+
+    Raises:
+        RylaError: ``invalid_parameter``, ``insightface_missing``, ``missing_model``, ``unreadable_model``.
+    """
     from ..identity import runtime
     from ..identity.faces import FaceAnalyzer
     from ..models import folders
@@ -126,6 +131,44 @@ def _analyzer(provider: str, demo: bool) -> FaceAnalyzer:
     else:
         roots = folders.standalone(environment).get("insightface")
     return FaceAnalyzer(find_pack(roots), provider, roots)
+
+
+def checked_photo(photo: Path, drawn: bool) -> list[str]:
+    """What is to be said of a reference photo before anything runs; where faces cannot be analysed here, why.
+
+    Args:
+        drawn: the engine may know faces by the small models only.
+
+    Raises:
+        RylaError: why no engine could use it: ``no_face``, ``face_too_small``, ``unreadable_image`` ...
+    """
+    from ..identity.photos import examine
+
+    if not photo.is_file():
+        return []  # Binding says so, with the parameter's name.
+    try:
+        analyzer = face_models(drawn)
+    except RylaError as error:
+        return [f"The photo is not checked here: {error.message} {error.hint}".strip()]
+    _, findings = examine(analyzer, photo)
+    for finding in findings:
+        if finding.fatal:
+            raise RylaError.registered(finding.code, "unreadable_image", finding.message, "", {"path": str(photo)})
+    return [finding.message for finding in findings]
+
+
+def face_models(drawn: bool) -> FaceAnalyzer:
+    """The analyzer over this machine's face models; with ``drawn`` over the small ones where there are no others.
+
+    Raises:
+        RylaError: ``insightface_missing``, ``missing_model``, ``unreadable_model``.
+    """
+    try:
+        return analyzer_of("CPU", demo=False)
+    except RylaError as error:
+        if error.code != "missing_model" or not drawn:
+            raise
+        return analyzer_of("CPU", demo=True)
 
 
 def _warnings(analyzer: FaceAnalyzer) -> list[str]:

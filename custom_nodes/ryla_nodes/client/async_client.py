@@ -13,6 +13,7 @@ from typing import TypeVar
 from .. import settings as environment
 from ..errors import RylaError
 from ..settings import Settings
+from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.best_of import require_score
 from ..workflows.graph import Graph, checked, title_of
 from ..workflows.manifest import load, scored
@@ -53,6 +54,10 @@ class BaseAsyncClient(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close the connections. Jobs that still go on are left to their engines."""
+
+    @abstractmethod
+    async def versions(self) -> tuple[str, ...]:
+        """The versions of the engines that answer, in their order; without a word from one it is left out."""
 
     @abstractmethod
     def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
@@ -284,7 +289,8 @@ def bound(workflow: Runnable, parameters: Mapping[str, object] | None, settings:
         return workflow
     loaded = load(workflow, settings) if isinstance(workflow, str) else workflow
     values = parameters or {}
-    require_score(loaded.name, loaded.parameters, values, lambda: scored(settings))
+    if BEST_OF in values:
+        require_score(loaded.name, loaded.parameters, lambda: scored(settings))
     return bind(loaded, values)
 
 
@@ -334,6 +340,9 @@ class AsyncClient(BaseAsyncClient):
     async def engines(self) -> list[EngineStatus]:
         """Ask every engine who it is and how long its queue is."""
         return list(await asyncio.gather(*(self._status(index) for index in range(len(self._pool.members)))))
+
+    async def versions(self) -> tuple[str, ...]:
+        return tuple(status.info.version for status in await self.engines() if status.info is not None)
 
     async def _status(self, index: int) -> EngineStatus:
         engine = self._pool.members[index].engine

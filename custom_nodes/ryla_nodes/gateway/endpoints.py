@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from ..client import AsyncClient
 from ..errors import RylaError
+from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.best_of import require_score
 from ..workflows.workflow import BoundPrompt, Workflow
 from .job import JobSpec, LiveJob, job_id_of
@@ -115,7 +116,8 @@ class Endpoint:
         kind = accepted(request.headers.get("accept", ""), (*self._kinds(), JSON))
         raw = await fields(request, self._options.limits)
         typed = not request.headers.get("content-type", "").lower().startswith("multipart/")
-        require_score(self.workflow.name, self.workflow.parameters, raw, lambda: self._scored)
+        if BEST_OF in raw:
+            require_score(self.workflow.name, self.workflow.parameters, lambda: self._scored)
         given = check(self.model, self.workflow, raw, typed=typed)
         if self._format is not None and "format" not in given and kind in PICTURES:
             if PICTURES[kind] in self._format.choices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..errors import RylaError
@@ -50,9 +50,7 @@ def seeds(first: int, count: int, low: int = 0, high: int = _BITS - 1) -> tuple[
     return tuple(found)
 
 
-def require_score(
-    workflow: str, parameters: Iterable[Parameter], values: Mapping[str, object], scored: Callable[[], Iterable[str]]
-) -> None:
+def require_score(workflow: str, parameters: Iterable[Parameter], scored: Callable[[], Iterable[str]]) -> None:
     """Refuse the parameter for a workflow that gives no face score.
 
     Args:
@@ -61,10 +59,9 @@ def require_score(
     Raises:
         RylaError: ``unknown_parameter``.
     """
-    given = next((name for name in values if name.replace("-", "_") == NAME and values[name] is not None), None)
-    if given is None or any(parameter.name == NAME for parameter in parameters):
+    if any(parameter.name == NAME for parameter in parameters):
         return
     others = ", ".join(scored())
     known = f"workflows that give one: {others}" if others else "no workflow here gives one"
-    message = f"{workflow} gives no face score, so it has no best of several ({given}); {known}."
+    message = f"{workflow} gives no face score, so it has no {NAME}; {known}."
     raise RylaError("unknown_parameter", message, parameter=NAME, workflow=workflow)

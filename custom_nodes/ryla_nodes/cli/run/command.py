@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,6 +23,9 @@ from ...workflows.parameter import Parameter
 from ...workflows.workflow import Workflow
 from .. import output
 from .request import EngineKind, Request
+
+if TYPE_CHECKING:
+    from .engines import Choice
 
 DEFAULT_TIMEOUT = 1800.0
 _BARE = ("-h", "--help", "--debug")
@@ -91,7 +94,7 @@ def _is_option(word: str, own: dict[str, bool]) -> bool:
     return word.startswith("--") and " " not in word and len(word) > 2
 
 
-def _refuse_misspelt(workflow: Workflow, given: Mapping[str, object], options: Sequence[str]) -> None:
+def refuse_misspelt(workflow: Workflow, given: Mapping[str, object], options: Sequence[str]) -> None:
     """Refuse a name that is no parameter and looks like one of our own ``options`` more than like a parameter.
 
     Raises:
@@ -106,6 +109,22 @@ def _refuse_misspelt(workflow: Workflow, given: Mapping[str, object], options: S
             message = f'{workflow.name} has no parameter "{name}": did you mean the option --{near.replace("_", "-")}?'
             hint = f"ryla run {workflow.name} --help"
             raise RylaError("unknown_parameter", message, hint=hint, parameter=name, nearest=[near])
+
+
+def workflow_at(choice: Choice, name: str, environment: settings.Settings, *, named: bool = True) -> Workflow:
+    """The workflow as the gateway declares it, or as it is here where there are engines.
+
+    Args:
+        named: the gateway was named on the command line; if not it is said.
+
+    Raises:
+        RylaError: ``unknown_workflow``, ``invalid_workflow``, and what asking a gateway raises.
+    """
+    if not choice.gateway:
+        return load(name, environment)
+    from .gateway import workflow_of
+
+    return workflow_of(choice.gateway, name, environment, named=named)
 
 
 def _values(own: Sequence[str], options: Mapping[str, bool]) -> dict[str, str]:
@@ -227,13 +246,8 @@ def run(
     environment = settings.load()
     choice = Choice(tuple(server or ()), engine, start_comfyui, comfyui_python, comfyui_args, gateway)
     url = choice.gateway_url(environment)
-    if url:
-        from .gateway import workflow_of
-
-        loaded = workflow_of(url, workflow, environment, named=bool(gateway))
-    else:
-        loaded = load(workflow, environment)
-    _refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))
+    loaded = workflow_at(replace(choice, gateway=url), workflow, environment, named=bool(gateway))
+    refuse_misspelt(loaded, ctx.obj, option_names(ctx.command))
     request = Request(
         loaded, environment, ctx.obj, out, timeout, dry_run, count, seeds, batch, results, contact_sheet, overwrite
     )

@@ -26,6 +26,9 @@ from .. import interrupt, output
 from ..doctor.python import of_comfyui
 from .request import EngineKind
 
+EMBEDDED = "+ryla.embedded"
+"""What the version of an embedded engine ends with."""
+
 _EMBEDDED_PAINTS = (
     'Its own models draw a shape ("a red star at the top left, navy background") or a face ("a portrait of a person, '
     'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
@@ -77,6 +80,12 @@ def client(choice: Choice, settings: Settings) -> Iterator[SyncClient[Any]]:
         Client(*servers, limits=limits, settings=settings, on_interrupt=_cancelling) as one,
     ):
         yield one
+
+
+def paints_drawings(client: SyncClient[Any]) -> bool:
+    """Whether the first engine is the embedded one, whose own models know drawings."""
+    versions = client.call(client.asynchronous.versions())
+    return bool(versions) and versions[0].endswith(EMBEDDED)
 
 
 @contextmanager

@@ -53,6 +53,11 @@ class GatewayApi:
         except (CallFailed, KeyError, TypeError, ValueError) as error:
             raise await self._stranger(f" ({error})" if isinstance(error, ValueError) else "") from error
 
+    async def ready(self) -> Facts:
+        """What the gateway tells of its engines, ready or not; nothing when it does not tell."""
+        told = decoded(await self._transport.call("GET", "/ready"))
+        return told if isinstance(told, dict) else {}
+
     async def submit(self, workflow: str, body: bytes, key: str) -> Facts:
         """POST a job under its key, to be run in the background; the same key gives the same job."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "Prefer": "respond-async"}

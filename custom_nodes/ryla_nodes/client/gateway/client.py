@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from ... import settings as environment
+from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.workflow import BoundPrompt, Workflow, bind
 from ..address import Address
@@ -55,6 +56,15 @@ class AsyncGatewayClient(BaseAsyncClient):
     async def aclose(self) -> None:
         """Close the connections. Jobs that still go on are left to the gateway."""
         await self._api.aclose()
+
+    async def versions(self) -> tuple[str, ...]:
+        """The versions of the engines behind the gateway that it reaches."""
+        try:
+            listed = (await self._api.ready()).get("engines")
+        except (CallFailed, RylaError):
+            return ()
+        told = listed if isinstance(listed, list) else []
+        return tuple(str(each["version"]) for each in told if isinstance(each, dict) and each.get("version"))
 
     async def workflow(self, name: str) -> Workflow:
         """What the gateway declares of a workflow: a graph of one node whose inputs are the parameters.
