@@ -13,6 +13,7 @@ import typer
 
 from ..errors import RylaError
 from . import engine, face, interrupt, loras, output, serve, workflows
+from .accept import command as accept
 from .comfyui import command as comfyui
 from .doctor import command as doctor
 from .models import command as models
@@ -35,6 +36,7 @@ def _root(
 
 app.command(cls=run.RunCommand)(run.run)
 app.command(cls=run.RunCommand)(sheet.sheet)
+app.command(cls=run.RunCommand)(accept.accept)
 app.command()(doctor.doctor)
 app.command()(engine.engine)
 app.command()(serve.serve)

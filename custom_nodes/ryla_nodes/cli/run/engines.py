@@ -34,6 +34,9 @@ _EMBEDDED_PAINTS = (
     'mint background"), best at 256x256, up to 512x512: --width 256 --height 256.'
 )
 
+OF_OURS = Limits(gone_after=1.0, patience=1.0)
+"""When a child of ours refuses connections, it is dead."""
+
 _ENDING_GRACE = 2.0
 
 
@@ -96,16 +99,43 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
     Raises:
         RylaError: ``conflicting_options``, ``comfyui_start_failed``, ``comfyui_crashed``, ``embedded_not_installed``.
     """
+    require_one(choice)
+    if choice.start is not None:
+        with _started(choice.start, choice.python, arguments_of(choice)) as url:
+            yield (url,), OF_OURS
+        return
+    servers, why = servers_of(choice, settings)
+    if servers:
+        yield servers, Limits()
+        return
+    with _embedded(settings, why) as url:
+        yield (url,), Limits()
+
+
+def require_one(choice: Choice) -> None:
+    """Refuse engines that exclude each other.
+
+    Raises:
+        RylaError: ``conflicting_options``.
+    """
     embed = choice.kind is EngineKind.EMBEDDED
     if choice.start is not None and (choice.servers or embed):
         raise RylaError("conflicting_options", "--start-comfyui goes with neither --server nor --engine embedded.")
     if choice.servers and embed:
         raise RylaError("conflicting_options", "--engine embedded runs in this process; it has no --server.")
-    if choice.start is not None:
-        with _started(choice.start, choice.python, choice.arguments) as url:
-            # When a child of ours refuses connections, it is dead.
-            yield (url,), Limits(gone_after=1.0, patience=1.0)
-        return
+
+
+def arguments_of(choice: Choice) -> tuple[str, ...]:
+    """What ``--comfyui-args`` holds, as a shell splits it."""
+    return tuple(shlex.split(choice.arguments))
+
+
+def servers_of(choice: Choice, settings: Settings) -> tuple[tuple[str, ...], str]:
+    """The base URLs of engines that are there, said in one line where they were not named; none for the embedded one.
+
+    With it why a ComfyUI on this machine is not taken, in brackets.
+    """
+    embed = choice.kind is EngineKind.EMBEDDED
     servers = tuple(choice.servers) or (() if embed else settings.servers)
     why = ""
     if not servers and choice.kind is EngineKind.COMFYUI:
@@ -117,11 +147,7 @@ def _engines(choice: Choice, settings: Settings) -> Iterator[tuple[tuple[str, ..
             output.say(f"Engine: ComfyUI {version} at {DEFAULT_SERVER}")
     elif servers and not choice.servers:
         output.say(f"Engine: {', '.join(Address.parse(server).base for server in servers)} (RYLA_SERVER)")
-    if servers:
-        yield servers, Limits()
-        return
-    with _embedded(settings, why) as url:
-        yield (url,), Limits()
+    return servers, why
 
 
 def _local() -> tuple[str, str]:
@@ -156,7 +182,7 @@ def _embedded(settings: Settings, why: str) -> Iterator[str]:
 
 
 @contextmanager
-def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]:
+def _started(folder: Path, python: Path | None, arguments: Sequence[str]) -> Iterator[str]:
     from ...client.comfyui_process import ComfyUIProcess
 
     folder = folder.expanduser().absolute()
@@ -164,7 +190,7 @@ def _started(folder: Path, python: Path | None, arguments: str) -> Iterator[str]
         process = ComfyUIProcess(
             folder,
             python or of_comfyui(folder),
-            arguments=shlex.split(arguments),
+            arguments=arguments,
             on_line=lambda line: status.update(f"Starting ComfyUI: [dim]{escape(line[:100])}[/]"),
         ).start()
     unverified = False
