@@ -115,6 +115,11 @@ class Figures:
         shown = f"{made} of {AT_ONCE} in {line.get('wall', line.get('seconds', 0)):.1f} s"
         return _judged(name, target, shown, made == AT_ONCE, made=made, wall=line.get("wall"))
 
+    def _of(self, line: Line) -> Line:
+        """The sample with which a further picture is compared."""
+        number = int(line.get("sample", 1))
+        return self.samples[number - 1] if number <= len(self.samples) else {}
+
     # --- a restart ----------------------------------------------------------------------------------------------------
 
     def _cold(self) -> Figure:
@@ -131,7 +136,7 @@ class Figures:
         line = self._again
         if line is None:
             return Figure(name, target, "-", OPEN, _NOT_OURS)
-        first = self.samples[0] if self.samples else {}
+        first = self._of(line)
         if not line["ok"] or not first.get("ok"):
             return Figure(name, target, "no picture", FAIL, _why(line if not line["ok"] else first))
         decibel = psnr(self._out / first["file"], self._out / line["file"])
@@ -196,7 +201,8 @@ class Figures:
 
     def _change(self) -> Figure:
         name, target = "the LoRA changes the picture", f"> {LORA_CHANGE:g} of 255"
-        first, off = (self.samples[0] if self.samples else {}), self._off or {}
+        off = self._off or {}
+        first = self._of(off)
         if not (first.get("ok") and off.get("ok")):
             return Figure(name, target, "-", OPEN, _why(off or first))
         mean = difference(self._out / first["file"], self._out / off["file"])

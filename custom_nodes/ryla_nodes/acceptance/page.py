@@ -26,7 +26,7 @@ table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td:last-child { white-space: nowrap; font-weight: 600; }
 .pass { color: var(--pass); } .fail { color: var(--fail); } .open { color: var(--open); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 42%), 1fr)); gap: .8rem; padding: 0; }
+.pictures { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 42%), 1fr)); }
 figure { margin: 0; font-size: 12px; line-height: 1.35; } figure.failed figcaption b { color: var(--fail); }
 figure img, .none { width: 100%; aspect-ratio: 1; object-fit: contain; background: #8881; display: block; }
 .none { display: grid; place-items: center; border: 1px dashed var(--fail); box-sizing: border-box; }

@@ -103,6 +103,12 @@ class Run:
         self._loaded = state
         return line
 
+    def _made(self, workflow: Workflow) -> int:
+        """The first sample that is a picture, to compare with."""
+        numbers = range(1, self._options.samples + 1)
+        lines = self._journal.lines
+        return next((each for each in numbers if lines[f"sample/{workflow.name}/{each}"]["ok"]), 1)
+
     def _at_once(self, workflow: Workflow) -> Mapping[str, Any]:
         jobs: list[tuple[dict[str, object], str, dict[str, Any]]] = []
         for number in range(1, AT_ONCE + 1):
@@ -114,16 +120,19 @@ class Run:
         return {"ok": all(line["ok"] for line in lines), "jobs": lines, "wall": lines[0]["wall"]}
 
     def _lora_off(self, workflow: Workflow) -> Mapping[str, Any]:
-        """The first sample's picture once more, with nothing of the LoRA but its trigger word."""
-        values = {**self._options.values(workflow, 1), "lora_strength": 0}
-        return self._watch.run(workflow, values, f"{workflow.name}-lora-off")
+        """A sample's picture once more, with nothing of the LoRA but its trigger word."""
+        number = self._made(workflow)
+        values = {**self._options.values(workflow, number), "lora_strength": 0}
+        return self._watch.run(workflow, values, f"{workflow.name}-lora-off", sample=number)
 
     def _restart(self, workflow: Workflow) -> Mapping[str, Any]:
-        """Start the engine anew, with downloads switched off, and make the first sample's picture again."""
+        """Start the engine anew, with downloads switched off, and make a sample's picture again."""
+        number = self._made(workflow)
         before = self._bench.models()
         began = time.monotonic()
         ready = self._bench.restart(offline=True)
-        line = self._watch.run(workflow, self._options.values(workflow, 1), f"{workflow.name}-restarted")
+        values = self._options.values(workflow, number)
+        line = self._watch.run(workflow, values, f"{workflow.name}-restarted", sample=number)
         cold = time.monotonic() - began
         self._loaded = (workflow.name, self._bench.starts)
         downloaded = changed(before, self._bench.models())
