@@ -140,4 +140,4 @@ def add_photo(folder: Path) -> None:
         '[parameters.reference_image]\ntype = "image"\nnode = "Photo"\ninput = "image"\nrequired = true\nhelp = "x"\n'
     )
     manifest = folder / "workflow.toml"
-    manifest.write_text(manifest.read_text(encoding="utf-8") + table + 'help = "x"\n', encoding="utf-8")
+    manifest.write_text(manifest.read_text(encoding="utf-8") + table, encoding="utf-8")

@@ -67,7 +67,7 @@ class Figures:
         self._at_once = lines.get(f"at_once/{workflow.name}")
         self._off = lines.get(f"lora_off/{workflow.name}")
         self._again = lines.get(f"restart/{workflow.name}")
-        self._blocked = next((error for line in self.samples if (error := blocked(line))), None)
+        self._blocked = blocked(self.samples[0]) if self.samples else None
 
     def all(self) -> list[Figure]:
         """Every figure; all ``not measured`` where something is missing without which there is no picture."""
@@ -78,7 +78,11 @@ class Figures:
         if self._blocked is None:
             return made
         why = f"{self._blocked.message} {self._blocked.hint}".strip()
-        return [Figure(each.name, each.target, "-", OPEN, why, missing=True) for each in made]
+        short = f"{self._blocked.code}, as above"
+        return [
+            Figure(each.name, each.target, "-", OPEN, short if number else why, missing=True)
+            for number, each in enumerate(made)
+        ]
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 

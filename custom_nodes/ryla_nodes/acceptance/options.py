@@ -15,6 +15,7 @@ from ..workflows.workflow import Workflow
 MOST_SAMPLES = 1000
 AT_ONCE = 5
 _PHOTO = "reference_image"
+_HELP = "ryla accept --help"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,17 @@ def needs_photo(workflow: Workflow) -> bool:
     return workflow.parameter(_PHOTO) is not None
 
 
+def require_used(name: str, option: str, workflows: tuple[Workflow, ...], *, used: bool) -> None:
+    """Refuse an option that none of the workflows would heed.
+
+    Raises:
+        RylaError: ``conflicting_options``.
+    """
+    if not used:
+        names = ", ".join(workflow.name for workflow in workflows)
+        raise RylaError("conflicting_options", f"None of {names} takes {name}, so {option} is for nothing.", hint=_HELP)
+
+
 def require(samples: int, workflows: tuple[Workflow, ...], given: Mapping[str, str]) -> None:
     """Refuse what cannot be measured.
 
@@ -96,13 +108,14 @@ def require(samples: int, workflows: tuple[Workflow, ...], given: Mapping[str, s
         RylaError: ``invalid_parameter``, ``conflicting_options``, ``unknown_parameter``.
     """
     if not 1 <= samples <= MOST_SAMPLES:
-        raise RylaError("invalid_parameter", f"--samples is {samples}; it is 1 to {MOST_SAMPLES}.")
+        message = f"--samples is {samples}; it is 1 to {MOST_SAMPLES}."
+        raise RylaError("invalid_parameter", message, hint=_HELP)
     for name in ("prompt", "seed", _PHOTO):
         if name in given:
             option = {"prompt": "--prompts FILE", "seed": "--first-seed", _PHOTO: "--references FOLDER"}[name]
-            raise RylaError("conflicting_options", f"The samples differ in their {name}: give {option}.")
+            raise RylaError("conflicting_options", f"The samples differ in their {name}: give {option}.", hint=_HELP)
     for name in given:
         if not any(workflow.parameter(name) for workflow in workflows):
             names = ", ".join(workflow.name for workflow in workflows)
             message = f'None of {names} has a parameter "{name}".'
-            raise RylaError("unknown_parameter", message, hint="ryla accept --help", parameter=name)
+            raise RylaError("unknown_parameter", message, hint=_HELP, parameter=name)

@@ -52,9 +52,8 @@ class Run:
                 self._tell(key, self._journal.add(key, self._measured(key, work)))
 
     def _missing(self, workflow: Workflow) -> bool:
-        """Whether a sample said that something is not there without which none can be made."""
-        lines = (self._journal.lines.get(f"sample/{workflow.name}/{number}") for number in (1, self._options.samples))
-        return any(blocked(line) for line in lines if line)
+        """Whether the first sample said that something is not there without which none can be made."""
+        return blocked(self._journal.lines.get(f"sample/{workflow.name}/1")) is not None
 
     def _work(self, workflow: Workflow) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
         name = workflow.name
@@ -139,10 +138,13 @@ class Run:
         return {**line, "cold": round(cold, 3), "ready": round(ready, 3), "downloaded": downloaded}
 
 
-def blocked(line: Mapping[str, Any]) -> RylaError | None:
-    """What is missing for a workflow as a sample's line tells; None when it ran, or failed otherwise."""
-    told = line.get("error")
-    if not told:
+def blocked(line: Mapping[str, Any] | None) -> RylaError | None:
+    """What is missing for a workflow as its first sample's line tells; None when it ran, or failed otherwise.
+
+    A LoRA that is not there is no such thing: that LoRAs load is one of the figures.
+    """
+    told = line.get("error") if line else None
+    if not told or told["code"].startswith("lora_"):
         return None
     error = RylaError.registered(told["code"], "engine_error", told["message"], told["hint"], {})
     return error if error.entry.exit_status == _MISSING else None

@@ -112,12 +112,15 @@ def _options(asked: Asked, choice: Choice, drawn: bool, journal: Journal) -> tup
     names = asked.workflows or tuple(available(asked.settings))
     workflows = tuple(workflow_at(choice, name, asked.settings) for name in dict.fromkeys(names))
     options.require(asked.samples, workflows, asked.given)
+    photos, loras = any(map(options.needs_photo, workflows)), any(map(options.needs_lora, workflows))
+    options.require_used("a photo", "--references", workflows, used=photos or asked.references is None)
+    options.require_used("a LoRA", "--lora-id", workflows, used=loras or not asked.loras)
     given = dict(asked.given)
     if drawn:
         # What the embedded engine's own models draw best.
         given = {"width": DRAWN_SIZE, "height": DRAWN_SIZE, **given}
     persons = people.NOBODY
-    if any(map(options.needs_photo, workflows)):
+    if photos:
         found = people.find(asked.references) if asked.references else people.drawn(asked.out / "people")
         persons = people.examined(found, lambda: face_models(drawn or asked.references is None))
     seed = asked.first_seed
