@@ -116,6 +116,10 @@ def test_what_is_missing_on_the_engine_stops_that_workflow_and_is_named(
     assert status == 3 and len(engine.started) == 1
     assert all(figure["state"] == "not measured" for figure in found.values()) and "face pass rate at 0.40" in found
     assert "pip install 'insightface>=2.0'" in found["samples"]["why"]
+    # Once it is installed, the same command goes on.
+    engine.faults.clear()
+    status, printed, _ = accept("--samples", "10", "--json")
+    assert figures(printed)["success rate"]["made"] == 10
 
 
 def test_an_engine_that_dies_half_way_and_comes_back(accept: Typed, engine: ScoringEngine, tmp_path: Path) -> None:

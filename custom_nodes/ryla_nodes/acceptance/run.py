@@ -43,17 +43,18 @@ class Run:
         """
         for workflow in self._options.workflows:
             for key, work in self._work(workflow):
-                if self._missing(workflow):
+                line = self._known(key)
+                if line is None:
+                    self._tell(key, None)
+                    line = self._journal.add(key, self._measured(key, work))
+                self._tell(key, line)
+                if key == f"sample/{workflow.name}/1" and blocked(line):
                     break
-                if self._journal.done(key):
-                    self._tell(key, self._journal.lines[key])
-                    continue
-                self._tell(key, None)
-                self._tell(key, self._journal.add(key, self._measured(key, work)))
 
-    def _missing(self, workflow: Workflow) -> bool:
-        """Whether the first sample said that something is not there without which none can be made."""
-        return blocked(self._journal.lines.get(f"sample/{workflow.name}/1")) is not None
+    def _known(self, key: str) -> dict[str, Any] | None:
+        """What is measured already; what was missing then may be there now."""
+        line = self._journal.lines.get(key)
+        return line if line is not None and self._journal.done(key) and blocked(line) is None else None
 
     def _work(self, workflow: Workflow) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
         name = workflow.name
