@@ -77,8 +77,9 @@ class Run:
             return work()
         except RylaError as error:
             if error.code not in GONE or not self._bench.ours:
-                if error.code in GONE:
-                    error.hint = "Start the engine again, then run the same command: what is measured stays measured."
+                if error.code in (*GONE, "cancelled"):
+                    first = "Run" if error.code == "cancelled" else "Start the engine again, then run"
+                    error.hint = f"{first} the same command: what is measured stays measured."
                 raise
             self._deaths += 1
             if self._deaths > MOST_DEATHS:

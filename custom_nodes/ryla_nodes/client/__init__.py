@@ -10,7 +10,8 @@ from .job import Job, Submission
 from .limits import Limits
 from .polling import Phase, Progress
 from .protocol import State
-from .results import Candidate, Format, Picture, Result, Timings
+from .results import Format, Picture, Result, Timings
+from .scores import Candidate
 from .sync_client import Client
 from .transport import EngineInfo
 from .websocket import Preview

@@ -18,7 +18,8 @@ from .job import EngineJob, Job, Options, Submission
 from .polling import Phase, Progress
 from .pool import Pool
 from .protocol import State
-from .results import Candidate, Result, Timings
+from .results import Result, Timings
+from .scores import Candidate
 
 _IDS = uuid.UUID("0f7a4c52-5a0e-4e8e-9d4a-6b1f3f0f9c35")
 _NOT_THERE = ("job_lost", "server_restarted", "interrupted_elsewhere")

@@ -16,7 +16,8 @@ from .failures import Subject
 from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool
 from .protocol import HistoryEntry, Outcome, State
-from .results import Picture, Result, Timings, fetch, similarity
+from .results import Picture, Result, Timings, fetch
+from .scores import similarity
 from .state_machine import JobMachine
 from .websocket import OnPreview, Wakeups
 
@@ -242,8 +243,11 @@ class EngineJob(Job):
             cached=any(output.node_id in cached for output in self.prompt.outputs),
             attempts=self._attempts,
             warnings=outcome.warnings,
-            face_similarity=similarity(entry.outputs, self.prompt.score) if entry is not None else None,
+            face_similarity=self._similarity(entry),
         )
+
+    def _similarity(self, entry: HistoryEntry | None) -> float | None:
+        return similarity(entry.outputs, self.prompt.score) if entry is not None and self.prompt.score else None
 
 
 class _Attempt:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...errors import RylaError
 from ..limits import Outage
-from ..results import Candidate, Format, Picture, Result, complete, identify
+from ..results import Format, Picture, Result, complete, identify
+from ..scores import Candidate
 from ..transport import CallFailed
 from .api import Facts, GatewayApi
 from .patience import Patience
