@@ -142,8 +142,8 @@ def test_the_line_and_the_object_tell_every_score(ryla: Typed, engine: ScoringEn
     words = ("likeness", "--prompt", "x", "--seed", "7", "--best-of", "4", "--server", engine.url)
     status, _, said = ryla(*words, "-o", "a.png")
     assert status == 0
-    line = next(line for line in said.splitlines() if line.startswith("best of"))
-    assert f"4: kept {score(BEST):.3f} (seed {BEST})" in line
+    line = next(line for line in said.splitlines() if "best of" in line)
+    assert f"best of 4: kept {score(BEST):.3f} (seed {BEST})" in line
     assert all(f"{score(seed):.3f} (seed {seed})" in line for seed in FOUR)
     status, printed, _ = ryla(*words, "-o", "b.png", "--json")
     told = json.loads(printed)
@@ -186,8 +186,12 @@ def test_a_batch_knows_how_many_were_asked_for(ryla: Typed, engine: ScoringEngin
     rows.write_text("prompt,seed,best_of\na,7,2\nb,9,1\n", encoding="utf-8")
     os.mkdir("out")  # noqa: PTH102
     words = ("likeness", "--batch", str(rows), "-o", "out/{index}.png", "--server", engine.url)
-    assert ryla(*words)[0] == 0
+    status, _, said = ryla(*words)
+    assert status == 0 and f"face {max(map(score, seeds(7, 2))):.3f}, best of 2: kept" in said
     assert len(engine.seeds) == 3
+    told = json.loads(ryla(*words, "--json")[1])
+    assert told["face_similarity"] == {"1": max(map(score, seeds(7, 2))), "2": score(9)}
+    assert [each["seed"] for each in told["best_of"]["1"]] == list(seeds(7, 2)) and "2" not in told["best_of"]
     assert ryla(*words)[0] == 0
     assert len(engine.seeds) == 3  # Made is made.
     rows.write_text("prompt,seed,best_of\na,7,4\nb,9,1\n", encoding="utf-8")

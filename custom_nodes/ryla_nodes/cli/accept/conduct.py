@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from .view import shown
 
 DRAWN_SIZE = "256"
 DRAWN_LORA = "mira"
+_ONLY_DRAWN = "The people are drawn, and only the small face models know them: --references takes photos of real ones."
 _SEEDS = 2**31
 
 
@@ -123,6 +124,8 @@ def _options(asked: Asked, choice: Choice, drawn: bool, journal: Journal) -> tup
     if photos:
         found = people.find(asked.references) if asked.references else people.drawn(asked.out / "people")
         persons = people.examined(found, lambda: face_models(drawn or asked.references is None))
+        if not drawn and asked.references is None:
+            persons = replace(persons, notes=(*persons.notes, _ONLY_DRAWN))
     seed = asked.first_seed
     if seed is None:
         seed = int(journal.run["seed"]) if "seed" in journal.run else secrets.randbelow(_SEEDS)

@@ -143,8 +143,18 @@ def _report(summary: Summary, plan: Sequence[Planned], journal: Journal, warning
         files = {index: str(paths[0]) for index, paths in summary.files.items()}
         pictures = {index: [str(path) for path in paths] for index, paths in summary.files.items()}
         facts = {"made": made, "results": str(journal.path), "files": files, "pictures": pictures}
-        output.emit({**facts, "warnings": list(warnings)})
+        output.emit({**facts, **_scores(plan, journal), "warnings": list(warnings)})
         return
     for warning in warnings:
         output.say(warning)
     output.say(f"{sum(map(len, summary.files.values()))} pictures; see {journal.path}.")
+
+
+def _scores(plan: Sequence[Planned], journal: Journal) -> dict[str, dict[int, Any]]:
+    """The face scores of the rows, and of all pictures from which the best was taken; what no row has is left out."""
+    lines = {planned.row.index: journal.last.get(planned.row.key, {}) for planned in plan}
+    told = {
+        name: {index: line[name] for index, line in lines.items() if name in line}
+        for name in ("face_similarity", "best_of")
+    }
+    return {name: found for name, found in told.items() if found}

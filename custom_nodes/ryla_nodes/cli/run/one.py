@@ -84,7 +84,7 @@ def _report(result: Result, files: list[Path], graph: Graph) -> None:
     for name, fact in _told(result):
         _line(name, fact)
     if result.candidates:
-        _line("best of", best_line(result))
+        _line("face", best_line(result))
     if result.seed is not None:
         _line("seed", str(result.seed))
     timings = result.timings
@@ -113,8 +113,9 @@ def _line(name: str, text: str) -> None:
 
 def best_line(result: Result) -> str:
     """The scores of the pictures from which the best was taken, the kept one first."""
-    ranked = sorted(result.candidates, key=lambda candidate: not candidate.chosen)
-    return f"{len(ranked)}: kept {', not '.join([ranked[0].line(), ', '.join(each.line() for each in ranked[1:])])}"
+    kept, *others = sorted(result.candidates, key=lambda candidate: not candidate.chosen)
+    rest = ", ".join(each.line() for each in others)
+    return f"best of {len(others) + 1}: kept {kept.line()}, not {rest}"
 
 
 def described(result: Result, files: list[Path]) -> dict[str, Any]:

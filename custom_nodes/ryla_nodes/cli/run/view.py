@@ -13,7 +13,7 @@ from rich.text import Text
 from ...batch.runner import Change
 from ...client.polling import Progress
 from .. import output
-from .one import describe
+from .one import best_line, describe
 
 _SHOWN = 12
 
@@ -43,7 +43,9 @@ class Jobs:
             return f"[{index}/{self._total}] failed  {result.error.code}: {result.error.message}"
         self._done += 1
         seed = f"  seed {result.seed}" if result.seed is not None else ""
-        return f"[{index}/{self._total}] {change.files[0]}{seed}  {result.timings.total:.1f} s"
+        best = f", {best_line(result)}" if result.candidates else ""
+        face = f"  face {result.face_similarity:.3f}{best}" if result.face_similarity is not None else ""
+        return f"[{index}/{self._total}] {change.files[0]}{seed}  {result.timings.total:.1f} s{face}"
 
     def __rich__(self) -> Table:
         table = Table(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")
