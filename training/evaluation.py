@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from ryla_nodes.identity.similarity import wilson_interval
+from ryla_nodes.identity.proportion import wilson_interval
 
 from .captions import mira_caption
 from .sample import held_out, judge

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +239,24 @@ def test_without_insightface_here_the_report_says_what_to_install(
     assert status == 0 and relative["state"] == "not measured" and "pip install" in relative["why"]
     notes = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["people"]["notes"]
     assert "not checked" in notes[0] and "broken.jpg" in notes[1]
+
+
+def test_a_machine_that_only_asks_others_needs_no_numpy(engine: ScoringEngine, tmp_path: Path) -> None:
+    add_photo(add_likeness(tmp_path / "shelf") / "likeness")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "photos" / "a.png")
+    (tmp_path / "prompts.txt").write_text("a person\n", encoding="utf-8")
+    code = "import sys; sys.modules['numpy'] = None; from ryla_nodes.cli.app import main; main()"
+    environ = {**os.environ, "RYLA_WORKFLOWS": str(tmp_path / "shelf"), "RYLA_HOME": str(tmp_path / "home")}
+    for words in (
+        ("accept", "likeness", "--prompts", "prompts.txt", "--references", "photos", "--samples", "10",
+         "--first-seed", str(SEED), "-o", "run"),
+        ("sheet", "--workflow", "likeness", "--scenes", "prompts.txt", "--reference-image", "photos/a.png"),
+    ):  # fmt: skip
+        command = [sys.executable, "-c", code, *words, "--server", engine.url]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "pip install 'ryla-nodes[identity]'" in done.stderr
 
 
 def test_figures_of_known_pictures(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import face_models
 from ryla_nodes.errors import RylaError
 from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.evaluate import evaluate, find_people, write_contact_sheet
-from ryla_nodes.identity.similarity import Score, compare, cosine, summarize, wilson_interval
+from ryla_nodes.identity.proportion import wilson_interval
+from ryla_nodes.identity.similarity import Score, compare, cosine, summarize
 
 
 def test_the_wilson_interval_of_the_textbook() -> None:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
-from ..identity.similarity import THRESHOLD, wilson_interval
+from ..identity.proportion import THRESHOLD, wilson_interval
 from ..pictures import rgb
 from ..workflows.workflow import Workflow
 from .options import AT_ONCE, needs_lora
@@ -105,7 +105,7 @@ class Figures:
         warm = [line["seconds"] for line in good if not line["first"]] or [line["seconds"] for line in good]
         if not warm:
             return Figure(name, target, "-", OPEN, "no picture was made (those from an engine's cache do not count)")
-        mean, p50, p95 = float(np.mean(warm)), percentile(warm, 50), percentile(warm, 95)
+        mean, p50, p95 = fmean(warm), percentile(warm, 50), percentile(warm, 95)
         shown = f"mean {mean:.1f} s, p50 {p50:.1f} s, p95 {p95:.1f} s"
         facts = {"mean": mean, "p50": p50, "p95": p95, "count": len(warm)}
         return _judged(name, target, shown, mean < PICTURE_SECONDS, **facts)
@@ -174,7 +174,7 @@ class Figures:
 
     def _cosines(self, scores: Sequence[float]) -> list[Figure]:
         """What has no target of its own: it tells how the pass rate is to be read."""
-        mean, genuine = float(np.mean(scores)), self._people.get("genuine")
+        mean, genuine = fmean(scores), self._people.get("genuine")
         first = Figure("mean cosine", "-", f"{mean:.3f}", TOLD, facts={"mean": mean})
         name = "relative to photos of one person"
         if genuine is None:
@@ -240,21 +240,23 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
-def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
-    with Image.open(path) as image:
-        return np.asarray(rgb(image), np.float64)
+def _apart(one: Path, other: Path) -> ImageStat.Stat | None:
+    """Statistics of the absolute difference of two pictures; None when their sizes differ."""
+    with Image.open(one) as first, Image.open(other) as second:
+        a, b = rgb(first), rgb(second)
+    return ImageStat.Stat(ImageChops.difference(a, b)) if a.size == b.size else None
 
 
 def difference(one: Path, other: Path) -> float:
     """Mean absolute difference of two pictures of one size, 0..255; 255 when their sizes differ."""
-    a, b = _pixels(one), _pixels(other)
-    return float(np.abs(a - b).mean()) if a.shape == b.shape else 255.0
+    apart = _apart(one, other)
+    return 255.0 if apart is None else fmean(apart.mean)
 
 
 def psnr(one: Path, other: Path) -> float:
     """Peak signal-to-noise ratio of two pictures in dB; infinite for equal ones, 0 when their sizes differ."""
-    a, b = _pixels(one), _pixels(other)
-    if a.shape != b.shape:
+    apart = _apart(one, other)
+    if apart is None:
         return 0.0
-    square = float(((a - b) ** 2).mean())
+    square = fmean(total / count for total, count in zip(apart.sum2, apart.count, strict=True))
     return math.inf if square == 0 else 10 * math.log10(255**2 / square)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from ..errors import RylaError
 from ..files import is_companion, replacing
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _DRAWN = 4
+_SMALL = 256
 _VIEWS = ((0.5, (0.5, 0.5)), (0.42, (0.54, 0.47)))
 
 
@@ -65,8 +68,18 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def drawn(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Drawn people, two photos each, in ``folder``; made where they are not there yet."""
-    from ..identity import demo_faces
+    """Drawn people, two photos each, in ``folder``; made where they are not there yet.
+
+    Raises:
+        RylaError: ``nothing_to_evaluate`` where numpy is not installed.
+    """
+    try:
+        from ..identity import demo_faces
+    except ImportError as error:
+        message = f"No people can be drawn here ({error})."
+        raise RylaError(
+            "nothing_to_evaluate", message, hint="Give photos by --references, or pip install numpy"
+        ) from error
 
     people: dict[str, tuple[Path, ...]] = {}
     for seed in range(_DRAWN):
@@ -126,10 +139,10 @@ def _by_file(people: Mapping[str, tuple[Path, ...]]) -> tuple[dict[str, tuple[Pa
 
 
 def _unreadable(path: Path) -> str:
-    from ..identity.images import read_photo
-
     try:
-        read_photo(path, 256)
-    except RylaError as error:
-        return error.message
+        with Image.open(path) as image:
+            image.draft("RGB", (_SMALL, _SMALL))
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return f"{path} is no picture, or damaged: {error}."
     return ""

@@ -142,14 +142,14 @@ def checked_photo(photo: Path, drawn: bool) -> list[str]:
     Raises:
         RylaError: why no engine could use it: ``no_face``, ``face_too_small``, ``unreadable_image`` ...
     """
-    from ..identity.photos import examine
-
     if not photo.is_file():
         return []  # Binding says so, with the parameter's name.
     try:
         analyzer = face_models(drawn)
     except RylaError as error:
         return [f"The photo is not checked here: {error.message} {error.hint}".strip()]
+    from ..identity.photos import examine
+
     _, findings = examine(analyzer, photo)
     for finding in findings:
         if finding.fatal:
@@ -165,6 +165,10 @@ def face_models(drawn: bool) -> FaceAnalyzer:
     """
     try:
         return analyzer_of("CPU", demo=False)
+    except ImportError as error:
+        # Who only asks others for pictures needs no numpy.
+        hint = "pip install 'ryla-nodes[identity]'"
+        raise RylaError("insightface_missing", f"Faces cannot be analysed: {error}.", hint=hint) from error
     except RylaError as error:
         if error.code != "missing_model" or not drawn:
             raise

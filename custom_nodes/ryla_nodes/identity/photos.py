@@ -15,7 +15,8 @@ from ..errors import RylaError
 from .faces import MIN_FACE, DetectedFace, select_face
 from .geometry import Array
 from .images import read_photo
-from .similarity import THRESHOLD, cosine
+from .proportion import THRESHOLD
+from .similarity import cosine
 
 if TYPE_CHECKING:
     from .faces import FaceAnalyzer

@@ -7,7 +7,6 @@ report the pass rate at a fixed threshold, and the mean relative to genuine pair
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,24 +15,13 @@ import numpy as np
 
 from .faces import FaceAnalyzer, Picture, select_face
 from .geometry import Array
-
-THRESHOLD = 0.40
+from .proportion import THRESHOLD, wilson_interval
 
 
 def cosine(a: Array, b: Array) -> float:
     """Cosine of two embeddings, in [-1, 1]; 0 when one of them is 0."""
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.dot(a, b)) / scale if scale else 0.0
-
-
-def wilson_interval(passed: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion (95 % by default); (0, 1) for no trials."""
-    if total == 0:
-        return 0.0, 1.0
-    rate, square = passed / total, z * z / total
-    center = (rate + square / 2) / (1 + square)
-    margin = z / (1 + square) * math.sqrt(rate * (1 - rate) / total + square / (4 * total))
-    return max(0.0, center - margin), min(1.0, center + margin)
 
 
 @dataclass(frozen=True)
