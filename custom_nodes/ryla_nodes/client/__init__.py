@@ -11,7 +11,6 @@ from .limits import Limits
 from .polling import Phase, Progress
 from .protocol import State
 from .results import Format, Picture, Result, Timings
-from .scores import Candidate
 from .sync_client import Client
 from .transport import EngineInfo
 from .websocket import Preview
@@ -19,10 +18,12 @@ from .websocket import Preview
 if TYPE_CHECKING:
     from .gateway.client import AsyncGatewayClient, GatewayClient
     from .gateway.result import GatewayResult
+    from .scores import Candidate
 
-# Imported when they are asked for: a job on an engine needs none of it.
-_OF_GATEWAYS = {
+# Imported when they are asked for: most jobs need none of it.
+_LATER = {
     "AsyncGatewayClient": ".gateway.client",
+    "Candidate": ".scores",
     "GatewayClient": ".gateway.client",
     "GatewayResult": ".gateway.result",
 }
@@ -52,6 +53,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_GATEWAYS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_OF_GATEWAYS[name], __name__), name)
+    return getattr(import_module(_LATER[name], __name__), name)

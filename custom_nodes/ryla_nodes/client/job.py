@@ -17,7 +17,6 @@ from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool
 from .protocol import HistoryEntry, Outcome, State
 from .results import Picture, Result, Timings, fetch
-from .scores import similarity
 from .state_machine import JobMachine
 from .websocket import OnPreview, Wakeups
 
@@ -247,7 +246,11 @@ class EngineJob(Job):
         )
 
     def _similarity(self, entry: HistoryEntry | None) -> float | None:
-        return similarity(entry.outputs, self.prompt.score) if entry is not None and self.prompt.score else None
+        if entry is None or not self.prompt.score:
+            return None
+        from .scores import similarity  # Most jobs have no score.
+
+        return similarity(entry.outputs, self.prompt.score)
 
 
 class _Attempt:

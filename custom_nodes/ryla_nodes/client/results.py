@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .. import files
 from ..errors import RylaError
 from .api import EngineApi
 from .failures import Subject
 from .protocol import HistoryEntry, State
-from .scores import Candidate
 from .transport import CallFailed
+
+if TYPE_CHECKING:
+    from .scores import Candidate
 
 _FOLDER = "output"
 _TRIES = 3
