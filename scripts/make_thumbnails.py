@@ -1,4 +1,4 @@
-"""Write the pictures that ComfyUI's template browser shows: ``example_workflows/<name>.jpg``, 512x512.
+"""Write the pictures that ComfyUI's template browser shows: a ``.jpg`` beside each template, 512x512.
 
     python scripts/make_thumbnails.py
 
@@ -22,7 +22,8 @@ from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.geometry import draw_keypoints
 from ryla_nodes.nodes import node_classes
 
-TARGET = Path(__file__).resolve().parents[1] / "example_workflows"
+import export_ui_workflows as templates
+
 SIZE, PAINTED = 512, 256
 SHAPE = "a large yellow star in the middle, navy background"
 FACE = "a portrait of a person, tan skin, long black hair, no glasses, no beard, no hat, sky blue background"
@@ -59,9 +60,11 @@ def main() -> None:
                 "flux-instantid": with_keypoints(paint(client, "flux-dev", prompt=FACE), FACE_KEYPOINTS),
                 "sdxl-instantid": with_keypoints(demo, demo_keypoints),
             }
-    for name, picture in pictures.items():
-        picture.save(TARGET / f"{name}.jpg", quality=88)
-        print(TARGET / f"{name}.jpg")
+    for title, workflow in templates.titled().items():
+        for folder in templates.FOLDERS:
+            path = folder / f"{title}.jpg"
+            pictures[workflow.name].save(path, quality=88)
+            print(path)
 
 
 if __name__ == "__main__":
