@@ -22,7 +22,6 @@ from ryla_nodes.workflows import object_info
 from ryla_nodes.workflows.manifest import available, load
 from ryla_nodes.workflows.object_info import ObjectInfo
 from ryla_nodes.workflows.workflow import Workflow
-
 from templates import app, folds, layout, models, note
 from templates.folds import Folded
 from templates.level import Level, drawn

@@ -12,6 +12,7 @@ import io
 import tempfile
 from pathlib import Path
 
+import export_ui_workflows as templates
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,8 +22,6 @@ from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity import demo_faces
 from ryla_nodes.identity.geometry import draw_keypoints
 from ryla_nodes.nodes import node_classes
-
-import export_ui_workflows as templates
 
 SIZE, PAINTED = 512, 256
 SHAPE = "a large yellow star in the middle, navy background"

@@ -119,9 +119,7 @@ class _Folding:
         values = [self._show(name, targets, numbers) for name, targets in self.plan.shown.items()]
         self._replace(outer, links_only, values)
         shown = {target: name for name, targets in self.plan.shown.items() for target in targets}
-        return Folded(
-            self.uuid("itself"), self.node_id, self.plan.title, self.inner, self.inputs, self.outputs, shown
-        )
+        return Folded(self.uuid("itself"), self.node_id, self.plan.title, self.inner, self.inputs, self.outputs, shown)
 
     def _input_name(self, link: Link) -> str:
         name = str(self.inner.nodes[link.target]["inputs"][link.socket]["name"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ryla_nodes.models import catalogue
 from ryla_nodes.models.catalogue import HubSource, ModelEntry

@@ -62,7 +62,7 @@ class FaceEmbed(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="RYLA_FaceEmbed",
-            display_name="Face Embedding",
+            display_name="Face Embedding (Identity)",
             category=sockets.CATEGORY,
             description="Makes an identity from one or several photos of a person. Every photo must show a face of "
             "at least 64 px.",
@@ -134,7 +134,7 @@ class FaceKeypoints(io.ComfyNode):
                 io.Float.Input("center_y", default=0.42, min=0.0, max=1.0, step=0.01, tooltip="The face's place down."),
                 *sockets.which_face(),
             ],
-            outputs=[io.Image.Output(display_name="keypoints", tooltip="For RYLA Apply InstantID.")],
+            outputs=[io.Image.Output(display_name="keypoints", tooltip="For Apply InstantID.")],
         )
 
     @classmethod

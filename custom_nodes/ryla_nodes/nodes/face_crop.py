@@ -63,9 +63,9 @@ class FaceCrop(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="crop", tooltip="The enlarged square."),
-                io.Image.Output(display_name="keypoints", tooltip="Its keypoints, for RYLA Apply InstantID."),
+                io.Image.Output(display_name="keypoints", tooltip="Its keypoints, for Apply InstantID."),
                 io.Mask.Output(display_name="mask", tooltip="Soft mask over the face, for SetLatentNoiseMask."),
-                sockets.Crop.Output(display_name="placement", tooltip="Where it belongs, for RYLA Face Composite."),
+                sockets.Crop.Output(display_name="placement", tooltip="Where it belongs, for Face Composite."),
             ],
         )
 
@@ -118,7 +118,7 @@ class FaceComposite(io.ComfyNode):
                 io.Image.Input(
                     "refined", lazy=True, tooltip="The rendered square. Not rendered when there was no face."
                 ),
-                sockets.Crop.Input("placement", tooltip="From RYLA Face Crop."),
+                sockets.Crop.Input("placement", tooltip="From Face Crop."),
                 io.Float.Input(
                     "color_match",
                     default=1.0,
@@ -150,7 +150,7 @@ class FaceComposite(io.ComfyNode):
         pictures, faces = sockets.to_arrays(image), sockets.to_arrays(refined)
         if not len(pictures) == len(faces) == len(placement):
             counts = f"{len(pictures)} pictures, {len(faces)} faces and {len(placement)} placements"
-            raise RylaError("invalid_parameter", f"RYLA Face Composite was given {counts}; they must be as many.")
+            raise RylaError("invalid_parameter", f"Face Composite was given {counts}; they must be as many.")
         results = [
             picture if plan is None else composite(picture, face, plan, color_match=color_match)
             for picture, face, plan in zip(pictures, faces, placement, strict=True)
@@ -163,7 +163,7 @@ def _rendered_at(size: int) -> tuple[int, str]:
     if size == 0 and identity_search().only_own_checkpoint():
         return _SIZE_OF_SMALL_SDXL, f"rendered at {_SIZE_OF_SMALL_SDXL} px by the engine's own small SDXL"
     if 0 < size < _LEAST_SIZE:
-        raise RylaError("invalid_parameter", f"RYLA Face Crop's size is {size}; it is 0 or at least {_LEAST_SIZE}.")
+        raise RylaError("invalid_parameter", f"Face Crop's size is {size}; it is 0 or at least {_LEAST_SIZE}.")
     return size or _SIZE, ""
 
 

@@ -29,7 +29,7 @@ class SaveFace(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Saves an identity in the insightface folder, so that the photos are not needed again.",
             inputs=[
-                sockets.Face.Input("face", tooltip="The identity, from RYLA Face Embedding."),
+                sockets.Face.Input("face", tooltip="The identity, from Face Embedding."),
                 io.String.Input("name", default="face", tooltip="Its name. A face of this name is replaced."),
             ],
             is_output_node=True,
@@ -63,7 +63,7 @@ class LoadFace(io.ComfyNode):
             node_id="RYLA_LoadFace",
             display_name="Load Face",
             category=sockets.CATEGORY,
-            description="Loads an identity that RYLA Save Face saved.",
+            description="Loads an identity that Save Face saved.",
             inputs=[
                 io.Combo.Input(
                     "file",

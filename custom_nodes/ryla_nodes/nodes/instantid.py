@@ -111,20 +111,20 @@ class ApplyInstantID(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="RYLA_ApplyInstantID",
-            display_name="Apply InstantID",
+            display_name="Apply InstantID (Identity)",
             category=sockets.CATEGORY,
             description="Makes an SDXL model render a person: identity tokens in all 70 cross-attention layers, and "
             "InstantID's ControlNet for the pose. SDXL only; for Flux use the flux-instantid workflow.",
             inputs=[
-                sockets.InstantID.Input("instantid", tooltip="From RYLA Load InstantID."),
-                io.ControlNet.Input("control_net", tooltip="InstantID's ControlNet, from RYLA Load InstantID."),
-                sockets.Face.Input("face", tooltip="The person, from RYLA Face Embedding."),
+                sockets.InstantID.Input("instantid", tooltip="From Load InstantID."),
+                io.ControlNet.Input("control_net", tooltip="InstantID's ControlNet, from Load InstantID."),
+                sockets.Face.Input("face", tooltip="The person, from Face Embedding."),
                 io.Model.Input("model", tooltip="An SDXL model."),
                 io.Conditioning.Input("positive", tooltip="The prompt, encoded by SDXL's CLIP."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, encoded by SDXL's CLIP."),
                 io.Image.Input(
                     "keypoints",
-                    tooltip="Keypoints at exactly the sampling size, from RYLA Face Crop or RYLA Face Keypoints.",
+                    tooltip="Keypoints at exactly the sampling size, from Face Crop or Face Keypoints.",
                 ),
                 io.Float.Input(
                     "ip_weight",

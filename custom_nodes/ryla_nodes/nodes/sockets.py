@@ -28,7 +28,7 @@ MAX_FACES = 15
 
 def analyzer() -> io.Input:
     """The face analyzer."""
-    return FaceAnalyzer.Input("analyzer", tooltip="From RYLA Face Analyzer.")
+    return FaceAnalyzer.Input("analyzer", tooltip="From Face Analyzer (InsightFace).")
 
 
 def which_face() -> list[io.Input]:

@@ -14,9 +14,11 @@ complain of without this pack.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import registry_archive
 from browser import chromium
 from comfyui.conftest import StartComfyUI
 from comfyui.editor.editor import Editor
@@ -24,6 +26,7 @@ from comfyui.process import ComfyUI
 
 Edit = Callable[..., Editor]
 # Said by the editor of pictures, workflows or nodes that are missing, whoever's they are.
+_HUB = {"access-control-allow-origin": "*", "content-length": "1000000"}  # The size of a file is asked of the hub.
 _EDITORS_OWN = ("Failed to load resource", "legacy queue/history menu", "is deprecated", "willReadFrequently")
 
 
@@ -31,6 +34,21 @@ _EDITORS_OWN = ("Failed to load resource", "legacy queue/history menu", "is depr
 def browser() -> Iterator[Any]:
     with chromium() as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack as it comes from the registry."""
+    folder = tmp_path_factory.mktemp("registry")
+    return registry_archive.unpack(registry_archive.pack(folder / "node.zip"), folder)
+
+
+@pytest.fixture(params=["clone", "paths", "archive"])
+def server(request: pytest.FixtureRequest, start_comfyui: StartComfyUI, unpacked: Path) -> ComfyUI:
+    """A ComfyUI with our pack, by each route."""
+    if request.param == "archive":
+        return start_comfyui(route="none", packs=(unpacked,))
+    return start_comfyui(route=request.param)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +67,7 @@ def edit(browser: Any, noise: frozenset[str]) -> Iterator[Edit]:
 
     def opening(server: ComfyUI, settings: dict[str, Any] | None = None, **context: Any) -> Editor:
         opened.append(Editor(browser, server, settings, **context))
+        opened[-1].page.route("https://huggingface.co/**", lambda route: route.fulfill(headers=_HUB))
         return opened[-1]
 
     yield opening
