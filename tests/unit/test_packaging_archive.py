@@ -16,8 +16,8 @@ from ryla_nodes.nodes import node_classes
 
 LIMIT = 3_000_000
 TOP = {
-    "LICENSE", "README.md", "__init__.py", "custom_nodes", "example_workflows", "prestartup_script.py",
-    "pyproject.toml", "requirements.txt", "scripts", "workflows",
+    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "custom_nodes", "example_workflows", "locales",
+    "prestartup_script.py", "pyproject.toml", "requirements.txt", "scripts", "workflows",
 }  # fmt: skip
 PACKAGE = "custom_nodes/ryla_nodes/"
 
@@ -58,6 +58,14 @@ def test_it_holds_every_module_and_every_help_page() -> None:
     pages = {path.relative_to(REPO).as_posix() for path in (REPO / PACKAGE / "web" / "docs").glob("*.md")}
     assert len(pages) == len(node_classes()) and pages <= names
     assert {f"{PACKAGE}models/catalogue.toml", f"{PACKAGE}py.typed"} <= names
+
+
+def test_it_holds_every_template_with_its_picture_and_every_language() -> None:
+    names = set(registry_archive.names())
+    for folder, count in (("example_workflows", 8), ("locales", 7)):
+        for root in ("", PACKAGE):
+            there = {path.relative_to(REPO).as_posix() for path in (REPO / root / folder).rglob("*.j*")}
+            assert len(there) == count and there <= names
 
 
 def test_it_is_small(archive: Path) -> None:

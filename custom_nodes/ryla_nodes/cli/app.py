@@ -27,8 +27,19 @@ _Usage: type[Exception] = typer.BadParameter.__mro__[2]
 app = typer.Typer(name="ryla", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from ..version import NAME, version
+
+        typer.echo(f"{NAME} {version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    said_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", callback=output.set_debug, help="Show tracebacks.")] = False,
 ) -> None:
     """FLUX.1 Dev with consistent characters: run workflows, install and check models, manage LoRAs."""

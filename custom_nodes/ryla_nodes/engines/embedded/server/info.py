@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ....models.folders import ModelFolders
+from ....version import version
 from ..execution.registry import Registry
 from .events import FEATURES
 from .messages import MAX_UPLOAD_BYTES, json_answer
@@ -92,7 +93,7 @@ def system_stats() -> dict[str, Any]:
         "pytorch_version": _version("torch"),
         "embedded_python": False,
         "argv": [],
-        "engine": {"name": "ryla-embedded", "version": _version("ryla-nodes"), "api": API_LEVEL},
+        "engine": {"name": "ryla-embedded", "version": version(), "api": API_LEVEL},
     }
     return {"system": system, "devices": [_device(memory.total, memory.available)]}
 
