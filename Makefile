@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 
-.PHONY: demo test lint unit test-comfyui test-editor bench bench-gpu evaluate clean
+.PHONY: demo test lint unit test-comfyui test-editor bench bench-gpu evaluate generated clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,12 @@ test-comfyui: $(READY)
 # The graph editor in a browser, for each ComfyUI in turn. Needs what test-comfyui needs, and a Chromium.
 test-editor: $(READY)
 	RYLA_REQUIRE=all $(BIN)/python -m pytest -c tests/pytest.ini tests/comfyui/editor
+
+# All that is made from the nodes and the workflows; says what is left to translate.
+generated: $(READY)
+	$(BIN)/python scripts/record_schemas.py
+	$(BIN)/python scripts/export_ui_workflows.py
+	$(BIN)/python scripts/make_locales.py
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,78 +1,93 @@
 """Node ids, inputs and outputs are public: saved workflows hold them by name and by place, so they only ever grow.
 
-After adding an input or a node, record it: ``python tests/unit/test_packaging_schema.py``.
+After adding an input or a node, record it: ``python scripts/record_schemas.py``.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ryla_nodes.engines.protocol import running_in
-from ryla_nodes.models.folders import ModelFolders
-from ryla_nodes.nodes import node_classes
+import pytest
+from editor_graph import essence
+from ryla_nodes.workflows.object_info import versions
+from unit import workflows_comfy_cli as comfy_cli
 
-RECORD = Path(__file__).resolve().parents[1] / "data" / "node_schemas.json"
+REPO = Path(__file__).resolve().parents[2]
+SAVED = REPO / "tests" / "data" / "saved_workflows"
 Schema = dict[str, list[list[Any]]]
-
-
-class Engine:
-    """An engine without files, so that lists of files are empty."""
-
-    name = "test"
-
-    def folders(self) -> ModelFolders:
-        return ModelFolders({})
-
-
-def schemas() -> dict[str, Schema]:
-    """Inputs (name, type, required, default, choices) and outputs (name, type) of every node, in order."""
-    with running_in(Engine()):  # type: ignore[arg-type]
-        return _schemas()
-
-
-def _schemas() -> dict[str, Schema]:
-    found = {}
-    for cls in node_classes():
-        schema = cls.GET_SCHEMA()
-        inputs = []
-        for item in schema.inputs or ():
-            options = item.as_dict()
-            inputs.append(
-                [item.id, item.get_io_type(), not item.optional, options.get("default"), options.get("options")]
-            )
-        outputs = [[output.display_name, str(output.io_type)] for output in schema.outputs or ()]
-        found[schema.node_id] = {"inputs": inputs, "outputs": outputs}
-    return dict(sorted(found.items()))
+sys.path.insert(0, str(REPO / "scripts"))
+record_schemas: Any = importlib.import_module("record_schemas")
+broken = record_schemas.broken
 
 
 def test_no_node_lost_or_changed_what_saved_workflows_hold() -> None:
-    now = schemas()
-    for name, recorded in json.loads(RECORD.read_text()).items():
-        assert name in now, f"{name} is gone"
-        for part, entries in recorded.items():
-            assert now[name][part][: len(entries)] == entries, f"{name}: {part}"
-
-
-def test_inputs_added_later_are_optional() -> None:
-    recorded = json.loads(RECORD.read_text())
-    for name, schema in schemas().items():
-        added = schema["inputs"][len(recorded.get(name, schema)["inputs"]) :]
-        assert [entry[0] for entry in added if entry[2]] == [], name
+    assert broken(record_schemas.recorded_schemas(), record_schemas.schemas()) == []
 
 
 def test_everything_is_recorded() -> None:
-    assert schemas() == json.loads(RECORD.read_text()), f"run: python {Path(__file__).name}"
+    assert record_schemas.schemas() == record_schemas.recorded_schemas(), "run scripts/record_schemas.py"
 
 
-if __name__ == "__main__":
-    rows = {
-        name: {part: [json.dumps(row) for row in rows] for part, rows in schema.items()}
-        for name, schema in schemas().items()
+RECORDED: dict[str, Schema] = {
+    "RYLA_X": {
+        "inputs": [["a", "INT", True, 1, None], ["b", "COMBO", False, "x", ["x", "y"]]],
+        "outputs": [["out", "IMAGE"], ["mask", "MASK"]],
     }
-    text = json.dumps(rows, indent=1)
-    for schema in rows.values():
-        for row in (row for part in schema.values() for row in part):
-            text = text.replace(json.dumps(row), row)  # One line an input.
-    RECORD.write_text(text + "\n")
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda node: node["inputs"][0].__setitem__(0, "c"), ["input a is gone", "input c is new and required"]),
+        (lambda node: node["inputs"].reverse(), ["input a moved from", "input b moved from"]),
+        (lambda node: node["inputs"].pop(1), ["input b is gone"]),
+        (lambda node: node["inputs"][0].__setitem__(1, "FLOAT"), ["input a is FLOAT, was INT"]),
+        (lambda node: node["inputs"][1].__setitem__(2, True), ["input b has become required"]),
+        (lambda node: node["inputs"][1][4].remove("y"), ["input b no longer offers 'y'"]),
+        (lambda node: node["inputs"][1].__setitem__(3, "z"), ["input b has the default 'z'"]),
+        (lambda node: node["inputs"].append(["c", "INT", True, 0, None]), ["input c is new and required"]),
+        (lambda node: node["outputs"].reverse(), ["output mask moved", "output out moved"]),
+        (lambda node: node["outputs"].pop(), ["output mask is gone"]),
+        (lambda node: node["outputs"][0].__setitem__(1, "LATENT"), ["output out is LATENT, was IMAGE"]),
+    ],
+)
+def test_what_breaks_is_named(change: Callable[[Schema], None], said: list[str]) -> None:
+    now = copy.deepcopy(RECORDED)
+    change(now["RYLA_X"])
+    lines = broken(RECORDED, now)
+    assert len(lines) == len(said)
+    for line, expected in zip(lines, said, strict=True):
+        assert line.startswith(f"RYLA_X: {expected}")
+    assert broken(RECORDED, {}) == ["RYLA_X is gone"]
+
+
+def test_what_is_added_at_the_end_breaks_nothing() -> None:
+    now = copy.deepcopy(RECORDED)
+    now["RYLA_X"]["inputs"].append(["c", "INT", False, 0, None])
+    now["RYLA_X"]["inputs"][1][4].append("z")
+    now["RYLA_X"]["outputs"].append(["more", "INT"])
+    now["RYLA_Y"] = {"inputs": [["a", "INT", True, 0, None]], "outputs": []}
+    assert broken(RECORDED, now) == []
+
+
+@pytest.mark.parametrize("name", ["flux-instantid", "sdxl-instantid"])
+def test_a_workflow_that_was_saved_before_is_read_as_it_was(name: str) -> None:
+    """Files as version 0.1.0 wrote them: values by place, links by socket."""
+    read = comfy_cli.to_api(comfy_cli.find(), SAVED / f"{name}.json", versions()[-1])
+    assert essence(read) == essence(json.loads((SAVED / f"{name}.api.json").read_text(encoding="utf-8")))
+
+
+def test_a_break_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "node_schemas.json"
+    monkeypatch.setattr(record_schemas, "RECORD", record)
+    record.write_text(json.dumps(RECORDED), encoding="utf-8")
+    with pytest.raises(SystemExit, match="RYLA_X is gone"):
+        record_schemas.record()
+    assert json.loads(record.read_text(encoding="utf-8")) == RECORDED
