@@ -103,7 +103,7 @@ def test_validate_a_missing_class_ends_with_status_3(ryla: Any, tmp_path: Path) 
 
 
 def test_validate_an_editor_file(ryla: Any) -> None:
-    copy = Path(__file__).resolve().parents[2] / "example_workflows" / "flux-dev.json"
+    copy = Path(__file__).resolve().parents[2] / "example_workflows" / "1 FLUX.1 Dev, text to image.json"
     status, _, err = ryla("workflows", "validate", str(copy))
     assert status == 7
     assert "Export (API)" in err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import small_models
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.editor.conftest import Edit
-from comfyui.editor.editor import Editor
+from comfyui.editor.editor import Editor, read
 from comfyui.process import REPO, ComfyUI, Install
 from editor_graph import essence
 from PIL import Image
@@ -25,6 +24,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 TITLES = {each.name: title for title, each in importlib.import_module("export_ui_workflows").titled().items()}
 NAMES = sorted(TITLES)
 SMALL_SHAPES = REPO / "tests" / "comfyui" / "packs" / "ryla_test_small_shapes"
+SAVED = REPO / "tests" / "data" / "saved_workflows"
 APP_MODE = (0, 20)
 READABLE = 0.8
 # The boxes of all nodes as they are drawn, titles included.
@@ -56,7 +56,7 @@ def opened(editor: Editor, name: str) -> Editor:
 
 
 def shipped(name: str) -> dict[str, Any]:
-    return dict(json.loads((REPO / "workflows" / name / "api.json").read_text(encoding="utf-8")))
+    return read(REPO / "workflows" / name / "api.json")
 
 
 def test_every_template_is_listed_with_its_picture(server: ComfyUI) -> None:
@@ -95,6 +95,13 @@ def test_a_template_opens_where_it_can_be_read(edit: Edit, start_comfyui: StartC
         for other, other_left, other_top, other_right, other_bottom in boxes[:index]:
             apart = right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
             assert apart, f"{title} lies on {other}"
+
+
+@pytest.mark.parametrize("name", ["flux-instantid", "sdxl-instantid"])
+def test_a_workflow_that_was_saved_before_is_sent_as_it_was(edit: Edit, start_comfyui: StartComfyUI, name: str) -> None:
+    editor = edit(start_comfyui(route="clone"))
+    editor.load(read(SAVED / f"{name}.json"))
+    assert essence(editor.prompt()) == essence(read(SAVED / f"{name}.api.json"))
 
 
 def test_the_long_one_shows_its_stages(edit: Edit, start_comfyui: StartComfyUI) -> None:
