@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from ryla_nodes.workflows.workflow import Workflow
@@ -12,6 +13,7 @@ from templates import models
 WIDTH = 460
 _COLORS = {"color": "#432", "bgcolor": "#653"}
 _LINE, _LETTERS, _MARGIN = 19, 66, 70
+_TAG = re.compile(r"<(\w+)>")  # Markdown would swallow it.
 _GET_MODELS = "python scripts/install_models.py {name}"
 
 
@@ -65,7 +67,9 @@ def _choices(workflow: Workflow) -> list[str]:
         "lora": "**Choose a LoRA** in *{title}*. {help}",
     }
     return [
-        said[each.type].format(title=each.bindings[0].title, help=each.help) for each in required if each.type in said
+        said[each.type].format(title=each.bindings[0].title, help=_TAG.sub(r"*\1*", each.help))
+        for each in required
+        if each.type in said
     ]
 
 
