@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import registry_archive
 from comfyui.conftest import StartComfyUI
-from comfyui.process import ComfyUI, Install, working_tree
+from comfyui.process import REPO, ComfyUI, Install, working_tree
 
 NODES = {"RYLA_FluxLoader", "RYLA_LoraLoader", "RYLA_Prompt", "RYLA_SaveImage"}
 FOLDERS_PACK = Path(__file__).parent / "packs" / "ryla_test_folders.py"
@@ -121,8 +121,9 @@ def test_every_node_has_a_help_page(server: ComfyUI) -> None:
         assert len(page.text) > 200, name
 
 
-def test_the_browser_loads_no_script_of_ours(server: ComfyUI) -> None:
-    assert [path for path in server.get("/extensions") if "ryla" in path] == []
+def test_the_browser_loads_our_scripts(server: ComfyUI) -> None:
+    loaded = {path.rpartition("/")[2] for path in server.get("/extensions") if "/ryla" in path}
+    assert loaded == {path.name for path in (REPO / "custom_nodes/ryla_nodes/web/js").glob("*.js")}
 
 
 def test_the_volume_is_searched_behind_the_users_own_folders(start_comfyui: StartComfyUI, tmp_path: Path) -> None:

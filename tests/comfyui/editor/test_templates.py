@@ -68,6 +68,16 @@ def test_every_template_is_listed_with_its_picture(server: ComfyUI) -> None:
         assert Image.open(io.BytesIO(picture.content)).size == (512, 512)
 
 
+def test_the_simplest_comes_first(edit: Edit, server: ComfyUI) -> None:
+    editor = edit(server)
+    editor.browse_templates(pack_of(server))
+    editor.settle(1)
+    lines = [
+        line for line in editor.page.get_by_role("dialog").first.inner_text().split("\n") if line in TITLES.values()
+    ]
+    assert list(dict.fromkeys(lines)) == sorted(TITLES.values())
+
+
 def test_a_card_opens_its_template(edit: Edit, server: ComfyUI) -> None:
     editor = edit(server)
     editor.open_template(TITLES["flux-dev"], pack_of(server))
