@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from . import commands, settings
-from .engines.comfyui import preflight
+from .engines.comfyui import folders, preflight, routes
 from .engines.comfyui.engine import ComfyUIEngine
-from .engines.comfyui.folders import register
 from .engines.protocol import set_process_engine
 from .engines.schema import ComfyExtension, io
 from .nodes import node_classes
@@ -20,10 +19,11 @@ class RylaExtension(ComfyExtension):
 
 
 def load() -> RylaExtension:
-    """Add the volume's folders to ComfyUI's, say which engine this process is, and hand over the nodes."""
+    """Add the volume's folders to ComfyUI's and our routes to its server, and hand over the nodes."""
     set_process_engine(ComfyUIEngine())
     volume = settings.load().volume
-    register(volume)
+    folders.register(volume)
     commands.speak(preflight.scripts(volume))
     preflight.add_route()
+    routes.register()
     return RylaExtension()

@@ -121,9 +121,12 @@ def test_every_node_has_a_help_page(server: ComfyUI) -> None:
         assert len(page.text) > 200, name
 
 
-def test_the_browser_loads_our_scripts(server: ComfyUI) -> None:
-    loaded = {path.rpartition("/")[2] for path in server.get("/extensions") if "/ryla" in path}
-    assert loaded == {path.name for path in (REPO / "custom_nodes/ryla_nodes/web/js").glob("*.js")}
+def test_the_browser_gets_our_scripts(server: ComfyUI) -> None:
+    paths = [path for path in server.get("/extensions") if "ryla" in path]
+    there = (REPO / "custom_nodes" / "ryla_nodes" / "web" / "js").glob("*.js")
+    assert {path.rpartition("/")[2] for path in paths} == {path.name for path in there}
+    for path in paths:
+        assert server.http.get(path).headers["content-type"].startswith(("text/javascript", "application/javascript"))
 
 
 def test_the_volume_is_searched_behind_the_users_own_folders(start_comfyui: StartComfyUI, tmp_path: Path) -> None:

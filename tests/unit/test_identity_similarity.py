@@ -90,9 +90,15 @@ def test_the_scoring_recogniser_is_not_the_one_that_conditions() -> None:
     same, other, nobody = compare(
         analyzer, [photo], [face_models.photo(face=0.35), face_models.photo(9), np.full((300, 300, 3), 90, np.uint8)]
     )
-    assert same is not None and other is not None
-    assert same > 0.7 > 0.4 > other
-    assert nobody is None
+    assert same.similarity is not None and other.similarity is not None
+    assert same.similarity > 0.7 > 0.4 > other.similarity
+    assert nobody.similarity is None
+
+
+def test_a_picture_is_beside_the_reference_that_it_is_most_like() -> None:
+    references = [face_models.photo(9), face_models.photo(3)]
+    (match,) = compare(face_models.analyzer(), references, [face_models.photo(3, face=0.35)])
+    assert match.reference == 1 and match.similarity is not None and match.similarity > 0.7
 
 
 def ryla_face(*arguments: str) -> subprocess.CompletedProcess[str]:

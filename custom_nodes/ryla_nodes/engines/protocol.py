@@ -6,7 +6,7 @@ VAEs, ControlNets and conditionings are the engine's own objects and opaque to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from ..models.folders import ModelFolders
 from ..models.identity_files import IdentityFiles
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from ..identity.adapter import Adapter
     from ..identity.face_file import FaceIdentity
@@ -122,6 +124,9 @@ class Engine(Protocol):
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """The folder, name and first free counter for ``prefix`` (``%width%``-style tokens expanded, folder made)."""
+
+    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
+        """Put pictures (H, W, 3), RGB, into the temp folder: what names each in a report's ``images``."""
 
     def check_interrupt(self) -> None:
         """Raise the engine's own interruption when the job was cancelled; call it inside long loops."""

@@ -94,10 +94,25 @@ def reference_embedding(analyzer: FaceAnalyzer, picture: Picture, where: str) ->
     return analyzer.scoring_embedding(picture, face)
 
 
-def compare(analyzer: FaceAnalyzer, references: Sequence[Picture], pictures: Sequence[Picture]) -> list[float | None]:
-    """For each picture its best cosine with one of the references; None where it shows no face."""
+@dataclass(frozen=True)
+class Match:
+    """A picture beside the reference that it is most like, by number; ``similarity`` is None where it has no face."""
+
+    reference: int
+    similarity: float | None
+
+
+def compare(analyzer: FaceAnalyzer, references: Sequence[Picture], pictures: Sequence[Picture]) -> list[Match]:
+    """For each picture its best cosine with one of the references."""
     known = [reference_embedding(analyzer, picture, "the reference photo") for picture in references]
-    return [best(known, embedding(analyzer, picture)) for picture in pictures]
+    return [_match(known, embedding(analyzer, picture)) for picture in pictures]
+
+
+def _match(references: Sequence[Array], candidate: Array | None) -> Match:
+    if candidate is None:
+        return Match(0, None)
+    scores = [cosine(reference, candidate) for reference in references]
+    return Match(scores.index(max(scores)), max(scores))
 
 
 def best(references: Sequence[Array], candidate: Array | None) -> float | None:

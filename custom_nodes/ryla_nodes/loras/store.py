@@ -13,12 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RylaError
 from ..files import PICKLE_SUFFIXES, is_settled
 from ..similar import similar
 from . import ids, refresh
 from .listing import Listing
+
+if TYPE_CHECKING:
+    from ..models.folders import ModelFolders
+    from ..settings import Settings
 
 _NEAREST = 3
 _SHOWN_LINKS = 3
@@ -83,7 +88,7 @@ class LoraStore:
         self.roots = tuple(dict.fromkeys(Path(root) for root in roots))
         self._refresh = refresh
         self._allowed = tuple(dict.fromkeys((*self.roots, *allowed)))
-        self._listing = Listing(ids.SUFFIXES, self._inside)
+        self._listing = Listing(ids.SUFFIXES, self.inside)
         self._listed: dict[tuple[Path, str], LoraFile] = {}
         self._found: dict[str, _Found] = {}
 
@@ -159,11 +164,12 @@ class LoraStore:
 
     def _newest_first(self, root: Path, names: Iterable[str], search: _Search) -> Sequence[LoraFile]:
         files = [file for name in names if (file := _file(root, name, search)) is not None]
-        inside = [file for file in files if self._inside(file.path)]
+        inside = [file for file in files if self.inside(file.path)]
         search.outside.extend(file.path for file in files if file not in inside)
         return sorted(inside, key=lambda file: -file.mtime_ns)
 
-    def _inside(self, path: Path) -> bool:
+    def inside(self, path: Path) -> bool:
+        """Whether a path lies in one of the folders that are allowed, links followed."""
         real = os.path.realpath(path)
         roots = (os.path.realpath(root) for root in self._allowed)
         return any(os.path.commonpath((real, root)) == root for root in roots if _same_drive(real, root))
@@ -254,6 +260,12 @@ def _mtime(folder: Path) -> int:
 
 def _same_drive(first: str, second: str) -> bool:
     return os.path.splitdrive(first)[0].casefold() == os.path.splitdrive(second)[0].casefold()
+
+
+def of_engine(folders: ModelFolders, known: Settings) -> LoraStore:
+    """The LoRAs of an engine: the volume's, then those of its folders; links may lead to any of its model folders."""
+    roots = (*((known.volume / "loras",) if known.volume else ()), *folders.get("loras"))
+    return shared(roots, (*known.lora_roots, *folders.every()))
 
 
 @lru_cache(maxsize=32)

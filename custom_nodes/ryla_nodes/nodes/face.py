@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..engines.schema import io
+from ..engines.protocol import current_engine
+from ..engines.schema import aliases, io
 from ..models import missing
 from ..models.identity_files import find_pack, find_scorer
-from . import sockets
+from . import reports, sockets
 from .sockets import identity_search
 
 if TYPE_CHECKING:
     from ..identity.faces import FaceAnalyzer as Analyzer
+    from ..identity.faces import Picture
 
 
 class FaceAnalyzer(io.ComfyNode):
     """InsightFace with antelopev2."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,6 +29,7 @@ class FaceAnalyzer(io.ComfyNode):
             display_name="Face Analyzer (InsightFace)",
             category=sockets.CATEGORY,
             description="Loads InsightFace's antelopev2 detector and recogniser from any insightface folder, once.",
+            **aliases("insightface", "identity", "face detection", "antelopev2"),
             inputs=[
                 io.Combo.Input(
                     "provider",
@@ -52,11 +57,14 @@ class FaceAnalyzer(io.ComfyNode):
 
         roots = identity_search().insightface()
         analyzer = Analyzer(find_pack(roots), provider, roots)
-        return io.NodeOutput(analyzer, ui={"text": [analyzer.remark]} if analyzer.remark else None)
+        took = reports.took("antelopev2", analyzer.pack)
+        return io.NodeOutput(analyzer, ui=reports.text(took, analyzer.remark))
 
 
 class FaceEmbed(io.ComfyNode):
     """One identity from one or several photos."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -66,6 +74,7 @@ class FaceEmbed(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Makes an identity from one or several photos of a person. Every photo must show a face of "
             "at least 64 px.",
+            **aliases("identity", "face", "insightface", "reference photo"),
             inputs=[
                 sockets.analyzer(),
                 io.Image.Input("images", tooltip="One photo, or a batch of photos of the same person."),
@@ -94,11 +103,15 @@ class FaceEmbed(io.ComfyNode):
         from ..identity.faces import select_face
 
         found = [also.embeddings] if also is not None else []
+        lines = []
         pictures = sockets.to_pictures(images)
         for number, picture in enumerate(pictures, 1):
             where = "the reference photo" if len(pictures) == 1 else f"reference photo {number} of {len(pictures)}"
-            found.append(select_face(analyzer.faces(picture), order=order, index=index, where=where).embedding[None])
-        return io.NodeOutput(FaceIdentity(np.concatenate(found), combine))
+            faces = analyzer.faces(picture)
+            face = select_face(faces, order=order, index=index, where=where)
+            found.append(face.embedding[None])
+            lines.append(f"{where}: {reports.face(face, len(faces))}")
+        return io.NodeOutput(FaceIdentity(np.concatenate(found), combine), ui=reports.text(*lines))
 
 
 class FaceKeypoints(io.ComfyNode):
@@ -112,6 +125,7 @@ class FaceKeypoints(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Takes the pose of a face and places it in a new picture, as the keypoints that InstantID's "
             "ControlNet follows. Width and height must be those of the latent.",
+            **aliases("identity", "pose", "landmarks"),
             inputs=[
                 sockets.analyzer(),
                 io.Image.Input(
@@ -173,6 +187,7 @@ class FaceSimilarity(io.ComfyNode):
             description="Compares the largest faces of two pictures with a recogniser that InstantID was not made "
             "with (buffalo_l's w600k_r50). A picture without a face fails. Genuine photos of one person score about "
             "0.46 to 0.75.",
+            **aliases("identity", "likeness", "compare faces"),
             inputs=[
                 sockets.analyzer(),
                 io.Image.Input("reference", tooltip="The reference photo, or a batch; the best match counts."),
@@ -203,9 +218,23 @@ class FaceSimilarity(io.ComfyNode):
     def execute(cls, analyzer: Analyzer, reference: Any, image: Any, threshold: float) -> io.NodeOutput:
         from ..identity.similarity import compare
 
-        scores = compare(analyzer, sockets.to_pictures(reference), sockets.to_pictures(image))
+        references, pictures = sockets.to_pictures(reference), sockets.to_pictures(image)
+        matches = compare(analyzer, references, pictures)
+        scores = [match.similarity for match in matches]
         values = [0.0 if score is None else round(score, 4) for score in scores]
         passed = [score is not None and score >= threshold for score in scores]
         line = ", ".join("no face" if score is None else f"{score:.3f}" for score in scores)
         shown = {"face_similarity": values, "face_passed": passed, "text": [f"face similarity {line}"]}
-        return io.NodeOutput(min(values), all(passed), ui=shown)
+        drawn = [
+            _beside(analyzer, references[match.reference], picture, match.similarity, good)
+            for match, picture, good in zip(matches, pictures, passed, strict=True)
+        ]
+        return io.NodeOutput(min(values), all(passed), ui={**shown, "images": current_engine().preview(drawn)})
+
+
+def _beside(analyzer: Analyzer, reference: Picture, picture: Picture, score: float | None, passed: bool) -> Picture:
+    from ..identity.drawing import side_by_side
+
+    found = analyzer.faces(picture)
+    known = analyzer.faces(reference)[0].box
+    return side_by_side(reference, known, picture, found[0].box if found else None, score, passed)

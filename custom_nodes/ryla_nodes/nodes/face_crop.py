@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..engines.schema import io
+from ..engines.protocol import current_engine
+from ..engines.schema import aliases, io
 from ..errors import RylaError
-from . import sockets
+from . import reports, sockets
 from .sockets import identity_search
 
 if TYPE_CHECKING:
     from ..identity.crop import FaceCrop as Crop
+    from ..identity.faces import DetectedFace, Picture
     from ..identity.faces import FaceAnalyzer as Analyzer
-    from ..identity.faces import Picture
 
 # Where a face keeps its place when there is none: the middle of the picture.
 _NO_FACE_SHARE = 0.4
@@ -23,6 +24,8 @@ _SIZE_OF_SMALL_SDXL = 512
 class FaceCrop(io.ComfyNode):
     """The square around a face that the second stage renders anew."""
 
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -31,6 +34,7 @@ class FaceCrop(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Cuts a square around a face and enlarges it to the sampling size, with its keypoints and a "
             "soft mask over the face.",
+            **aliases("identity", "face detailer", "face swap"),
             inputs=[
                 sockets.analyzer(),
                 io.Image.Input("image", tooltip="The picture whose face is to be replaced."),
@@ -76,12 +80,15 @@ class FaceCrop(io.ComfyNode):
         import numpy as np
 
         from ..identity import crop as crops
+        from ..identity.drawing import overlay
         from ..identity.geometry import draw_keypoints
 
         size, remark = _rendered_at(size)
         cuts, hints, masks, placements = [], [], [], []
+        lines, drawn = [remark], []
         for picture, array in zip(sockets.to_pictures(image), sockets.to_arrays(image), strict=True):
             height, width = picture.shape[:2]
+            faces = analyzer.faces(picture)
             face = _face(analyzer, picture, order, index, on_no_face)
             box = _middle(width, height) if face is None else face.box
             plan = crops.plan_crop(box, width, height, crop_factor=crop_factor, size=size)
@@ -93,12 +100,14 @@ class FaceCrop(io.ComfyNode):
                 hints.append(draw_keypoints(plan.affine.points(face.keypoints), size, size))
                 masks.append(crops.ellipse_mask(plan.affine.box(face.box), size, size))
             placements.append(None if face is None else plan)
+            lines.append(_told(face, len(faces), plan))
+            drawn.append(overlay(picture, faces, face, plan))
         return io.NodeOutput(
             sockets.from_arrays(cuts),
             sockets.from_arrays(hints),
             sockets.from_arrays(masks),
             tuple(placements),
-            ui={"text": [remark]} if remark else None,
+            ui={**reports.text(*lines), "images": current_engine().preview(drawn)},
         )
 
 
@@ -113,6 +122,7 @@ class FaceComposite(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Puts a rendered face back into the picture: scaled down, matched in colour, with a soft "
             "edge. Outside the mask no pixel changes.",
+            **aliases("identity", "paste face", "face swap"),
             inputs=[
                 io.Image.Input("image", tooltip="The picture that was cut from."),
                 io.Image.Input(
@@ -167,7 +177,7 @@ def _rendered_at(size: int) -> tuple[int, str]:
     return size or _SIZE, ""
 
 
-def _face(analyzer: Analyzer, picture: Picture, order: str, index: int, on_no_face: str) -> Any:
+def _face(analyzer: Analyzer, picture: Picture, order: str, index: int, on_no_face: str) -> DetectedFace | None:
     from ..identity.faces import select_face
 
     try:
@@ -176,6 +186,13 @@ def _face(analyzer: Analyzer, picture: Picture, order: str, index: int, on_no_fa
         if on_no_face == "pass" and error.code in ("no_face", "face_too_small"):
             return None
         raise
+
+
+def _told(face: DetectedFace | None, count: int, plan: Crop) -> str:
+    """What was found in a picture, and what is rendered of it."""
+    if face is None:
+        return f"no face to replace ({count} found): the picture stays as it is"
+    return f"{reports.face(face, count)}; its square of {plan.side} px is rendered at {plan.size} px"
 
 
 def _middle(width: int, height: int) -> Any:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..engines.protocol import SPEED_MODES, WEIGHT_DTYPES, SpeedMode, current_engine
-from ..engines.schema import io
+from ..engines.schema import aliases, io
 from ..files import file_state, fingerprint
 from ..models import flux_files, shipped
 from ..models.flux_files import FluxFiles
-from . import sockets
+from . import reports, sockets
 
 
 class FluxLoader(io.ComfyNode):
     """The split files (transformer, CLIP-L, T5-XXL, VAE) or an all-in-one checkpoint."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,6 +25,7 @@ class FluxLoader(io.ComfyNode):
             category="RYLA/loaders",
             description="Finds and loads FLUX.1 Dev in one step: transformer, CLIP-L, T5-XXL and VAE from their "
             "folders, or an all-in-one checkpoint. Says what is missing, where it looked, and how to get it.",
+            **aliases("flux", "checkpoint", "diffusion model"),
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -69,7 +72,16 @@ class FluxLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, weight_dtype: str, text_encoder: str) -> io.NodeOutput:
-        return io.NodeOutput(*current_engine().load_flux(_locate(model, text_encoder), weight_dtype))
+        files = _locate(model, text_encoder)
+        loaded = current_engine().load_flux(files, weight_dtype)
+        return io.NodeOutput(*loaded, ui=reports.text(*_took(files)))
+
+
+def _took(files: FluxFiles) -> list[str]:
+    """A line for each file that was loaded."""
+    parts = {"CLIP-L": files.clip_l, "T5-XXL": files.t5xxl, "VAE": files.vae}
+    split = [reports.took(name, path) for name, path in parts.items() if path is not None]
+    return [reports.took("transformer" if split else "checkpoint", files.transformer), *split]
 
 
 def _locate(model: str, text_encoder: str) -> FluxFiles:
@@ -95,6 +107,7 @@ class FluxSpeed(io.ComfyNode):
             category="RYLA/loaders",
             description="Runs FLUX.1 faster on NVIDIA GPUs. Goes between the LoRA and the sampler. The first picture "
             "of a mode waits for its compilation.",
+            **aliases("flux", "speed", "compile", "fp8"),
             inputs=[
                 io.Model.Input("model", tooltip="A FLUX.1 model, with its LoRA."),
                 io.Combo.Input(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines.protocol import current_engine
-from ..engines.schema import io
+from ..engines.schema import aliases, io
 from ..errors import RylaError
 from ..files import write_whole
 
@@ -20,9 +19,10 @@ if TYPE_CHECKING:
 
 FORMATS = {"jpeg": ".jpg", "webp": ".webp", "png": ".png"}
 
-_logger = logging.getLogger(__name__)
 _EXIF_MODEL = 0x0110  # Where ComfyUI's editor looks for the prompt; the workflow is one tag below, and so on down.
 _JPEG_SEGMENT = 65_533 - len(b"Exif\0\0")  # A JPEG segment holds no more.
+_APP15, _RYLA = b"\xff\xef", b"RYLA\0"
+_PART = 60_000  # Of a text, in each of our own segments.
 _PNG_COMPRESSION = 4  # As core's SaveImage.
 _FULL_COLOUR_QUALITY = 95
 
@@ -37,6 +37,7 @@ class SaveImage(io.ComfyNode):
             display_name="Save Image (JPEG, WebP, PNG)",
             category="RYLA/image",
             description="Saves pictures as JPEG, WebP or PNG in the output folder, with the workflow inside if wanted.",
+            **aliases("jpeg", "jpg", "webp", "png", "export"),
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to save, one file each."),
                 io.String.Input(
@@ -63,7 +64,8 @@ class SaveImage(io.ComfyNode):
                     "metadata",
                     default=True,
                     tooltip="Store the prompt and the workflow in the file, so that the editor loads them when it is "
-                    "dropped there. Off also when ComfyUI runs with --disable-metadata.",
+                    "dropped there: from all three formats where this pack is installed, else from webp and png. Off "
+                    "also when ComfyUI runs with --disable-metadata.",
                 ),
             ],
             outputs=[
@@ -120,7 +122,7 @@ def encode(image: Image.Image, format_name: str, quality: int, texts: Mapping[st
     else:
         picture = pictures.flat(image)
         subsampling = "4:4:4" if quality >= _FULL_COLOUR_QUALITY else "4:2:0"
-        picture.save(buffer, "JPEG", quality=quality, subsampling=subsampling, exif=_jpeg_exif(texts))
+        picture.save(buffer, "JPEG", quality=quality, subsampling=subsampling, **_jpeg_texts(texts))
     return buffer.getvalue()
 
 
@@ -147,14 +149,27 @@ def _exif(texts: Mapping[str, Any]) -> bytes:
 
     exif = Image.Exif()
     for index, (name, value) in enumerate(texts.items()):
-        exif[_EXIF_MODEL - index] = f"{name}:{json.dumps(value)}"
+        exif[_EXIF_MODEL - index] = f"{name}:{_json(value)}"
     return exif.tobytes() if texts else b""
 
 
-def _jpeg_exif(texts: Mapping[str, Any]) -> bytes:
-    """As many of ``texts``, from the first, as fit into a JPEG's one EXIF segment."""
-    kept = dict(texts)
+def _jpeg_texts(texts: Mapping[str, Any]) -> dict[str, bytes]:
+    """Pillow's options that put ``texts`` into a JPEG: as many of them, from the first, as EXIF's one segment holds.
+
+    The rest goes into segments of our own, which our extension of the editor reads as well.
+    """
+    kept, rest = dict(texts), []
     while len(exif := _exif(kept)) > _JPEG_SEGMENT:
-        name, _ = kept.popitem()
-        _logger.warning("The JPEG cannot hold %r (EXIF ends at 64 KB): save as webp or png to keep it.", name)
-    return exif
+        name, value = kept.popitem()
+        rest.append(f"{name}:{_json(value)}")
+    return {"exif": exif, **({"extra": _segments("\0".join(reversed(rest)).encode())} if rest else {})}
+
+
+def _segments(data: bytes) -> bytes:
+    """``data`` as APP15 segments of a JPEG, each with our name."""
+    parts = [_RYLA + data[start : start + _PART] for start in range(0, len(data), _PART)]
+    return b"".join(_APP15 + (len(part) + 2).to_bytes(2, "big") + part for part in parts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

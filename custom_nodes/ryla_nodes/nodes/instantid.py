@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engines.protocol import InstantIDSettings, current_engine
-from ..engines.schema import io
+from ..engines.schema import aliases, io
 from ..models import missing
 from ..models.identity_files import AUTO
-from . import sockets
+from . import reports, sockets
 from .sockets import identity_search
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class SDXLLoader(io.ComfyNode):
     """An SDXL checkpoint."""
 
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -27,6 +29,7 @@ class SDXLLoader(io.ComfyNode):
             display_name="Load SDXL",
             category="RYLA/loaders",
             description="Loads an SDXL checkpoint, and says what is missing, where it looked, and how to get it.",
+            **aliases("sdxl", "checkpoint"),
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -51,11 +54,14 @@ class SDXLLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        return io.NodeOutput(*current_engine().load_checkpoint(identity_search().checkpoint(checkpoint)))
+        path = identity_search().checkpoint(checkpoint)
+        return io.NodeOutput(*current_engine().load_checkpoint(path), ui=reports.text(reports.took("checkpoint", path)))
 
 
 class InstantIDLoader(io.ComfyNode):
     """InstantID's adapter and ControlNet."""
+
+    HAS_INTERMEDIATE_OUTPUT: ClassVar[bool] = True  # The history tells the report of a kept result, too.
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -66,6 +72,7 @@ class InstantIDLoader(io.ComfyNode):
             category="RYLA/loaders",
             description="Finds InstantID's adapter and its ControlNet. The adapter's 1.7 GB are only read when a new "
             "face comes.",
+            **aliases("instantid", "identity", "face"),
             inputs=[
                 io.Combo.Input(
                     "adapter",
@@ -100,8 +107,9 @@ class InstantIDLoader(io.ComfyNode):
         from ..identity.adapter import Adapter
 
         search = identity_search()
-        opened = Adapter(search.adapter(adapter))
-        return io.NodeOutput(opened, current_engine().load_control_net(search.control_net(control_net)))
+        opened, path = Adapter(search.adapter(adapter)), search.control_net(control_net)
+        took = reports.text(reports.took("adapter", opened.path), reports.took("ControlNet", path))
+        return io.NodeOutput(opened, current_engine().load_control_net(path), ui=took)
 
 
 class ApplyInstantID(io.ComfyNode):
@@ -115,6 +123,7 @@ class ApplyInstantID(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Makes an SDXL model render a person: identity tokens in all 70 cross-attention layers, and "
             "InstantID's ControlNet for the pose. SDXL only; for Flux use the flux-instantid workflow.",
+            **aliases("instantid", "identity", "face"),
             inputs=[
                 sockets.InstantID.Input("instantid", tooltip="From Load InstantID."),
                 io.ControlNet.Input("control_net", tooltip="InstantID's ControlNet, from Load InstantID."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import settings
 from ..engines.protocol import current_engine
-from ..engines.schema import io
+from ..engines.schema import aliases, io
 from ..errors import RylaError
 from ..files import fingerprint
 from ..loras import check
@@ -37,6 +37,7 @@ class LoraLoader(io.ComfyNode):
             category="RYLA/loaders",
             description="Applies a LoRA by id from the volume or ComfyUI's loras folders. A LoRA of another family, or "
             "one that matches nothing, is an error instead of an unchanged picture.",
+            **aliases("lora", "character", "trigger word"),
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch."),
                 io.Clip.Input(
@@ -141,6 +142,7 @@ class Prompt(io.ComfyNode):
             display_name="Prompt with Trigger Word",
             category="RYLA/prompt",
             description="Puts the trigger word once in front of the prompt, with a comma, unless it is already there.",
+            **aliases("prompt", "text", "lora"),
             inputs=[
                 io.String.Input(
                     "text",
@@ -192,9 +194,7 @@ def _files(lora_id: str, on_missing: str) -> list[tuple[Weighted, LoraFile | Non
     """The LoRAs of an id with their files; None for one that has none, where that is allowed."""
     from ..loras import stack, store
 
-    known, folders = settings.load(), current_engine().folders()
-    roots = (*((known.volume / "loras",) if known.volume else ()), *folders.get("loras"))
-    loras = store.shared(roots, (*known.lora_roots, *folders.every()))
+    loras = store.of_engine(current_engine().folders(), settings.load())
     return [(part, _find(loras, part.id, on_missing)) for part in stack.parse(lora_id, loras.has)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from ..speed.report import OFF, WRAPPER
 from . import folders as comfy_folders
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ...identity.adapter import Adapter
     from ...identity.face_file import FaceIdentity
     from ...loras.check import LoraResult
@@ -134,6 +138,14 @@ class ComfyUIEngine:
             raise RylaError("invalid_parameter", f"The prefix {prefix!r} points outside the output folder {root}.")
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(root), width, height)
         return SaveTarget(Path(folder), name, counter, subfolder, metadata=not args.disable_metadata)
+
+    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
+        """What core's PreviewImage does, for pictures of different sizes."""
+        import torch
+        from comfy_api.latest import ui
+
+        batches = (torch.from_numpy(picture).float().div(255)[None] for picture in pictures)
+        return [dict(saved) for batch in batches for saved in ui.PreviewImage(batch).as_dict()["images"]]
 
     def check_interrupt(self) -> None:
         """Raise ComfyUI's InterruptProcessingException when the job was cancelled."""

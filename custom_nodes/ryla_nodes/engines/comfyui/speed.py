@@ -35,6 +35,7 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
 _GELU = Gelu()
+_LATENT_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,13 @@ class _Wrapper:
                     stack.enter_context(_compiled(base.diffusion_model))
                     return executor(*arguments, **options)
         _say_once(f"speed {self.mode} is not used: {reason}")
+        _tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
         return executor(*arguments, **options)
 
 
 _said: set[str] = set()
 _compiled_for: set[tuple[Any, ...]] = set()
+_told: list[tuple[str, str, str]] = []  # The last line that was shown, with its job and node.
 
 
 def _say_once(line: str) -> None:
@@ -161,15 +164,30 @@ def _say_once(line: str) -> None:
 
 
 def _announce(mode: SpeedMode, latent: torch.Tensor) -> None:
-    """Say on the node that runs, and in the log, that a step will wait for the compiler."""
+    """Say on the node that runs how it runs, and there and in the log that a step will wait for the compiler."""
     kind = (mode, latent.device, latent.dtype)
     if kind in _compiled_for:
+        _tell(f"{_size(latent)}, speed {mode}")
         return
     _compiled_for.add(kind)
     line = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
     logging.info("ryla: %s", line)
+    _tell(line)
+
+
+def _size(latent: torch.Tensor) -> str:
+    """The picture's size: a side of FLUX.1's latents is an eighth of it."""
+    return f"{latent.shape[-1] * _LATENT_SCALE} x {latent.shape[-2] * _LATENT_SCALE} px"
+
+
+def _tell(line: str) -> None:
+    """Show a line on the node that runs, once until it changes or another job comes."""
     server, context = sys.modules.get("server"), get_executing_context()
-    if server is not None and context is not None:
+    if server is None or context is None:
+        return
+    told = (context.prompt_id, context.node_id, line)
+    if _told[-1:] != [told]:
+        _told[:] = [told]
         server.PromptServer.instance.send_progress_text(line, context.node_id)
 
 

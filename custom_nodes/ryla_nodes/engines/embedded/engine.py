@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import secrets
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ from .execution.calls import check_interrupt
 from .files import EngineFiles
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ...identity.adapter import Adapter
     from ...identity.face_file import FaceIdentity
     from ...loras.check import LoraResult
@@ -177,6 +182,17 @@ class EmbeddedEngine:
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """Core SaveImage's folder, name and counter for ``prefix``, in the engine's output folder."""
         return self.files.save_target(prefix, width, height)
+
+    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
+        """PNG files in the temp folder, under names that nobody guesses."""
+        from PIL import Image
+
+        saved = []
+        for picture in pictures:
+            name = f"ComfyUI_temp_{secrets.token_hex(8)}_00001_.png"
+            Image.fromarray(picture).save(self.files.temp / name, "PNG", compress_level=1)
+            saved.append({"filename": name, "subfolder": "", "type": "temp"})
+        return saved
 
     def check_interrupt(self) -> None:
         """Raise ``Interrupted`` when the job was cancelled."""
