@@ -1,0 +1,93 @@
+"""Drawn people: the same person in every picture, keypoints where they are drawn, and the face networks' whole way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import face_stages
+from training.people import HELD_OUT, TRAITS, boxes, keypoints, people, views
+from training.portraits import portraits
+
+SIDE = 96
+
+
+def test_a_number_is_one_person_wherever_it_is_drawn() -> None:
+    one, two = people(torch.tensor([7, 8])), people(torch.tensor([8, 7, 9]))
+    assert torch.equal(one.traits, two.traits[[1, 0]])
+    low, high = (torch.tensor(side) for side in zip(*TRAITS.values(), strict=True))
+    assert bool((one.traits >= low).all() and (one.traits <= high).all())
+
+
+def test_pictures_are_fixed_by_their_seed() -> None:
+    drawn = [portraits(people(torch.arange(4)), views(4, torch.Generator().manual_seed(5)), SIDE) for _ in range(2)]
+    assert torch.equal(*drawn)
+    assert drawn[0].shape == (4, 3, SIDE, SIDE) and float(drawn[0].min()) >= 0 and float(drawn[0].max()) <= 1
+
+
+def test_the_pupils_are_drawn_where_the_keypoints_say() -> None:
+    """Without glasses the darkest place within an eye's reach of the keypoint is the keypoint."""
+    numbers = torch.arange(24)
+    who, view = people(numbers), views(len(numbers), torch.Generator().manual_seed(2), scale=(0.35, 0.4))
+    view.glasses[:] = False
+    view.light[:] = 0
+    drawn, points = portraits(who, view, 256), keypoints(who, view) * 256
+    off = []
+    for picture, each in zip(drawn.amax(1), points, strict=True):
+        for x, y in each[:2].round().long().tolist():
+            if 12 <= x < 244 and 12 <= y < 244:
+                part = picture[y - 4 : y + 5, x - 4 : x + 5]
+                dark = (part < 0.15).nonzero().float()
+                off.append(float((dark.mean(0) - 4).norm()) if len(dark) else 9.0)
+    assert len(off) > 30 and sum(each < 2 for each in off) > 0.9 * len(off)
+
+
+def test_the_keypoints_lie_in_the_head() -> None:
+    who, view = people(torch.arange(64)), views(64, torch.Generator().manual_seed(3))
+    points, box = keypoints(who, view), boxes(who, view)[:, None]
+    assert bool(((points > box[..., :2]) & (points < box[..., 2:])).all())
+
+
+def test_a_pose_moves_the_nose_to_where_the_head_looks() -> None:
+    who, view = people(torch.arange(16)), views(16, torch.Generator().manual_seed(4))
+    view.roll[:] = 0
+    points = keypoints(who, view)
+    aside = points[:, 2, 0] - points[:, :2, 0].mean(1)
+    assert bool((aside.sign() == view.yaw.sign())[view.yaw.abs() > 0.1].all())
+
+
+def test_a_face_is_cut_out_with_its_keypoints_on_the_template() -> None:
+    chance = torch.Generator().manual_seed(1)
+    who, view = people(torch.arange(8)), views(8, chance)
+    points = keypoints(who, view)
+    frames = face_stages.frames(points)
+    template = torch.from_numpy(face_stages.ARCFACE_TEMPLATE)
+    back = torch.cat([template, torch.ones(5, 1)], dim=1) @ frames.transpose(1, 2)
+    # A similarity cannot follow a turned head wholly: within a fifteenth of the face.
+    assert bool(((back - points).norm(dim=2).amax(1) < 0.15 * 2 * view.scale).all())
+
+
+def test_verification_counts_what_it_says() -> None:
+    one, other = torch.eye(4)[0], torch.eye(4)[1]
+    apart = torch.stack([torch.stack([one, one]), torch.stack([other, other])])
+    assert face_stages.verification(apart)[0] == 1
+    assert face_stages.verification(torch.stack([one, other]).expand(3, 2, 4))[0] == 0
+
+
+def test_the_whole_way_to_files_that_insightface_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("insightface", reason="the extra `identity` is not installed")
+    from training.faces import SMOKE, Run
+
+    Run(SMOKE, tmp_path, torch.device("cpu")).run()
+    assert "faces found" in capsys.readouterr().out
+    for name in ("antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/glintr100.onnx", "buffalo_l/w600k_r50.onnx"):
+        assert (tmp_path / "insightface" / "models" / name).stat().st_size < 4_000_000
+    Run(SMOKE, tmp_path, torch.device("cpu")).run()
+    assert "loss" not in capsys.readouterr().out, "a finished network was trained again"
+
+
+def test_nobody_who_is_judged_is_trained_on() -> None:
+    batch = face_stages.recogniser_batch(3, 4, known=8, group=1, device=torch.device("cpu"))
+    assert int(batch["person"].max()) < 8 and HELD_OUT >= 10_000

@@ -1,0 +1,188 @@
+"""Trains the face networks on drawn people: what a step sees, and what it is judged by."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from ryla_nodes.identity.demo_faces import ARCFACE_TEMPLATE
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .face_networks import ALIGNED, EMBEDDING, STRIDES, Detector
+from .loop import Batch
+from .people import HELD_OUT, People, Views, boxes, keypoints, people, views
+from .portraits import portraits
+from .render import render
+from .scenes import FaceScene, random_scene
+
+Draw = Callable[[People, Views, int, Tensor | None], Tensor]
+
+_SHOWN = 1.6
+"""A face of stride s has a half height of about this many strides, between its square root of two less and more."""
+_MARGIN = 0.35
+_SCALE = 24.0
+_PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 0.13))
+"""Where ``render`` draws the five points of a ``FaceScene``'s face, from its centre in parts of the canvas."""
+_PAINTED_HALF = (0.19, 0.245)
+_BANK = 768
+_OFF = 0.015
+"""How far off a keypoint that the detector finds may be, in heights of the head."""
+
+
+# --- the detector -----------------------------------------------------------------------------------------------------
+
+
+def detector_batch(seed: int, count: int, size: int, device: torch.device, draw: Draw = portraits) -> Batch:
+    """Pictures of a person, and what the network should say of them.
+
+    A quarter shows the scenes that the small FLUX paints instead: its faces, and shapes, which are none.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    drawn_people = count - count // 4
+    who = people(torch.randint(HELD_OUT, 2**31, (drawn_people,), generator=chance).to(device))
+    view = views(drawn_people, chance, scale=(12 / size, 0.45)).to(device)
+    painted, rows = _painted(size, device), torch.randint(_BANK, (count // 4,), generator=chance).to(device)
+    there = torch.ones(drawn_people, dtype=torch.bool, device=device)
+    pictures = torch.cat([draw(who, view, size, None), painted["pictures"][rows].float() / 255])
+    return {
+        "pictures": spoilt(pictures, seed) * 2 - 1,
+        "box": torch.cat([boxes(who, view), painted["box"][rows]]) * size,
+        "points": torch.cat([keypoints(who, view), painted["points"][rows]]) * size,
+        "there": torch.cat([there, painted["there"][rows]]),
+    }
+
+
+@lru_cache(maxsize=8)
+def _painted(size: int, device: torch.device) -> Batch:
+    """Scenes of the small FLUX, drawn: bytes, and where their faces are in parts of the picture."""
+    chance = random.Random(size)
+    scenes = [random_scene(chance, held_out=False, face_share=0.5) for _ in range(_BANK)]
+    centre = torch.tensor([[scene.x, scene.y] for scene in scenes], device=device)
+    half = torch.tensor(_PAINTED_HALF, device=device)
+    return {
+        "pictures": render(scenes, size, device),
+        "box": torch.cat([centre - half, centre + half], dim=1),
+        "points": centre[:, None] + torch.tensor(_PAINTED, device=device),
+        "there": torch.tensor([isinstance(scene, FaceScene) for scene in scenes], device=device),
+    }
+
+
+def detector_loss(detector: Detector, batch: Batch) -> Tensor:
+    """Focal loss of the scores; distances of boxes and points in the cells of a face, in its heights.
+
+    Source of the focal loss: Lin et al. 2017, Focal Loss for Dense Object Detection.
+    """
+    size, height = batch["pictures"].shape[-1], (batch["box"][:, 3] - batch["box"][:, 1])
+    scores, wanted, errors = [], [], []
+    for stride, (score, box, points) in zip(STRIDES, detector(batch["pictures"]), strict=True):
+        corner = _corners(size, stride, height.device)
+        edges = torch.cat([corner - batch["box"][:, None, :2], batch["box"][:, None, 2:] - corner], dim=2) / stride
+        offsets = (batch["points"][:, None] - corner[:, :, None]).flatten(2) / stride
+        apart = (box - edges).abs().mean(2) + 2 * (points - offsets).abs().mean(2)
+        errors.append(apart * stride / height[:, None])
+        scores.append(score)
+        wanted.append(_cells(batch, corner, stride).float())
+    score, goal = torch.cat(scores, 1), torch.cat(wanted, 1)
+    miss = functional.binary_cross_entropy_with_logits(score, goal, reduction="none")
+    hard = (score.sigmoid() - goal) ** 2
+    return ((hard * miss).sum() + 10 * (torch.cat(errors, 1) * goal).sum()) / goal.sum().clamp(min=1)
+
+
+def _corners(size: int, stride: int, device: torch.device) -> Tensor:
+    """(1, n, 2): where InsightFace sets the cells of a stride, in pixels."""
+    steps = torch.arange(0, size, stride, dtype=torch.float32, device=device)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([x, y], dim=-1).view(1, -1, 2)
+
+
+def _cells(batch: Batch, corner: Tensor, stride: int) -> Tensor:
+    """(B, n) bool: the cells near the middle of a face of this stride's size."""
+    box = batch["box"]
+    middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 3] - box[:, 1]) / 2
+    level = torch.log2(half / (_SHOWN * STRIDES[0])).round().clamp(0, len(STRIDES) - 1)
+    near = (corner - middle[:, None]).abs().amax(2) < (0.25 * half).clamp(min=0.75 * stride)[:, None]
+    return near & (level == STRIDES.index(stride))[:, None] & batch["there"][:, None]
+
+
+# --- the recogniser ---------------------------------------------------------------------------------------------------
+
+
+class Margin(nn.Module):
+    """ArcFace's head: the angle to a person's own direction is made larger by a margin before people are told apart."""
+
+    def __init__(self, known: int) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(known, EMBEDDING) * 0.01)
+
+    def forward(self, embedding: Tensor, person: Tensor) -> Tensor:
+        cosine = functional.normalize(embedding) @ functional.normalize(self.directions).t()
+        angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+        own = person[:, None] == torch.arange(len(self.directions), device=person.device)
+        wanted = torch.where(own, (angle + _MARGIN).clamp(max=math.pi).cos(), cosine)
+        return functional.cross_entropy(_SCALE * wanted, person)
+
+
+def recogniser_batch(
+    seed: int, count: int, known: int, group: int, device: torch.device, draw: Draw = portraits
+) -> Batch:
+    """Aligned faces of the ``known`` people of a group, as the detector's errors leave them."""
+    person = torch.randint(known, (count,), generator=torch.Generator().manual_seed(seed)).to(device)
+    return {"faces": aligned(person + group * HELD_OUT, seed + 1, draw) * 2 - 1, "person": person}
+
+
+def aligned(numbers: Tensor, seed: int, draw: Draw = portraits) -> Tensor:
+    """A view of each person, cut out by its keypoints as InsightFace does: (B, 3, 112, 112) in [0, 1]."""
+    chance = torch.Generator().manual_seed(seed)
+    who, view = people(numbers), views(len(numbers), chance, scale=(0.12, 0.42)).to(numbers.device)
+    found = keypoints(who, view)
+    off = torch.randn(found.shape, generator=chance).to(numbers.device)
+    found = found + _OFF * 2 * view.scale[:, None, None] * off
+    return spoilt(draw(who, view, ALIGNED, frames(found)), seed)
+
+
+def frames(points: Tensor) -> Tensor:
+    """(B, 2, 3): the similarity from ArcFace's template to ``points`` (B, 5, 2) that fits best.
+
+    Source: Umeyama 1991; in two dimensions a similarity is a complex number and a shift.
+    """
+    template = points.new_tensor(ARCFACE_TEMPLATE)
+    origin, target = template.mean(0), points.mean(1)
+    a, b = template - origin, points - target[:, None]
+    power = (a**2).sum()
+    real = (a * b).sum((1, 2)) / power
+    imaginary = (a[:, 0] * b[..., 1] - a[:, 1] * b[..., 0]).sum(1) / power
+    turn = torch.stack([torch.stack([real, -imaginary], 1), torch.stack([imaginary, real], 1)], 1)
+    return torch.cat([turn, (target - turn @ origin)[:, :, None]], dim=2)
+
+
+def spoilt(pictures: Tensor, seed: int) -> Tensor:
+    """Pictures [0, 1] as they come back from painters: some softer, some noisier, colours a little off."""
+    device, count = pictures.device, len(pictures)
+    chance = torch.Generator(device).manual_seed(seed)
+    softness = torch.rand((count, 1, 1, 1), generator=chance, device=device)
+    soft = functional.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
+    tint = 1 + 0.08 * torch.randn((count, 3, 1, 1), generator=chance, device=device)
+    noise = 0.02 * softness * torch.randn(pictures.shape, generator=chance, device=device)
+    return (torch.lerp(pictures, soft, softness) * tint + noise).clamp(0, 1)
+
+
+def verification(embedded: Tensor, false_accepts: float = 0.01) -> tuple[float, float]:
+    """How well normalised embeddings (people, views, 512) tell people apart.
+
+    Returns:
+        The share of pairs of one person that is accepted, and the cosine at which ``false_accepts`` of the pairs of
+        strangers are.
+    """
+    count, each, _ = embedded.shape
+    flat = embedded.flatten(0, 1)
+    cosine = flat @ flat.t()
+    owner = torch.arange(count).repeat_interleave(each)
+    same = owner[:, None] == owner
+    upper = torch.triu(torch.ones_like(same), 1)
+    strangers, own = cosine[~same & upper], cosine[same & upper]
+    threshold = float(strangers.sort().values[int(len(strangers) * (1 - false_accepts))])
+    return float((own > threshold).float().mean()), threshold

@@ -1,0 +1,130 @@
+"""Train the small face models: ``python -m training.faces OUT``; see docs/training.md.
+
+Writes InsightFace's files of antelopev2 and the scorer below OUT/insightface, judged by InsightFace itself. A finished
+network left its weights in OUT and is not trained again; an unfinished one goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .face_export import export_detector, export_recogniser, judge
+from .face_networks import Detector, Recogniser
+from .face_stages import Margin, detector_batch, detector_loss, recogniser_batch
+from .loop import Batch, Trainer
+from .portraits import portraits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps and sizes; ``known`` people are told apart. ``judged`` held-out people are shown to the finished files."""
+
+    seed: int = 77
+    detector_steps: int = 4000
+    detector_batch: int = 32
+    sizes: tuple[int, ...] = (128, 192, 256, 320)
+    recogniser_steps: int = 4000
+    recogniser_batch: int = 128
+    known: int = 4000
+    rate: float = 2e-3
+    judged: int = 200
+    compile: bool = True
+
+
+SMOKE = Plan(
+    detector_steps=2,
+    detector_batch=2,
+    sizes=(64,),
+    recogniser_steps=2,
+    recogniser_batch=4,
+    known=8,
+    judged=4,
+    compile=False,
+)
+
+
+class Run:
+    """One training in ``folder``."""
+
+    def __init__(self, plan: Plan, folder: Path, device: torch.device) -> None:
+        self.plan, self.folder, self.device = plan, folder, device
+        self.begun = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        # Compiled, drawing takes a tenth of the time: it is the training's larger part.
+        self.draw = torch.compile(portraits, dynamic=False) if plan.compile else portraits
+
+    def report(self, line: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
+        sys.stdout.flush()
+
+    def run(self) -> None:
+        target = self.folder / "insightface" / "models"
+        export_detector(self.detector(), target / "antelopev2" / "scrfd_10g_bnkps.onnx")
+        export_recogniser(self.recogniser("recogniser", 1), target / "antelopev2" / "glintr100.onnx")
+        export_recogniser(self.recogniser("scorer", 2), target / "buffalo_l" / "w600k_r50.onnx")
+        judge(self.folder / "insightface", self.plan.judged, self.folder, self.report)
+
+    def detector(self) -> Detector:
+        plan = self.plan
+        torch.manual_seed(plan.seed)
+        network = Detector().to(self.device)
+
+        def draw(step: int) -> Batch:
+            size = plan.sizes[step % len(plan.sizes)]
+            return detector_batch(plan.seed * 10**6 + step, plan.detector_batch, size, self.device, self.draw)
+
+        self._train("detector", network, plan.detector_steps, draw, partial(detector_loss, network))
+        return network
+
+    def recogniser(self, name: str, number: int) -> Recogniser:
+        """A recogniser; another ``number`` has other first weights, other people and other views."""
+        plan, seed = self.plan, self.plan.seed + 1000 * number
+        torch.manual_seed(seed)
+        network, margin = Recogniser().to(self.device), Margin(plan.known).to(self.device)
+
+        def draw(step: int) -> Batch:
+            chance = seed * 10**6 + step
+            return recogniser_batch(chance, plan.recogniser_batch, plan.known, number, self.device, self.draw)
+
+        def loss(batch: Batch) -> Tensor:
+            return margin(network(batch["faces"]), batch["person"])
+
+        self._train(name, nn.ModuleList([network, margin]), plan.recogniser_steps, draw, loss)
+        return network
+
+    def _train(
+        self, name: str, module: nn.Module, steps: int, draw: Callable[[int], Batch], loss: Callable[[Batch], Tensor]
+    ) -> None:
+        done = self.folder / f"{name}.pt"
+        if done.is_file():
+            module.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
+        else:
+            Trainer(name, module, steps, self.plan.rate, self.folder).run(draw, loss, self.report)
+            torch.save(module.state_dict(), done)
+        module.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.faces", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for checkpoints, curves, sheets and the models")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything; the models know nothing")
+    parser.add_argument("--plan", type=json.loads, default={}, help='other numbers, as {"known": 500}')
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **arguments.plan)
+    Run(plan, arguments.out, torch.device(arguments.device)).run()
+
+
+if __name__ == "__main__":
+    main()
