@@ -104,12 +104,11 @@ def test_a_cancellation_stops_all_of_them(client: Client, engine: ScoringEngine)
 
 
 def test_the_deadline_is_that_of_all_together(client: Client, engine: ScoringEngine) -> None:
-    engine.slow = dict.fromkeys(FOUR[1:], 30.0)
-    result = client.run("likeness", asked(), timeout=1.5)
-    assert engine.seeds == [FIRST]
-    assert [candidate.error.code if candidate.error else "" for candidate in result.candidates] == [
-        "", "timed_out", "timed_out", "timed_out"
-    ]  # fmt: skip
+    engine.quick = 1
+    result = client.run("likeness", asked(), timeout=3)
+    assert len(engine.seeds) == 1 and engine.seeds[0] in FOUR
+    codes = sorted(candidate.error.code if candidate.error else "" for candidate in result.candidates)
+    assert codes == ["", "timed_out", "timed_out", "timed_out"]
     assert not engine.pending and not engine.running
 
 
@@ -118,7 +117,7 @@ def test_a_job_that_is_taken_up_runs_only_what_no_engine_has(client: Client, eng
     first = client.start("likeness", asked(best_of=2), on_submit=noted.append)
     client.wait(first)
     assert {submission.prompt_id for submission in noted} == {noted[0].prompt_id}
-    assert engine.executions == [id_of(noted[0].prompt_id, number) for number in (0, 1)]
+    assert sorted(engine.executions) == sorted(id_of(noted[0].prompt_id, number) for number in (0, 1))
     # An earlier process that was killed after two of four.
     whole = client.bind("likeness", asked())
     result = client.wait(client.attach(whole, noted[-1])).required()

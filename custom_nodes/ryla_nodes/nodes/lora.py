@@ -113,9 +113,9 @@ class LoraLoader(io.ComfyNode):
         clip: Any = None,
         trigger_word: str = "",
     ) -> io.NodeOutput:
-        strength = check.require_strength(strength, "strength")
         if not lora_id.strip():
             return _applied(model, clip, trigger_word, "No LoRA: lora_id is empty.")
+        strength = check.require_strength(strength, "strength")
         words, reports, found = [], [], _files(lora_id, on_missing)
         for part, file in found:
             if file is None:
@@ -162,6 +162,8 @@ class Prompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
+        if not trigger.strip():
+            return io.NodeOutput(text, ui={"text": [text]})
         from ..loras.trigger import add_trigger
 
         prompt = add_trigger(text, trigger)
