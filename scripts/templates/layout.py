@@ -24,6 +24,18 @@ STAGES: dict[str, tuple[str, ...]] = {
     "Result": ("RYLA_SaveImage", "RYLA_FaceSimilarity"),
 }
 _TO_DO = {"Photo": "choose a photo"}
+# What a node's report takes below it after a run; those of faces are pictures.
+_REPORT = {
+    "RYLA_FluxLoader": 150,
+    "RYLA_SDXLLoader": 50,
+    "RYLA_LoraLoader": 110,
+    "RYLA_InstantIDLoader": 60,
+    "RYLA_Prompt": 50,
+    "RYLA_FaceAnalyzer": 40,
+    "RYLA_FaceEmbed": 40,
+    "RYLA_FaceCrop": 350,
+    "RYLA_FaceSimilarity": 350,
+}
 
 
 @dataclass
@@ -78,15 +90,21 @@ def _columns(level: Level, columns: Iterable[list[int]]) -> Layout:
         for key in keys:
             level.nodes[key]["size"][0] = width
             layout.places[key] = (x, y)
-            y += level.nodes[key]["size"][1] + TITLE + ROW_GAP
+            y += _height(level, key) + TITLE + ROW_GAP
         layout.bottom = max(layout.bottom, y - TITLE - ROW_GAP)
         x += width + COLUMN_GAP
     return layout
 
 
+def _height(level: Level, key: int) -> int:
+    """A node's height with its report."""
+    node = level.nodes[key]
+    return int(node["size"][1]) + _REPORT.get(node["type"], 0)
+
+
 def _box(level: Level, layout: Layout, key: int) -> tuple[int, int, int, int]:
-    (x, y), (width, height) = layout.places[key], level.nodes[key]["size"]
-    return x, y, x + width, y + height
+    (x, y), width = layout.places[key], level.nodes[key]["size"][0]
+    return x, y, x + width, y + _height(level, key)
 
 
 def _frame(number: int, title: str, boxes: list[tuple[int, int, int, int]]) -> dict[str, Any]:
