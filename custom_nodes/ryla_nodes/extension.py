@@ -24,6 +24,5 @@ def load() -> RylaExtension:
     volume = settings.load().volume
     folders.register(volume)
     commands.speak(preflight.scripts(volume))
-    preflight.add_route()
     routes.register()
     return RylaExtension()

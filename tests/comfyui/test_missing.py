@@ -129,6 +129,12 @@ def test_the_editors_list_queues_nothing(server: ComfyUI) -> None:
     assert not any(server.get("/queue").values())
 
 
+@pytest.mark.parametrize("body", ["[]", '"x"', "{", '{"prompt": 3}', '{"prompt": {"1": 2}}', ""])
+def test_a_body_that_is_no_graph_is_refused_in_words(server: ComfyUI, body: str) -> None:
+    answer = server.http.post("/ryla/missing", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"].startswith("Wanted: ")
+
+
 @pytest.mark.parametrize("name", ["bilder/größe 模型.safetensors", "bilder\\größe 模型.safetensors"])
 def test_a_name_in_any_script_and_by_either_separator_is_taken(server: ComfyUI, name: str) -> None:
     graph = {"loader": node("RYLA_SDXLLoader", checkpoint=name), **encoded(link("loader", 1))}

@@ -1,4 +1,4 @@
-"""Asked by our web extension before it queues a graph: ``POST /ryla/missing`` tells all that the graph lacks here."""
+"""What a graph lacks in this ComfyUI, before it is queued, and how a command is written here."""
 
 from __future__ import annotations
 
@@ -30,24 +30,7 @@ def _place(volume: Path | None) -> tuple[str, str]:
     return "--volume", str(models)
 
 
-def add_route() -> None:
-    """Add the route to the server of this process; without one, as in ComfyUI's own tests, there is nothing to do."""
-    server: Any = sys.modules.get("server")
-    prompt_server = getattr(getattr(server, "PromptServer", None), "instance", None)
-    if prompt_server is None:
-        return
-    web = server.web
-
-    @prompt_server.routes.post("/ryla/missing")  # type: ignore[untyped-decorator]
-    async def missing(request: Any) -> Any:
-        asked = await request.json()
-        prompt = asked.get("prompt") if isinstance(asked, dict) else None
-        if not isinstance(prompt, dict):
-            return web.json_response({"error": 'Wanted: {"prompt": {...}}.'}, status=400)
-        return web.json_response(await _report(prompt, asked.get("partial_execution_targets")))
-
-
-async def _report(prompt: dict[str, Any], targets: list[str] | None) -> dict[str, Any] | None:
+async def report(prompt: dict[str, Any], targets: list[str] | None) -> dict[str, Any] | None:
     """What ComfyUI's own checks of ``prompt`` say, without queueing it; None when nothing of ours is missing."""
     import uuid
 

@@ -1,4 +1,4 @@
-"""What our extension of the editor asks ComfyUI's server for: the LoRAs to choose from, and their sample pictures."""
+"""What our extension of the editor asks ComfyUI's server for: what a graph lacks, the LoRAs to choose from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from ... import settings
 from ..protocol import current_engine
+from . import preflight
 
 _KEEP = "private, max-age=86400"  # A picture's address changes with the picture.
 
@@ -21,14 +22,23 @@ def register() -> None:
 
     web, routes = server.web, prompt_server.routes
 
+    @routes.post("/ryla/missing")  # type: ignore[untyped-decorator]
+    async def missing(request: Any) -> Any:
+        asked = await _json(request)
+        prompt, targets = asked.get("prompt"), asked.get("partial_execution_targets")
+        if not isinstance(prompt, dict) or not all(isinstance(node, dict) for node in prompt.values()):
+            return web.json_response(
+                {"error": 'Wanted: {"prompt": {"1": {"class_type": ..., "inputs": ...}}}.'}, status=400
+            )
+        return web.json_response(await preflight.report(prompt, targets if isinstance(targets, list) else None))
+
     @routes.get("/ryla/loras")  # type: ignore[untyped-decorator]
     async def loras(request: Any) -> Any:
         return web.json_response({"loras": await asyncio.to_thread(_every)})
 
     @routes.post("/ryla/loras/details")  # type: ignore[untyped-decorator]
     async def details(request: Any) -> Any:
-        asked = await request.json()
-        ids = asked.get("ids") if isinstance(asked, dict) else None
+        ids = (await _json(request)).get("ids")
         if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
             return web.json_response({"error": 'Wanted: {"ids": ["anna", ...]}.'}, status=400)
         return web.json_response({"loras": await asyncio.to_thread(_details, ids)})
@@ -39,6 +49,15 @@ def register() -> None:
         if data is None:
             return web.Response(status=404)
         return web.Response(body=data, content_type="image/webp", headers={"Cache-Control": _KEEP})
+
+
+async def _json(request: Any) -> dict[str, Any]:
+    """The body's object; an empty one for anything else."""
+    try:
+        body = await request.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _store() -> Any:
