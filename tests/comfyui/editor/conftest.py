@@ -22,7 +22,7 @@ import registry_archive
 from browser import chromium
 from comfyui.conftest import StartComfyUI
 from comfyui.editor.editor import Editor
-from comfyui.process import ComfyUI
+from comfyui.process import ComfyUI, Install
 
 Edit = Callable[..., Editor]
 # Said by the editor of pictures, workflows or nodes that are missing, whoever's they are.
@@ -30,8 +30,9 @@ _HUB = {"access-control-allow-origin": "*", "content-length": "1000000"}  # The 
 _EDITORS_OWN = ("Failed to load resource", "legacy queue/history menu", "is deprecated", "willReadFrequently")
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def browser(comfyui_install: Install) -> Iterator[Any]:
+    """A browser for a module's tests: while it is open, its event loop keeps others from running in this process."""
     with chromium() as one:
         yield one
 
@@ -51,7 +52,7 @@ def server(request: pytest.FixtureRequest, start_comfyui: StartComfyUI, unpacked
     return start_comfyui(route=request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def noise(browser: Any, start_comfyui: StartComfyUI) -> frozenset[str]:
     """What this ComfyUI's editor complains of without our pack."""
     editor = Editor(browser, start_comfyui(route="none"))
