@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comfyui.process import ComfyUI
+from comfyui.process import REPO, ComfyUI
+from ryla_nodes import settings
+from ryla_nodes.workflows import manifest
 
 _READY = "() => window.app?.vueAppReady && window.app.extensionManager?.command && window.app.canvas"
 # What a person can read beside the canvas: dialogs, toasts, and the panels and cards at the edges.
@@ -181,3 +183,9 @@ class Editor:
 def read(path: Path) -> dict[str, Any]:
     """A workflow file."""
     return dict(json.loads(path.read_text()))
+
+
+def template(workflow: str) -> dict[str, Any]:
+    """The template of a shipped workflow."""
+    title = manifest.load(workflow, settings.load()).title
+    return read(next((REPO / "example_workflows").glob(f"[0-9] {title}.json")))
