@@ -133,7 +133,8 @@ def test_a_killed_download_goes_on_where_it_stopped(machine: World) -> None:
     kept = part.stat().st_size
     assert 60_000 < kept < len(machine.contents["clip_l"]) and not machine.path("clip_l").exists()
     _finishes(machine)
-    assert machine.hub.requests[-1].range == f"bytes={kept}-"
+    # The hub notes a request at its end, and hears late that the first one has lost its client.
+    assert f"bytes={kept}-" in [request.range for request in machine.hub.requests]
 
 
 def _wait_for(condition: object, seconds: float = 30) -> None:
@@ -371,5 +372,5 @@ def test_unless_it_is_asked_for_xet_is_not_used_and_a_killed_download_goes_on(ma
     process.communicate()
     again = machine.finish(machine.start("install", "clip_l", "--yes", environment_extra=offered))
     assert again.states == {"clip_l": "downloaded"} and machine.is_right("clip_l")
-    assert machine.hub.requests[-1].range > "bytes=0-"
+    assert any(request.range > "bytes=0-" for request in machine.hub.requests)
     assert not any(request.name == "/xet-token" for request in machine.hub.requests)
