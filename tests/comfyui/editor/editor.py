@@ -91,6 +91,13 @@ class Editor:
         self.js("async (graph) => { await app.loadGraphData(graph) }", dict(workflow))
         self.settle()
 
+    def load_template(self, workflow: str) -> None:
+        """Open the template of a shipped workflow, and close the list of missing models that ComfyUI 0.3.64 shows."""
+        self.load(template(workflow))
+        for dialog in self.page.locator(".p-dialog-mask").all():
+            self.page.keyboard.press("Escape")
+            dialog.wait_for(state="detached")
+
     def load_api(self, graph: Mapping[str, Any], name: str = "graph") -> None:
         """Open a graph in the API's format, as dropping the file does."""
         self.js("async ([graph, name]) => { await app.loadApiJson(graph, name) }", [dict(graph), name])

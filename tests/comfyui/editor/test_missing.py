@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comfyui.conftest import StartComfyUI
 from comfyui.editor.conftest import Edit
-from comfyui.editor.editor import Editor, read, template
+from comfyui.editor.editor import Editor, read
 from comfyui.process import REPO, ComfyUI
 
 ROUTES = ("clone", "paths")
@@ -44,7 +44,7 @@ def test_a_fresh_comfyui_tells_everything_at_once(
 ) -> None:
     server = start_comfyui(route=route)
     editor = edit(server)
-    editor.load(template("flux-instantid"))
+    editor.load_template("flux-instantid")
     editor.run()
     shown = editor.shown()
     editor.shot(tmp_path / f"missing-{route}.png")
@@ -89,7 +89,7 @@ def test_twenty_eight_missing_models_are_one_list(edit: Edit, start_comfyui: Sta
 def test_run_anyway_is_the_editors_own_way(edit: Edit, start_comfyui: StartComfyUI, tmp_path: Path) -> None:
     server = start_comfyui(route="clone")
     editor = edit(server)
-    editor.load(template("flux-dev"))
+    editor.load_template("flux-dev")
     editor.run()
     dialog(editor).get_by_role("button", name="Run anyway").click()
     editor.settle(1)
@@ -102,7 +102,7 @@ def test_run_anyway_is_the_editors_own_way(edit: Edit, start_comfyui: StartComfy
 def test_a_bad_lora_id_is_said_once(edit: Edit, start_comfyui: StartComfyUI) -> None:
     server = start_comfyui(route="clone")
     editor = edit(server)
-    editor.load(template("flux-lora"))
+    editor.load_template("flux-lora")
     editor.set("RYLA_LoraLoader", "lora_id", "no-such-lora")
     editor.run()
     assert editor.shown().count("No LoRA 'no-such-lora'") == 1
@@ -156,7 +156,7 @@ def test_the_list_can_be_read_in_every_palette(
 ) -> None:
     server = start_comfyui(route="clone", packs=PACKS)
     editor = edit(server, {"Comfy.ColorPalette": palette})
-    editor.load(template("sdxl-instantid"))
+    editor.load_template("sdxl-instantid")
     editor.run()
     editor.shot(tmp_path / f"missing-{palette}.png")
     ink, paper = (
