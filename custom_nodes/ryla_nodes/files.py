@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,6 +85,13 @@ def write_whole(path: Path, content: bytes, *, exclusive: bool = False) -> None:
         part.write_bytes(content)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, and have the disk hold it."""
+    with path.open("ab") as file:
+        file.write(content)
+    flush(path)
+
+
 def flush(path: Path) -> None:
     """Have the disk hold what was written to ``path``, where the file system knows how to."""
     with path.open("rb+", buffering=0) as file:
@@ -120,6 +127,12 @@ def is_settled(mtime_ns: int) -> bool:
 def is_companion(name: str) -> bool:
     """Whether a file is one of those (``._NAME``) that macOS makes beside others on foreign disks."""
     return name.startswith("._")
+
+
+def of_suffix(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of a folder with one of these (lower-case) suffixes, in capitals too, sorted."""
+    found = (path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in suffixes)
+    return sorted(path for path in found if not is_companion(path.name))
 
 
 def ignore(_: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,17 @@ help = "The seed."
 """
 
 
-def add_workflow(root: Path, name: str = "paint") -> Path:
-    """Make a workflow for the fake engine in ``root`` (for RYLA_WORKFLOWS) and return ``root``."""
+def add_workflow(
+    root: Path, name: str = "paint", manifest: str = MANIFEST, more: Mapping[str, Any] | None = None
+) -> Path:
+    """Make a workflow for the fake engine in ``root`` (for RYLA_WORKFLOWS), with ``more`` nodes; returns ``root``."""
     nodes = {
         "1": {"class_type": "FakePaint", "inputs": {"seed": 0, "text": ""}, "_meta": {"title": "Paint"}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"},
               "_meta": {"title": "Result"}},
+        **(more or {}),
     }  # fmt: skip
     (root / name).mkdir(parents=True)
-    (root / name / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
+    (root / name / "workflow.toml").write_text(manifest, encoding="utf-8")
     (root / name / "api.json").write_text(json.dumps(nodes), encoding="utf-8")
     return root

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from unit.fake_engine import FakeEngine
+from unit.fake_engine_parts import MANIFEST, add_workflow
 from unit.fake_engine_worker import Job, _Talk
 
-MANIFEST = """
-title = "Likeness"
-summary = "A workflow with a face score for the fake engine."
-models = []
-[[outputs]]
-node = "Result"
-kind = "image"
+_SCORED = """
 [[outputs]]
 node = "Similarity"
 kind = "similarity"
-[parameters.prompt]
-type = "text"
-node = "Paint"
-input = "text"
-required = true
-help = "What to paint."
-[parameters.seed]
-type = "seed"
-node = "Paint"
-input = "seed"
-help = "The seed."
 """
-NODES: dict[str, Any] = {
-    "1": {"class_type": "FakePaint", "inputs": {"seed": 0, "text": ""}, "_meta": {"title": "Paint"}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"},
-          "_meta": {"title": "Result"}},
-    "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Similarity"}},
-}  # fmt: skip
 
 
 def score(seed: int) -> float:
@@ -46,10 +23,8 @@ def score(seed: int) -> float:
 
 def add_likeness(root: Path) -> Path:
     """Make the workflow ``likeness`` in ``root`` (for RYLA_WORKFLOWS) and return ``root``."""
-    (root / "likeness").mkdir(parents=True)
-    (root / "likeness" / "workflow.toml").write_text(MANIFEST, encoding="utf-8")
-    (root / "likeness" / "api.json").write_text(json.dumps(NODES), encoding="utf-8")
-    return root
+    node = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Similarity"}}
+    return add_workflow(root, "likeness", MANIFEST + _SCORED, {"3": node})
 
 
 class ScoringEngine(FakeEngine):

@@ -57,15 +57,14 @@ class Bench:
     @property
     def client(self) -> SyncClient[Any]:
         """The client; an engine of ours is started by the first question for it."""
-        if self._client is None:
-            self.restart()
+        self.begin()
         assert self._client is not None
         return self._client
 
-    @property
-    def dead(self) -> bool:
-        """Whether an engine of ours that was started has ended by itself."""
-        return self._ours is not None and self.starts > 0 and not self._ours.process.alive
+    def begin(self) -> None:
+        """Start an engine of ours that was not started yet."""
+        if self._client is None:
+            self.restart()
 
     def restart(self, *, offline: bool = False) -> float:
         """Stop it and start it again; the seconds until it answers.

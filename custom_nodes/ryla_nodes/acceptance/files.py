@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..errors import RylaError
-from ..files import write_whole
+from ..client import results
 from .page import html
 from .report import Report, markdown
 
@@ -15,7 +14,7 @@ def write(report: Report, folder: Path) -> dict[str, str]:
     """Write the three files whole or not at all; the path of each by its kind.
 
     Raises:
-        RylaError: ``output_not_writable``.
+        RylaError: ``output_not_writable``, ``disk_full``.
     """
     contents = {
         "json": json.dumps(report.as_dict(), ensure_ascii=False, indent=1, default=str) + "\n",
@@ -24,9 +23,5 @@ def write(report: Report, folder: Path) -> dict[str, str]:
     }
     paths = {kind: folder / f"report.{kind}" for kind in contents}
     for kind, content in contents.items():
-        try:
-            write_whole(paths[kind], content.encode())
-        except OSError as error:
-            message = f"{paths[kind]} cannot be written: {error.strerror}."
-            raise RylaError("output_not_writable", message, path=str(paths[kind])) from error
+        results.write(paths[kind], content.encode())
     return {kind: str(path) for kind, path in paths.items()}

@@ -102,9 +102,7 @@ class Journal:
 
     def _append(self, line: Line) -> None:
         try:
-            with self.path.open("ab") as file:
-                file.write(json_line(line).encode() + b"\n")
-            disk.flush(self.path)
+            disk.append(self.path, json_line(line).encode() + b"\n")
         except OSError as error:
             raise self._not_writable(error) from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..errors import RylaError
-from ..files import is_companion, replacing
+from ..files import of_suffix, replacing
 
 if TYPE_CHECKING:
     from ..identity.faces import FaceAnalyzer
@@ -52,19 +52,14 @@ def find(folder: Path) -> dict[str, tuple[Path, ...]]:
     """
     if not folder.is_dir():
         raise RylaError("nothing_to_evaluate", f"There is no folder {folder}.", hint="Give a folder of photos.")
-    own = _pictures(folder)
+    own = of_suffix(folder, SUFFIXES)
     folders = [folder] if own else sorted(path for path in folder.iterdir() if path.is_dir())
-    found = {path.name or "person": _pictures(path) for path in folders}
+    found = {path.name or "person": tuple(of_suffix(path, SUFFIXES)) for path in folders}
     people = {name: paths for name, paths in found.items() if paths}
     if not people:
         hint = f"Put photos ({', '.join(SUFFIXES[:4])}) there, those of each person into a folder of their own."
         raise RylaError("nothing_to_evaluate", f"{folder} holds no photos.", hint=hint)
     return people
-
-
-def _pictures(folder: Path) -> tuple[Path, ...]:
-    found = (path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
-    return tuple(sorted(path for path in found if not is_companion(path.name)))
 
 
 def drawn(folder: Path) -> dict[str, tuple[Path, ...]]:

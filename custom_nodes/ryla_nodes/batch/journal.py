@@ -200,9 +200,7 @@ class Journal:
         entry = {"row": row.key, "index": row.index, "state": state, "workflow": self._workflow,
                  "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}  # fmt: skip
         try:
-            with self.path.open("ab") as file:
-                file.write(json_line(entry).encode() + b"\n")
-            disk.flush(self.path)
+            disk.append(self.path, json_line(entry).encode() + b"\n")
         except OSError as error:
             raise self._not_writable(error) from error
         self._remember(row.key, state, entry)

@@ -6,7 +6,7 @@ VAEs, ControlNets and conditionings are the engine's own objects and opaque to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -125,8 +125,11 @@ class Engine(Protocol):
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """The folder, name and first free counter for ``prefix`` (``%width%``-style tokens expanded, folder made)."""
 
-    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
-        """Put pictures (H, W, 3), RGB, into the temp folder: what names each in a report's ``images``."""
+    def preview(self, pictures: Iterable[NDArray[np.uint8]]) -> list[dict[str, str]]:
+        """Put pictures (H, W, 3), RGB, into the temp folder for an editor: what names each in a report's ``images``.
+
+        An engine without an editor takes none of them, so that they need not be drawn for it.
+        """
 
     def check_interrupt(self) -> None:
         """Raise the engine's own interruption when the job was cancelled; call it inside long loops."""

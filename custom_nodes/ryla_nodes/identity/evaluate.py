@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RylaError
-from ..files import is_companion
+from ..files import of_suffix
 from .images import read_photo
 from .similarity import Score, Summary, best, embedding, reference_embedding, summarize
 
@@ -48,25 +48,20 @@ def find_people(folder: Path) -> tuple[Person, ...]:
     """The people in ``folder``. Raises ``nothing_to_evaluate`` when one lacks a reference or there are no outputs."""
     if not folder.is_dir():
         raise RylaError("nothing_to_evaluate", f"There is no folder {folder}.")
-    own = _pictures(folder)
+    own = of_suffix(folder, SUFFIXES)
     folders = [folder] if own else sorted(path for path in folder.iterdir() if path.is_dir())
-    people = tuple(_person(path) for path in folders if _pictures(path))
+    people = tuple(_person(path) for path in folders if of_suffix(path, SUFFIXES))
     if not any(person.outputs for person in people):
         raise RylaError("nothing_to_evaluate", f"{folder} holds no pictures to judge.")
     return people
 
 
 def _person(folder: Path) -> Person:
-    pictures = _pictures(folder)
+    pictures = of_suffix(folder, SUFFIXES)
     references = tuple(path for path in pictures if path.name.lower().startswith(REFERENCE))
     if not references:
         raise RylaError("nothing_to_evaluate", f"{folder} has no photo whose name starts with {REFERENCE!r}.")
     return Person(folder.name, references, tuple(path for path in pictures if path not in references))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not is_companion(path.name))
 
 
 def evaluate(analyzer: FaceAnalyzer, people: tuple[Person, ...], threshold: float) -> Evaluation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..engines.protocol import current_engine
 from ..engines.schema import aliases, io
 from ..models import missing
 from ..models.identity_files import find_pack, find_scorer
@@ -224,12 +223,12 @@ class FaceSimilarity(io.ComfyNode):
         values = [0.0 if score is None else round(score, 4) for score in scores]
         passed = [score is not None and score >= threshold for score in scores]
         line = ", ".join("no face" if score is None else f"{score:.3f}" for score in scores)
-        shown = {"face_similarity": values, "face_passed": passed, "text": [f"face similarity {line}"]}
-        drawn = [
+        told = {"face_similarity": values, "face_passed": passed, **reports.text(f"face similarity {line}")}
+        drawn = (
             _beside(analyzer, references[match.reference], picture, match.similarity, good)
             for match, picture, good in zip(matches, pictures, passed, strict=True)
-        ]
-        return io.NodeOutput(min(values), all(passed), ui={**shown, "images": current_engine().preview(drawn)})
+        )
+        return io.NodeOutput(min(values), all(passed), ui={**told, **reports.pictures(drawn)})
 
 
 def _beside(analyzer: Analyzer, reference: Picture, picture: Picture, score: float | None, passed: bool) -> Picture:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..engines.protocol import current_engine
 from ..engines.schema import aliases, io
 from ..errors import RylaError
 from . import reports, sockets
@@ -85,7 +84,7 @@ class FaceCrop(io.ComfyNode):
 
         size, remark = _rendered_at(size)
         cuts, hints, masks, placements = [], [], [], []
-        lines, drawn = [remark], []
+        lines, seen = [remark], []
         for picture, array in zip(sockets.to_pictures(image), sockets.to_arrays(image), strict=True):
             height, width = picture.shape[:2]
             faces = analyzer.faces(picture)
@@ -101,13 +100,13 @@ class FaceCrop(io.ComfyNode):
                 masks.append(crops.ellipse_mask(plan.affine.box(face.box), size, size))
             placements.append(None if face is None else plan)
             lines.append(_told(face, len(faces), plan))
-            drawn.append(overlay(picture, faces, face, plan))
+            seen.append((picture, faces, face, plan))
         return io.NodeOutput(
             sockets.from_arrays(cuts),
             sockets.from_arrays(hints),
             sockets.from_arrays(masks),
             tuple(placements),
-            ui={**reports.text(*lines), "images": current_engine().preview(drawn)},
+            ui={**reports.text(*lines), **reports.pictures(overlay(*each) for each in seen)},
         )
 
 

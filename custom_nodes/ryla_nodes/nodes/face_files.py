@@ -55,7 +55,7 @@ class SaveFace(io.ComfyNode):
             save_face(face, path)
         except OSError as error:
             raise RylaError("not_writable", f"{path} cannot be written: {error.strerror or error}.") from error
-        return io.NodeOutput(ui={"text": [f"saved as {path}"]})
+        return io.NodeOutput(ui=reports.text(f"saved as {path}"))
 
 
 class LoadFace(io.ComfyNode):

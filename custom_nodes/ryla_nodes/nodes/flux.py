@@ -124,4 +124,4 @@ class FluxSpeed(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, mode: SpeedMode) -> io.NodeOutput:
         faster, report = current_engine().accelerate(model, mode)
-        return io.NodeOutput(faster) if mode == "off" else io.NodeOutput(faster, ui={"text": [report]})
+        return io.NodeOutput(faster) if mode == "off" else io.NodeOutput(faster, ui=reports.text(report))

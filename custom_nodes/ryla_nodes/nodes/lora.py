@@ -13,7 +13,7 @@ from ..engines.schema import aliases, io
 from ..errors import RylaError
 from ..files import fingerprint
 from ..loras import check
-from . import sockets
+from . import reports, sockets
 
 if TYPE_CHECKING:
     from ..loras.inspect import LoraInfo
@@ -116,18 +116,18 @@ class LoraLoader(io.ComfyNode):
         if not lora_id.strip():
             return _applied(model, clip, trigger_word, "No LoRA: lora_id is empty.")
         strength = check.require_strength(strength, "strength")
-        words, reports, found = [], [], _files(lora_id, on_missing)
+        words, lines, found = [], [], _files(lora_id, on_missing)
         for part, file in found:
             if file is None:
-                reports.append(f"No LoRA: {part.id!r} was not found and on_missing is pass.")
+                lines.append(f"No LoRA: {part.id!r} was not found and on_missing is pass.")
                 continue
             share = check.require_strength(part.factor * strength, f"the strength of {part.id!r}")
             model, clip, word, report = _apply(model, clip, file, share, trigger_word)
             words += [word] if word and word not in words else []
-            reports.append(report)
+            lines.append(report)
         if len(found) > 1:
-            reports.insert(0, f"{lora_id.strip()}: {len(found)} LoRAs, one after the other")
-        return _applied(model, clip, trigger_word or ", ".join(words), "\n".join(reports))
+            lines.insert(0, f"{lora_id.strip()}: {len(found)} LoRAs, one after the other")
+        return _applied(model, clip, trigger_word or ", ".join(words), "\n".join(lines))
 
 
 class Prompt(io.ComfyNode):
@@ -162,17 +162,16 @@ class Prompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, trigger: str = "") -> io.NodeOutput:
-        if not trigger.strip():
-            return io.NodeOutput(text, ui={"text": [text]})
-        from ..loras.trigger import add_trigger
+        if trigger.strip():
+            from ..loras.trigger import add_trigger
 
-        prompt = add_trigger(text, trigger)
-        return io.NodeOutput(prompt, ui={"text": [prompt]})
+            text = add_trigger(text, trigger)
+        return io.NodeOutput(text, ui={"text": [text]})
 
 
 def _applied(model: Any, clip: Any, trigger: str, report: str) -> io.NodeOutput:
     """The outputs, with the report for the history."""
-    return io.NodeOutput(model, clip, trigger, report, ui={"text": [report]})
+    return io.NodeOutput(model, clip, trigger, report, ui=reports.text(report))
 
 
 def _apply(model: Any, clip: Any, file: LoraFile, strength: float, trigger_word: str) -> tuple[Any, Any, str, str]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..engines.protocol import current_engine
 
 if TYPE_CHECKING:
-    from ..identity.faces import DetectedFace
+    from ..identity.faces import DetectedFace, Picture
 
 
 def text(*lines: str) -> dict[str, list[str]]:
     """The report of a node, one fact a line; empty lines are left out."""
     return {"text": ["\n".join(filter(None, lines))]}
+
+
+def pictures(drawn: Iterable[Picture]) -> dict[str, Any]:
+    """Pictures of what a node found, drawn only where there is an editor to show them."""
+    shown = current_engine().preview(drawn)
+    return {"images": shown} if shown else {}
 
 
 def took(what: str, path: Path) -> str:

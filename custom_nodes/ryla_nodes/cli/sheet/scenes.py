@@ -16,6 +16,7 @@ from ...batch.rows import Row, expand
 from ...batch.runner import Planned, Summary
 from ...client.results import check_target
 from ...errors import RylaError
+from ...identity.proportion import THRESHOLD
 from ...settings import Settings
 from ...sheet import Style
 from ...workflows.workflow import BoundPrompt, Workflow
@@ -25,7 +26,6 @@ from ..run.engines import Choice, paints_drawings
 from ..run.engines import client as client_of
 from ..run.many import run_batch
 
-_PASS = 0.40
 _CAPTION_LINES = 3
 
 
@@ -42,7 +42,7 @@ class Scene:
     @property
     def failed(self) -> bool:
         """Not made, or of another person as far as the score tells."""
-        return self.file is None or (self.score is not None and self.score < _PASS)
+        return self.file is None or (self.score is not None and self.score < THRESHOLD)
 
     @property
     def verdict(self) -> str:
@@ -166,7 +166,7 @@ def _report(made: Sequence[Scene], out: Path, journal: Path, warnings: Sequence[
             output.say(f"{number:>3}  {scene.verdict:<28}  {scene.prompt}")
         output.say(f"{out}: {len(made) - len(absent)} of {len(made)} scenes.")
         if others:
-            output.say(f"Below {_PASS:.2f}, so perhaps another person: {_listed(others)}. Try --best-of 4.")
+            output.say(f"Below {THRESHOLD:.2f}, so perhaps another person: {_listed(others)}. Try --best-of 4.")
     if absent:
         error = next((scene.error for scene in made if scene.error), None)
         reason = f" The first: {error['message']}" if error else ""

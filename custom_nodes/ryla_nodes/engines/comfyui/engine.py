@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ class ComfyUIEngine:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(root), width, height)
         return SaveTarget(Path(folder), name, counter, subfolder, metadata=not args.disable_metadata)
 
-    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
+    def preview(self, pictures: Iterable[NDArray[np.uint8]]) -> list[dict[str, str]]:
         """What core's PreviewImage does, for pictures of different sizes."""
         import torch
         from comfy_api.latest import ui

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,16 +182,9 @@ class EmbeddedEngine:
         """Core SaveImage's folder, name and counter for ``prefix``, in the engine's output folder."""
         return self.files.save_target(prefix, width, height)
 
-    def preview(self, pictures: Sequence[NDArray[np.uint8]]) -> list[dict[str, str]]:
-        """PNG files in the temp folder, under names that nobody guesses."""
-        from PIL import Image
-
-        saved = []
-        for picture in pictures:
-            name = f"ComfyUI_temp_{secrets.token_hex(8)}_00001_.png"
-            Image.fromarray(picture).save(self.files.temp / name, "PNG", compress_level=1)
-            saved.append({"filename": name, "subfolder": "", "type": "temp"})
-        return saved
+    def preview(self, pictures: Iterable[NDArray[np.uint8]]) -> list[dict[str, str]]:
+        """None: no editor asks this engine."""
+        return []
 
     def check_interrupt(self) -> None:
         """Raise ``Interrupted`` when the job was cancelled."""
