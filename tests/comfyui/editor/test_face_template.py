@@ -1,0 +1,62 @@
+"""From the card of a face template to its picture, in the browser alone: a photo is chosen, Run is pressed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny_flux
+from comfyui.conftest import StartComfyUI
+from comfyui.editor import scene
+from comfyui.editor.conftest import Edit
+from comfyui.process import ComfyUI, Install
+from PIL import Image
+from ryla_nodes.engines.embedded.inference import tiny_sdxl
+
+SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
+ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
+TEMPLATES = {"flux": "4 FLUX.1 Dev with the face of a photo", "sdxl": "3 SDXL with the face of a photo"}
+# What small models and a test want, on the nodes that are seen and on those in subgraphs.
+MAKE_SMALL = """(values) => {
+    const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
+    for (const node of all(app.rootGraph ?? app.graph))
+        for (const widget of node.widgets ?? [])
+            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
+}"""
+SMALL = {"steps": scene.STEPS, "width": scene.SIDE, "height": scene.SIDE, "size": scene.SIDE, "image": scene.PHOTO}
+
+
+@pytest.fixture
+def server(start_comfyui: StartComfyUI, comfyui_install: Install, tmp_path_factory: pytest.TempPathFactory) -> ComfyUI:
+    command = [str(comfyui_install.python), "-c", "import insightface"]
+    if subprocess.run(command, env={**os.environ, **ENVIRON}, capture_output=True).returncode:
+        pytest.skip("this ComfyUI's Python has no insightface (and RYLA_TEST_SITE_PACKAGES names no folder with it)")
+    models = tmp_path_factory.mktemp("faces") / "models"
+    tiny_flux.ensure(models)
+    tiny_sdxl.ensure(models)
+    running = start_comfyui(route="clone", packs=scene.PACKS, models=(models,), environ=ENVIRON)
+    scene.photo(running)
+    return running
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_a_card_becomes_a_picture(edit: Edit, server: ComfyUI, tmp_path: Path, name: str) -> None:
+    editor = edit(server)
+    editor.open_template(TEMPLATES[name])
+    editor.page.keyboard.press("Escape")  # 0.3.64 lists the models that the template names.
+    editor.js(MAKE_SMALL, SMALL)
+    if name == "flux":
+        editor.set("RYLA_FluxLoader", "model", "tiny-flux.safetensors")
+    editor.run()
+    entry = editor.finish()
+    assert entry, editor.shown() + str(editor.shot(tmp_path / "stopped.png"))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    outputs = list(entry["outputs"].values())
+    [saved] = [image for output in outputs for image in output.get("images", ()) if image["type"] == "output"]
+    with Image.open(server.output / saved["subfolder"] / saved["filename"]) as picture:
+        assert picture.format == "JPEG" and picture.size == (scene.SIDE, scene.SIDE)
+    assert any("face_similarity" in output for output in outputs)
+    assert "face similarity" in scene.text_on(editor, "RYLA_FaceSimilarity")
+    scene.shot(editor, tmp_path, name)
