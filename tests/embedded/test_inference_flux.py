@@ -128,7 +128,7 @@ def test_the_way_to_a_gpu_gives_the_same_weights(
         save_file(small_models.scaled_fp8(load_file(files.t5xxl), newer=kind == "newer scales"), path)
     plain = dict(WeightFile.open(path, prefix).tensors())
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_has_bus", lambda device: True)
+        patch.setattr(weights, "has_bus", lambda device: True)
         parallel = dict(WeightFile.open(path, prefix).tensors())
     assert list(plain) == list(parallel)
     assert all(plain[name].dtype == parallel[name].dtype for name in plain)

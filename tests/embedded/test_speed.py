@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,6 @@ from ryla_nodes.nodes.lora import LoraLoader
 
 Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What was compiled, by a backend that takes a moment; nothing is refused."""
-    made: list[Any] = []
-
-    def backend(graph: Any, inputs: Any) -> Callable[..., Any]:
-        made.append(graph)
-        return graph.forward  # type: ignore[no-any-return]
-
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend=backend))
-    monkeypatch.setattr(machine, "refusal", lambda mode, device: None)
-    compiler._compiled.cache_clear()
-    torch._dynamo.reset()
-    yield made
-    compiler._compiled.cache_clear()
-    torch._dynamo.reset()
 
 
 def error(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -50,6 +50,8 @@ class ComfyUIEngine:
         """What UNETLoader, DualCLIPLoader and VAELoader (or CheckpointLoaderSimple) give for ``files``."""
         import comfy.sd
 
+        from ... import settings
+        from ..speed import keeping
         from . import loading
 
         options = _model_options(weight_dtype)
@@ -57,7 +59,9 @@ class ComfyUIEngine:
             return _load_checkpoint(files.transformer, options)
         parts = (files.transformer, files.clip_l, files.t5xxl)
         # A conversion to 8 bits is done where core does it, in the CPU's memory.
-        with loading.reading(None if options else loading.card_for(*parts), *parts) as loads:
+        card = None if options else loading.card_for(*parts)
+        kept = keeping.find(settings.load().volume, files.transformer, card) if card else None
+        with loading.reading(card, *parts, kept=kept) as loads:
             model = loads.call(comfy.sd.load_diffusion_model, str(files.transformer), model_options=options)
             clip = loads.call(
                 comfy.sd.load_clip,
@@ -68,6 +72,8 @@ class ComfyUIEngine:
             )
             model, clip, vae = _in_place(model, clip, _load_vae(files.vae))
             loads.place(model, clip.patcher)
+        if card is not None:
+            keeping.came_from(model.model.diffusion_model, files.transformer)
         return model, clip, vae
 
     def default_flux(self) -> FluxFiles | None:

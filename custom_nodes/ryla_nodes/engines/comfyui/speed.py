@@ -25,8 +25,9 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_execution.utils import get_executing_context
 
 from ... import settings
+from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import cache, compiler, layers, machine, report
+from ..speed import cache, compiler, keeping, layers, machine, report
 from ..speed.fp8 import Fp8Linear
 from ..speed.layers import Gelu, Place
 
@@ -87,7 +88,8 @@ def _unfit(model: Any) -> str | None:
     if any(not type(each).__module__.startswith("comfy.ops") for each in linear):
         return f"its layers are another extension's ({type(linear[0]).__module__})"
     dtypes = {each.weight.dtype for each in linear}
-    if not dtypes <= set(_FLOATS) or any(type(each.weight.data) is not torch.Tensor for each in linear):
+    read = (each.weight.data for each in linear if unread.of(each.weight) is None)
+    if not dtypes <= set(_FLOATS) or any(type(each) is not torch.Tensor for each in read):
         return "its weights are quantised (take weight_dtype default)"
     if any(block._compiled_call_impl is not None for block in _blocks(network)):
         return "another node has compiled its blocks"
@@ -142,11 +144,13 @@ class _Wrapper:
                 if self.mode == "fast":
                     reason = _quantise(base, arguments[0])
                     if reason is None:
+                        keeping.begin(base.diffusion_model, self.volume, arguments[0].device)
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
                     _announce(self.mode, arguments[0])
                     stack.enter_context(_compiled(base.diffusion_model))
                     return executor(*arguments, **options)
+        unread.read_all(base.diffusion_model)
         _say_once(f"speed {self.mode} is not used: {reason}")
         _tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
         return executor(*arguments, **options)
@@ -212,7 +216,9 @@ def _quantise(base: Any, latent: torch.Tensor) -> str | None:
         reason = _make_room(base, latent, sum(place.size for place in places))
         if reason:
             return reason
-        known.modules = [(place, Fp8Linear(place.linear, place.widths)) for place in places]
+        known.modules = list(zip(places, keeping.made(places), strict=True))
+        with _swapped(known):
+            unread.read_all(base.diffusion_model)  # What is not kept, if anything.
     else:
         for place, module in known.modules:
             module.take(place.linear)

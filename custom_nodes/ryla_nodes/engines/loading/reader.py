@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,22 +84,34 @@ class Reader:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._readings: list[Reading] = []
 
-    def start(self, path: Path, names: Collection[str] | None = None) -> Reading:
+    def start(
+        self,
+        path: Path,
+        names: Collection[str] | None = None,
+        *,
+        into: Mapping[str, torch.Tensor] | None = None,
+        since: os.stat_result | None = None,
+    ) -> Reading:
         """Begin to read a safetensors file, or those of its tensors that ``names`` has.
+
+        Args:
+            into: read these, to the memory that is there: plain, contiguous tensors on the device.
+            since: the state in which the file has to be; as it is now when None.
 
         Raises:
             RylaError: what ``models.headers.read_header`` and ``layout.check`` raise.
             torch.OutOfMemoryError: the device has no room.
         """
-        state = _state(path)
+        state = since or _state(path)
         header = read_header(path)
         layout.check(header)
         chosen = header.tensors.keys() if names is None else names
-        reading = Reading({name: self._empty(header, name) for name in chosen}, self._stream)
+        targets = {name: self._empty(header, name) for name in chosen} if into is None else dict(into)
+        reading = Reading(targets, self._stream)
         self._readings.append(reading)
         if self._stream is not None:  # The memory may be in use by what was queued before it was given back.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        for chunk in layout.chunks(header, chosen, self._chunk_bytes):
+        for chunk in layout.chunks(header, list(targets), self._chunk_bytes):
             reading.parts.append(self._pool.submit(self._fill, path, state, chunk, reading.targets))
         return reading
 

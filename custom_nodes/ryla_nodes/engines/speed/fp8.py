@@ -14,7 +14,7 @@ from torch import nn
 DTYPE = torch.float8_e4m3fn
 _LARGEST = torch.finfo(DTYPE).max
 _SMALLEST_SCALE = 1e-12
-_MULTIPLE = 16  # What the product asks of a matrix's sides.
+MULTIPLE = 16  # What the product asks of a matrix's sides.
 
 
 def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,16 +51,28 @@ class Fp8Linear(nn.Module):
     Args:
         linear: taken over: its weight is quantised, its bias used as it is.
         widths: of the parts of the input; each is scaled by itself.
+        made: the weights and scales of the parts, where they are there already: its weight is not looked at then.
     """
 
-    def __init__(self, linear: nn.Linear, widths: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        widths: Sequence[int] = (),
+        made: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    ) -> None:
         super().__init__()
         self.widths = list(widths or (linear.in_features,))
         rows, device = linear.out_features, linear.weight.device
-        for index, width in enumerate(self.widths):
-            self.register_buffer(f"weight{index}", torch.empty(rows, width, dtype=DTYPE, device=device))
-            self.register_buffer(f"scale{index}", torch.empty(rows, 1, device=device))
-        self.take(linear)
+        memory = made or [
+            (torch.empty(rows, width, dtype=DTYPE, device=device), torch.empty(rows, 1, device=device))
+            for width in self.widths
+        ]
+        for index, (weight, scale) in enumerate(memory):
+            self.register_buffer(f"weight{index}", weight)
+            self.register_buffer(f"scale{index}", scale)
+        self.bias = linear.bias
+        if not made:
+            self.take(linear)
 
     def take(self, linear: nn.Linear) -> None:
         """Quantise the weight of ``linear`` anew, in the memory that is there."""
@@ -84,9 +96,9 @@ class Fp8Linear(nn.Module):
         return total.view(*parts[0].shape[:-1], -1)
 
 
-def fits(linear: nn.Linear) -> bool:
-    """Whether the product takes matrices of this layer's sides."""
-    return linear.in_features % _MULTIPLE == 0 and linear.out_features % _MULTIPLE == 0
+def fits(*sides: int) -> bool:
+    """Whether the product takes matrices of these sides."""
+    return all(side % MULTIPLE == 0 for side in sides)
 
 
 def size_of(linear: nn.Linear, parts: int = 1) -> int:

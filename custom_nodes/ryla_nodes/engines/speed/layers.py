@@ -20,7 +20,7 @@ What is not named here stays as it is:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -45,11 +45,12 @@ KINDS = (*DOUBLE, *SINGLE)
 
 @dataclass(frozen=True)
 class Place:
-    """A linear layer where it hangs: ``parent``'s child ``name``."""
+    """A linear layer where it hangs: ``parent``'s child ``name``. ``weight``: what the file calls its weight."""
 
     parent: nn.Module
     name: str
     linear: nn.Linear
+    weight: str
     widths: tuple[int, ...] = ()
 
     @property
@@ -65,11 +66,14 @@ class Place:
 def places(double: Iterable[nn.Module], single: Iterable[nn.Module], kinds: Iterable[str] = KINDS) -> Iterator[Place]:
     """The layers of ``kinds`` in the blocks, of those that the product takes."""
     wanted = set(kinds)
-    for blocks, names in ((double, DOUBLE), (single, SINGLE)):
-        for block in blocks:
+    for kind, blocks, names in (("double", double, DOUBLE), ("single", single, SINGLE)):
+        for number, block in enumerate(blocks):
             for name in (name for name in names if name in wanted):
-                place = _place(block, name)
-                if fp8.fits(place.linear) and all(width % 16 == 0 for width in place.widths):
+                place = _place(block, name, f"{kind}_blocks.{number}.{name}.weight")
+                linear = place.linear
+                if fp8.fits(linear.out_features, linear.in_features) and not any(
+                    width % fp8.MULTIPLE for width in place.widths
+                ):
                     yield place
 
 
@@ -94,10 +98,31 @@ def gelus(*blocks: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.GEL
                     yield parent, name, child
 
 
-def _place(block: nn.Module, name: str) -> Place:
+def widths_of(name: str, rows: int, columns: int) -> tuple[int, ...]:
+    """The parts of the input of a block's layer ``name`` with a weight [rows, columns]; () when it has but one."""
+    # Its input is what attention gives beside what the feed-forward part gives, of very different sizes.
+    return (rows, columns - rows) if name == "linear2" else ()
+
+
+def of_file(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The weights of all such layers in a file of FLUX.1 and the widths of their input's parts.
+
+    ``tensors`` are its names with dtype and shape, as in ``models.headers.Header``.
+    """
+    found = {}
+    for name, (dtype, shape) in tensors.items():
+        block, _, layer = name.removesuffix(".weight").partition("_blocks.")
+        leaf = layer.partition(".")[2]
+        if dtype == "BF16" and len(shape) == 2 and leaf in {"double": DOUBLE, "single": SINGLE}.get(block, ()):
+            widths = widths_of(leaf, *shape) or (shape[1],)
+            if fp8.fits(*shape) and all(width % fp8.MULTIPLE == 0 for width in widths):
+                found[name] = widths
+    return found
+
+
+def _place(block: nn.Module, name: str, weight: str) -> Place:
     owner, _, leaf = name.rpartition(".")
     linear = block.get_submodule(name)
     assert isinstance(linear, nn.Linear)
-    # Its input is what attention gives beside what the feed-forward part gives, of very different sizes.
-    widths = (linear.out_features, linear.in_features - linear.out_features) if name == "linear2" else ()
-    return Place(block.get_submodule(owner), leaf, linear, widths)
+    widths = widths_of(name, linear.out_features, linear.in_features)
+    return Place(block.get_submodule(owner), leaf, linear, weight, widths)

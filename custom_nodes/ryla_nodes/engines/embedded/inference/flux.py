@@ -10,12 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .... import settings
 from ....errors import RylaError
+from ...loading.unread import Unread, UnreadWeight
+from ...speed import keeping
+from ..execution.calls import check_interrupt
 from .flux_network import HEAD_WIDTH, PATCH, Flux, FluxShape
 from .sampling import LatentScale, MaskFunction, repeated
 from .schedules import FlowSampling
 from .text import Conditioning
-from .weights import Network, Patch, Placement, WeightFile, fill
+from .weights import Network, Patch, Placement, WeightFile, fill, has_bus
 
 DEFAULT_GUIDANCE = 3.5  # ComfyUI's, for a conditioning that went through no FluxGuidance.
 LATENT = LatentScale(scale=0.3611, shift=0.1159)
@@ -120,8 +124,11 @@ def load(file: WeightFile, weight_dtype: str, placement: Placement) -> FluxModel
     shape = _shape(file)
     with torch.device("meta"):
         module = Flux(shape)
-    weights = _weights(file, module, _storage(file, weight_dtype), placement)
-    return FluxModel(FluxTransformer(Network(fill(module, weights, str(file.path))), shape, placement))
+    storage = _storage(file, weight_dtype)
+    network = fill(module, _weights(file, module, storage, placement), str(file.path))
+    if _as_in_file(file, storage, placement):
+        keeping.came_from(network, file.path)
+    return FluxModel(FluxTransformer(Network(network), shape, placement))
 
 
 def _shape(file: WeightFile) -> FluxShape:
@@ -151,11 +158,22 @@ def _storage(file: WeightFile, weight_dtype: str) -> torch.dtype | None:
     return torch.float8_e5m2 if weight_dtype == "fp8_e5m2" else torch.float8_e4m3fn
 
 
+def _as_in_file(file: WeightFile, storage: torch.dtype | None, placement: Placement) -> bool:
+    """Whether the matrices go to a card as they are in their file, so that what is kept of it stands for them."""
+    return has_bus(placement.device) and storage is None and placement.dtype == torch.bfloat16 and not file.prefix
+
+
 def _weights(
     file: WeightFile, module: nn.Module, storage: torch.dtype | None, placement: Placement
 ) -> Iterator[tuple[str, torch.Tensor]]:
     linear = {f"{name}.weight" for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    for name, tensor in file.tensors(placement.device):
+    later: dict[str, UnreadWeight] = {}
+    if _as_in_file(file, storage, placement):
+        in_8_bits = keeping.find(settings.load().volume, file.path, placement.device)
+        if in_8_bits is not None:
+            later = Unread(file.header, in_8_bits, check_interrupt).weights(placement.device)
+    yield from later.items()
+    for name, tensor in file.tensors(placement.device, but=later):
         rounded = tensor if storage is None else tensor.to(storage)
         kept = storage is not None and placement.stores_fp8 and name in linear
         # Converted before it is moved: not every device knows every dtype of a file.

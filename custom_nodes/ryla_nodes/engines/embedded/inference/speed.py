@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from .... import settings
+from ...loading import unread
 from ...protocol import SpeedMode
-from ...speed import cache, compiler, layers, machine, report
+from ...speed import cache, compiler, keeping, layers, machine, report
 from ...speed.fp8 import Fp8Linear
 from ...speed.layers import Gelu
 from .flux import FluxModel
@@ -43,8 +44,12 @@ class AcceleratedNetwork(Network):
         module = shallow_clone(self.merged())
         double, single = module.get_submodule("double_blocks"), module.get_submodule("single_blocks")
         if self.mode == "fast":
-            for place in list(layers.places(double.children(), single.children())):
-                place.put(Fp8Linear(place.linear, place.widths))
+            places = list(layers.places(double.children(), single.children()))
+            device = places[0].linear.weight.device
+            for place, layer in zip(places, keeping.made(places), strict=True):
+                place.put(layer)
+            keeping.begin(self.base, settings.load().volume, device)
+        unread.read_all(module)  # For exact all that is left in its file.
         for parent, gelu, _ in list(layers.gelus(double.children())):
             parent._modules[gelu] = _GELU
         for block in double.children():

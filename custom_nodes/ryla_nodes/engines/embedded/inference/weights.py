@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -105,18 +105,20 @@ class WeightFile:
         scaled = any(name.endswith(_SCALES) for name in self.header.tensors if name.startswith(self.prefix))
         return next((dtype for dtype in _FP8 if dtype in dtypes), None) if not scaled else None
 
-    def tensors(self, device: torch.device = _CPU) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self, device: torch.device = _CPU, *, but: Collection[str] = ()) -> Iterator[tuple[str, torch.Tensor]]:
         """Each weight by name: scaled 8-bit ones multiplied out to float32, the others as they are.
 
         Args:
             device: on a CUDA device they are read to there, otherwise they are on the CPU.
+            but: names to leave out.
 
         Raises:
             RylaError: ``unsupported_weights`` for a quantisation other than (scaled) 8-bit floats, and what
                 ``loading.reader.Reader`` raises.
         """
-        with self._contents(device) as take:
-            for name in self.names():
+        names = [name for name in self.names() if name not in but]
+        with self._contents(device, but) as take:
+            for name in names:
                 key = self.prefix + name
                 tensor = take(key)
                 module = key.rpartition(".")[0]
@@ -128,15 +130,16 @@ class WeightFile:
                 yield name, tensor
 
     @contextmanager
-    def _contents(self, device: torch.device) -> Iterator[Callable[[str], torch.Tensor]]:
+    def _contents(self, device: torch.device, but: Collection[str]) -> Iterator[Callable[[str], torch.Tensor]]:
         """What gives a tensor by its key; on a GPU each weight once only, so that it can be let go."""
-        if not _has_bus(device):
+        if not has_bus(device):
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt") as file:
                 yield file.get_tensor
             return
-        keys = [key for key in self.header.tensors if key.startswith(self.prefix)]
+        left = {self.prefix + name for name in but}
+        keys = [key for key in self.header.tensors if key.startswith(self.prefix) and key not in left]
         with Reader(device) as reader:
             found = reader.start(self.path, keys).tensors()
             yield lambda key: found[key] if _is_sidecar(key) else found.pop(key)
@@ -151,7 +154,7 @@ class WeightFile:
             )
 
 
-def _has_bus(device: torch.device) -> bool:
+def has_bus(device: torch.device) -> bool:
     """Whether ``device`` has a memory of its own, that files are read to in parallel."""
     return device.type == "cuda"
 
