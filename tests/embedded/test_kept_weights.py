@@ -24,8 +24,9 @@ from ryla_nodes.engines.loading import reader, unread
 from ryla_nodes.engines.loading.unread import UnreadWeight
 from ryla_nodes.engines.speed import keeping, layers
 from ryla_nodes.errors import RylaError
-from ryla_nodes.models import kept
+from ryla_nodes.models import kept, page_cache
 from ryla_nodes.models.headers import read_header
+from ryla_nodes.workflows import prefetch
 from safetensors.torch import load_file, save_file
 
 CPU = torch.device("cpu")
@@ -201,14 +202,27 @@ def first_name(volume: Path) -> str:
 def test_a_model_that_is_moved_away_and_back_is_read_to_where_it_is(volume: Path) -> None:
     keep(volume)
     model = load(volume)
-    base = model.transformer.network.base
-    weight = base.get_parameter("single_blocks.1.linear1.weight")
-    aside = unread.of(weight).elsewhere(weight, CPU)  # type: ignore[union-attr]
-    before = unread._memory(weight).data_ptr()
-    weight.data = aside  # What Module.to does when the device is another.
-    assert unread._memory(weight).data_ptr() != before and waiting(model) == 24
+    weight = model.transformer.network.base.get_parameter("single_blocks.1.linear1.weight")
+    holder = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    holder.weight = weight
+    assert holder.to("meta").weight.device.type == "meta" and waiting(model) == 24
+    aside = holder.to("cpu").weight.to("cpu")
+    assert weight.device.type == "cpu" and waiting(model) == 24
     assert torch.equal(weight.float(), load_file(source_of(volume))["single_blocks.1.linear1.weight"].float())
     assert torch.equal(aside, weight) and type(aside) is torch.nn.Parameter
+
+
+def test_what_is_read_ahead_begins_with_what_fast_needs(volume: Path) -> None:
+    source = source_of(volume)
+    assert list(prefetch.parts([source], volume)) == [page_cache.whole(source)]
+    path = keep(volume)
+    parts = list(prefetch.parts([source, path], volume))
+    wanted = layers.of_file(read_header(source).tensors)
+    starts = {read_header(source).starts[name] for name in wanted}
+    places = [(part.path == path, part.start in starts) for part in parts]
+    assert places == sorted(places, key=lambda place: (place[1], place[0]))
+    assert sorted((part.start, part.end) for part in parts if part.path == source)[0][0] == 0
+    assert sum(part.end - part.start for part in parts if part.path == source) == source.stat().st_size
 
 
 def test_a_file_that_was_replaced_meanwhile_is_told(volume: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import RylaError
 from ..files import free_bytes
 from .headers import Header, read_header
+from .page_cache import Part
 
 LIMIT_BYTES = 40 << 30
 SPARE_BYTES = 1 << 30
@@ -76,6 +77,17 @@ def find(volume: Path | None, source: Path, maker: str | None = None) -> Kept | 
         return found if said.get(_SOURCE) == digest(read_header(source), found.weights()) else None
     except (RylaError, OSError):
         return None
+
+
+def parts(found: Kept, source: Header) -> tuple[list[Part], list[Part]]:
+    """The bytes of a model file that are read beside what is kept of it, and those that it stands for."""
+    size = source.path.stat().st_size
+    starts = sorted((start, name) for name, start in source.starts.items())
+    weights = found.weights()
+    beside, instead = [Part(source.path, 0, starts[0][0])], list[Part]()
+    for (start, name), end in zip(starts, [*(start for start, _ in starts[1:]), size], strict=True):
+        (instead if name in weights else beside).append(Part(source.path, start, end))
+    return beside, instead
 
 
 def metadata(source: Header, weights: Iterable[str], maker: str) -> dict[str, str]:

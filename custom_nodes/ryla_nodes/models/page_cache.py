@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 THREADS = 4
@@ -15,8 +16,22 @@ _SHARE = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def fill(paths: Iterable[Path], limit: int | None = None) -> int:
-    """Read files, or as much of them as ``limit`` bytes (the free memory's greater part when None) hold.
+@dataclass(frozen=True)
+class Part:
+    """Bytes of a file, from ``start`` to before ``end``."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def whole(path: Path) -> Part:
+    """All of a file. Raises ``OSError``."""
+    return Part(path, 0, path.stat().st_size)
+
+
+def fill(parts: Iterable[Part], limit: int | None = None) -> int:
+    """Read parts of files, or as much of them as ``limit`` bytes (the free memory's greater part when None) hold.
 
     What is in the cache already is passed over. A file that cannot be read is left out.
 
@@ -25,7 +40,7 @@ def fill(paths: Iterable[Path], limit: int | None = None) -> int:
     """
     budget = int(available_memory() * _SHARE) if limit is None else limit
     with ThreadPoolExecutor(THREADS) as pool:
-        return sum(pool.map(lambda part: _read(*part), _parts(paths, budget)))
+        return sum(pool.map(_read, _chunks(parts, budget)))
 
 
 def available_memory() -> int:
@@ -43,21 +58,21 @@ def available_memory() -> int:
     return free
 
 
-def _parts(paths: Iterable[Path], budget: int) -> Iterator[tuple[Path, int, int]]:
-    for path in paths:
-        with suppress(OSError):
-            end = min(path.stat().st_size, budget)
-            for start in range(0, end, _CHUNK):
-                yield path, start, min(_CHUNK, end - start)
-            budget -= end
+def _chunks(parts: Iterable[Part], budget: int) -> Iterator[Part]:
+    for part in parts:
+        end = min(part.end, part.start + budget)
+        for start in range(part.start, end, _CHUNK):
+            yield Part(part.path, start, min(start + _CHUNK, end))
+        budget -= max(0, end - part.start)
 
 
-def _read(path: Path, start: int, length: int) -> int:
+def _read(part: Part) -> int:
+    length = part.end - part.start
     try:
-        with path.open("rb", buffering=0) as file:
-            if _is_cached(file.fileno(), start, length):
+        with part.path.open("rb", buffering=0) as file:
+            if _is_cached(file.fileno(), part.start, length):
                 return 0
-            file.seek(start)
+            file.seek(part.start)
             return len(file.read(length))
     except OSError:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,11 +198,22 @@ def _load_checkpoint(path: Path, options: dict[str, Any]) -> tuple[Any, Any, Any
 
 def _in_place(model: Any, clip: Any, vae: Any) -> tuple[Any, Any, Any]:
     """With patchers whose LoRAs are changed in place, from the first picture without one on."""
+    from comfy.patcher_extension import CallbacksMP
+
     from .patcher import in_place
 
     clip = clip.clone()
     clip.patcher = in_place(clip.patcher)
-    return in_place(model), clip, vae
+    model = in_place(model)
+    model.add_callback_with_key(CallbacksMP.ON_DETACH, "ryla_loader", _let_go)
+    return model, clip, vae
+
+
+def _let_go(patcher: Any, unpatch_all: bool = True) -> None:
+    """Let the 8-bit weights go, too: ComfyUI unloads by this patcher when the faster clone is no more."""
+    speed = sys.modules.get(f"{__package__}.speed")
+    if speed is not None:
+        speed.release(patcher, unpatch_all)
 
 
 def _load_vae(path: Path) -> Any:

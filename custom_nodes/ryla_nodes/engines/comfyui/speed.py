@@ -63,7 +63,7 @@ def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     note = cache.use(volume, name)
     clone = _without(model).clone()
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _Wrapper(mode, volume, name))
-    clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, _release)
+    clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, release)
     return clone, report.done(mode, note)
 
 
@@ -121,7 +121,7 @@ class _Fp8:
 _kept: WeakKeyDictionary[Any, _Fp8] = WeakKeyDictionary()
 
 
-def _release(patcher: Any, unpatch_all: bool = True) -> None:
+def release(patcher: Any, unpatch_all: bool = True) -> None:
     """Let the 8-bit weights go with those that they were made of."""
     if unpatch_all:
         _kept.pop(patcher.model, None)

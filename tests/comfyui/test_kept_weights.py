@@ -1,0 +1,50 @@
+"""A ComfyUI that starts with kept 8-bit weights: the same pictures, its own accounts of memory, no matrix read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui.process import Install
+from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
+
+
+@pytest.fixture(scope="module")
+def probe(comfyui_install: Install, models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
+    script = Path(__file__).with_name("kept_probe.py")
+    volume = tmp_path_factory.mktemp("volume")
+    command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models), str(volume)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_fast_reads_no_matrix_and_paints_what_it_painted(probe: dict[str, Any]) -> None:
+    assert probe["kept"] and probe["put_off"] == 24
+    assert probe["fast"] and probe["fast_again"] and probe["after_fast"] == [24, 0]
+
+
+def test_comfyui_counts_the_model_as_if_it_were_read(probe: dict[str, Any]) -> None:
+    assert probe["accounted"]
+    assert probe["unloaded"] == [24, 0, True, 0] and probe["after_unload"]
+
+
+def test_whatever_else_runs_finds_the_weights(probe: dict[str, Any]) -> None:
+    assert probe["plain"] and probe["exact"] and probe["lora"] and probe["saved"]
+    assert probe["after_plain"] == [0, 24]
+    assert probe["back"]
+
+
+def test_a_lora_and_fast_together_read_them(probe: dict[str, Any]) -> None:
+    assert probe["lora_fast"] and probe["lora_gone"]
+
+
+def test_a_step_that_cannot_be_fast_reads_them(probe: dict[str, Any]) -> None:
+    assert probe["lowvram"] == [True, 0]
+
+
+def test_an_interrupt_ends_the_loading(probe: dict[str, Any]) -> None:
+    assert probe["interrupted"]
