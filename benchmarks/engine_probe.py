@@ -8,10 +8,13 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import execution
 import torch
 from aiohttp import web
 from server import PromptServer
@@ -24,6 +27,7 @@ class Counts:
 
     layers: set[tuple[Any, ...]] = set()
     resampler_passes = 0
+    nodes: defaultdict[str, float] = defaultdict(float)
     watching = False
 
 
@@ -50,6 +54,23 @@ def _watch() -> None:
         return resample(*arguments)
 
     patch.__call__, adapter.resample = counted_call, counted_resample
+    execution.get_output_data = _timed(execution.get_output_data)
+
+
+def _timed(run: Any) -> Any:
+    """Note the seconds that each node takes, to the end of what it left to the GPU."""
+
+    async def timed(prompt: Any, node: Any, instance: Any, *arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return await run(prompt, node, instance, *arguments, **options)
+        finally:
+            if comfy.model_management.get_torch_device().type == "cuda":
+                torch.cuda.synchronize()
+            kind = instance if isinstance(instance, type) else type(instance)
+            Counts.nodes[f"{node} {kind.__name__}"] += time.perf_counter() - began
+
+    return timed
 
 
 def _memory() -> dict[str, Any]:
@@ -87,6 +108,7 @@ def _mappings() -> list[tuple[str, int]]:
 async def reset(_: web.Request) -> web.Response:
     _watch()
     Counts.layers, Counts.resampler_passes = set(), 0
+    Counts.nodes.clear()
     if comfy.model_management.get_torch_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return web.json_response({})
@@ -95,4 +117,5 @@ async def reset(_: web.Request) -> web.Response:
 @PromptServer.instance.routes.get("/ryla_bench/report")
 async def report(_: web.Request) -> web.Response:
     counts = {"layers_reached": len(Counts.layers), "resampler_passes": Counts.resampler_passes}
+    counts["node_seconds"] = {name: round(seconds, 3) for name, seconds in Counts.nodes.items() if seconds > 0.005}
     return web.json_response({**_memory(), **counts, **_identity()})

@@ -1,10 +1,10 @@
 """One step of full-size FLUX.1 on one GPU, in a ComfyUI's own Python: `speed` off, exact and fast. Noise weights.
 
-    python benchmarks/flux_step.py /path/to/ComfyUI [--json FILE] [--kinds] [--profile]
+    python benchmarks/flux_step.py /path/to/ComfyUI [--json FILE] [--kinds] [--profile] [--variants]
 
 Milliseconds of a step by CUDA events, seconds of a mode's first call and of the first call with another size, the error
 of the velocity against `off`. --kinds: that error with one kind of layer in 8 bits; --profile: the kernels that take
-longest.
+longest; --variants: `fast` and `exact` with other options of the compiler, one after the other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ parser.add_argument("--json", type=Path)
 parser.add_argument("--modes", default="off,exact,fast")
 parser.add_argument("--kinds", action="store_true")
 parser.add_argument("--profile", action="store_true")
+parser.add_argument("--variants", action="store_true")
 parser.add_argument("--cpu", action="store_true", help="for a try: one block of each kind, nothing refused")
 options = parser.parse_args()
 sys.argv = ["main.py", *(["--cpu"] if options.cpu else [])]
@@ -43,6 +46,14 @@ from ryla_nodes.engines.speed import compiler, layers, machine  # noqa: E402
 
 SIZES = ((1024, 1024), (832, 1216), (1216, 832), (768, 768))
 REPEATS = 2 if options.cpu else 8
+# Of inductor. Rows of 3,072 to 12,288 are reduced in loops unless it is told to hold one whole.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "multi_kernel 1": {"triton.multi_kernel": 1},
+    "multi_kernel 2": {"triton.multi_kernel": 2},
+    "coordinate descent": {"coordinate_descent_tuning": True},
+    "pointwise autotuned": {"max_autotune_pointwise": True},
+}
 
 
 def load() -> Any:
@@ -154,6 +165,29 @@ def by_kind(step: Step, reference: torch.Tensor) -> dict[str, Any]:
     return row
 
 
+def variants(step: Step, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """A row for each of VARIANTS: `fast` compiled anew with it."""
+    inputs = step.inputs(*(64, 64) if options.cpu else SIZES[0])
+    compile_ = torch.compile
+    for name, chosen in VARIANTS.items():
+        compiler._compiled.cache_clear()
+        torch._dynamo.reset()
+        torch.compile = partial(compile_, options=chosen) if chosen else compile_
+        row: dict[str, Any] = {"row": "variants", "name": name}
+        try:
+            model, _ = speed.accelerate(step.model, "fast")
+            row["first_s"] = round(step.seconds(model, inputs), 2)
+            seconds = sorted(step.seconds(model, inputs) for _ in range(REPEATS))
+            row["ms"] = [round(each * 1000, 1) for each in (seconds[0], statistics.median(seconds))]
+            row["error"] = round(error(step.run(model, inputs), reference), 5)
+            row["failed"] = [line[:300] for line in compiler._failed.values()]
+        except (RuntimeError, OSError, AssertionError, TypeError) as failure:  # One of them must not cost the others.
+            row["failed"] = repr(failure)[:600]
+        compiler._failed.clear()
+        yield row
+    torch.compile = compile_
+
+
 def profile(step: Step, mode: str) -> dict[str, Any]:
     """The kernels that take longest in one step: name, calls, milliseconds."""
     model, _ = speed.accelerate(step.model, mode)
@@ -183,6 +217,9 @@ def main() -> None:
         reference: dict[Any, torch.Tensor] = {}
         for mode in options.modes.split(","):
             add(measure(step, mode, reference))
+        if options.variants:
+            for row in variants(step, reference[SIZES[0]]):
+                add(row)
         if options.profile:
             for mode in options.modes.split(","):
                 add(profile(step, mode))

@@ -53,7 +53,8 @@ class Round:
 def start(options: argparse.Namespace, models: Path, base: Path) -> ComfyUI:
     """A ComfyUI with our pack in it; its Python finds what this one's PYTHONPATH names."""
     environ = (("PYTHONPATH", os.environ["PYTHONPATH"]),) if "PYTHONPATH" in os.environ else ()
-    boot = Boot(models=(models,), environ=environ, arguments=tuple(options.engine_argument), cpu=options.cpu)
+    boot = Boot(models=(models,), packs=tuple(options.pack), environ=environ,
+                arguments=tuple(options.engine_argument), cpu=options.cpu)  # fmt: skip
     return ComfyUI.start(Install(options.comfyui.resolve(), Path(options.python)), base, boot)
 
 
@@ -168,7 +169,7 @@ def measure(options: argparse.Namespace, models: Path, name: str) -> Round:
         result.vram_gb = (device["vram_total"] - device["vram_free"]) / 1e9
         graph = bound_graph(options, engine.url, SEEDS[-1])
         # Another guidance: the picture is made anew instead of taken from the engine's cache.
-        outputs = submit(engine, _reseeded(with_core_save(graph) if ours else with_core_loaders(graph)))["outputs"]
+        outputs = submit(engine, seeded(with_core_save(graph) if ours else with_core_loaders(graph), 4242))["outputs"]
         image = next(images["images"][0] for images in outputs.values() if "images" in images)
         result.picture = (base / "output" / image["subfolder"] / image["filename"]).read_bytes()
     finally:
@@ -177,11 +178,13 @@ def measure(options: argparse.Namespace, models: Path, name: str) -> Round:
     return result
 
 
-def _reseeded(graph: dict[str, Any]) -> dict[str, Any]:
-    for node in graph.values():
+def seeded(graph: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The same graph with another seed."""
+    changed = copy.deepcopy(graph)
+    for node in changed.values():
         if "seed" in node["inputs"] and not isinstance(node["inputs"]["seed"], list):
-            node["inputs"]["seed"] = 4242
-    return graph
+            node["inputs"]["seed"] = seed
+    return changed
 
 
 def pixels(png: bytes) -> bytes:

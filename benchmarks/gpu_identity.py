@@ -75,6 +75,17 @@ class Report:
             peaks = {name: [row[name] for row in rows if row[name] is not None] for name in PEAKS}
             shown = "".join(f", {name} {max(values):.2f}" for name, values in peaks.items() if values)
             print(f"{process}, {run}: {statistics.median(row['seconds'] for row in rows):.2f} s{shown}")
+        self._print_ratios()
+
+    def _print_ratios(self) -> None:
+        """Both stages beside FLUX's alone with `speed` off, where both were measured."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            found.setdefault(row["run"], []).append(row.get("seconds", 0.0))
+        alone = found.get("warm, FLUX stage")
+        for run, seconds in found.items():
+            if alone and run.startswith("warm, both stages"):
+                print(f"{run}: {statistics.median(seconds) / statistics.median(alone):.2f} of flux-dev")
 
     def write(self) -> None:
         if self.path:
@@ -89,6 +100,7 @@ class Bench:
     engine: ComfyUI
     report: Report
     values: dict[str, str]
+    speeds: tuple[str, ...]
 
     def graph(self, workflow: str, seed: int, **values: Any) -> Graph:
         """The shipped workflow as `ryla run` binds it, with the stand-in for the face analyzer."""
@@ -213,6 +225,11 @@ def flux_instantid(bench: Bench) -> None:
     bench.measure("first", bench.graph("flux-instantid", 1), new_face=True, scene=True)
     for seed in WARM_SEEDS:
         bench.measure("warm, both stages", bench.graph("flux-instantid", seed), new_face=False, scene=True)
+    for mode in bench.speeds:
+        bench.measure(f"first, {mode}", bench.graph("flux-instantid", 5, speed=mode), new_face=False, scene=True)
+        for seed in WARM_SEEDS:
+            graph = bench.graph("flux-instantid", seed, speed=mode)
+            bench.measure(f"warm, both stages, {mode}", graph, new_face=False, scene=True)
     for crop_factor in CROP_FACTORS:
         graph = with_crop_factor(bench.graph("flux-instantid", WARM_SEEDS[-1]), crop_factor)
         bench.measure("warm, face stage, the scene from the cache", graph, new_face=False, scene=False)
@@ -290,7 +307,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="which of them, in order (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=360, help="stop after so many seconds (default: %(default)s)")
-    parser.add_argument("--pack", action="append", default=[], type=Path, help="further node pack, repeatable")
+    parser.add_argument("--speeds", default="", help="further modes of `speed` for both stages, such as exact,fast")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="workflow parameter")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
@@ -304,7 +321,7 @@ def main() -> None:
     try:
         for part in parts:
             with started(options, models, part, report) as engine:
-                PARTS[part](Bench(part, engine, report, values))
+                PARTS[part](Bench(part, engine, report, values, tuple(filter(None, options.speeds.split(",")))))
     finally:
         report.print_table()
     sys.exit("\n".join(report.problems) or None)

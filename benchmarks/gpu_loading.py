@@ -6,8 +6,10 @@ Rows, each of which runs alone:
     reader  the files read to the GPU, page cache warm: GB/s by threads and size of a part, beside safetensors, and
             beside fastsafetensors and runai-model-streamer where they are installed
     warm    the first picture of a ComfyUI with a warm page cache: core's loaders, ours, ours, core's
-    cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, and ours with
-            RYLA_PREFETCH
+    cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, ours with
+            RYLA_PREFETCH, and `speed` fast with RYLA_PREFETCH from kept 8-bit weights (made before, not timed)
+    filled  the first picture of a process with a warm page cache in `exact` and `fast`, compiled code and 8-bit
+            weights kept by an earlier process
     embedded  the same two of `ryla engine`, without and with RYLA_PREFETCH
 
 Tables are printed; with the environment variable OUT set, loading.json and ComfyUI's logs are left in that folder.
@@ -28,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests"))
@@ -39,6 +42,7 @@ from gpubench import Row, Rows, add_picture, models_of, parser_of, run  # noqa: 
 
 FILES = ("diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae")
 DROP = Path("/proc/sys/vm/drop_caches")
+KEEP_SECONDS = 120
 
 
 @dataclass
@@ -56,6 +60,11 @@ class Bench:
     def chosen(self, *names: str) -> list[str]:
         """Those of a row's rounds that --round names; all without it."""
         return [name for name in names if not self.options.round or name in self.options.round]
+
+    @property
+    def volume(self) -> Path:
+        """Where compiled code and 8-bit weights are kept."""
+        return Path(self.options.work, "volume")
 
     @property
     def files(self) -> list[Path]:
@@ -167,8 +176,9 @@ def comfyui(bench: Bench, name: str, prefetch: bool) -> Iterator[ComfyUI]:
     options = bench.options
     environ = [("PYTHONPATH", os.environ["PYTHONPATH"])] if "PYTHONPATH" in os.environ else []
     environ += [("RYLA_PREFETCH", "flux-dev")] if prefetch else []
-    boot = Boot(models=(bench.models,), environ=tuple(environ), arguments=tuple(options.engine_argument),
-                cpu=options.cpu)  # fmt: skip
+    environ += [("RYLA_VOLUME", str(bench.volume)), *((key, os.environ[key]) for key in ("CC",) if key in os.environ)]
+    boot = Boot(models=(bench.models,), packs=tuple(options.pack), environ=tuple(environ),
+                arguments=tuple(options.engine_argument), cpu=options.cpu)  # fmt: skip
     base = options.work / f"{name.replace(' ', '-')}-{time.monotonic_ns()}"
     engine = ComfyUI.start(Install(options.comfyui.resolve(), Path(options.python)), base, boot)
     try:
@@ -187,8 +197,7 @@ def pictures(bench: Bench, row: str, name: str, prefetch: bool = False) -> None:
         started = time.perf_counter() - began
         seconds, digests = [], []
         for seed in (7, 8):
-            graph = gpu_lora.graph("ours" in name, "", seed, options.size, options.steps)
-            entry = gpu_flux.submit(engine, graph)
+            entry = gpu_flux.submit(engine, _graph(options, name, seed))
             seconds.append(round(gpu_flux._execution_seconds(entry), 2))
             if seed == 7:
                 total = time.perf_counter() - began
@@ -197,6 +206,31 @@ def pictures(bench: Bench, row: str, name: str, prefetch: bool = False) -> None:
         used = (device["vram_total"] - device["vram_free"]) / 1e9
     bench.add({"row": row, "name": name, "start_s": round(started, 2), "first_s": seconds[0], "warm_s": seconds[1],
                "start_to_picture_s": round(total, 2), "vram_gb": round(used, 1), "pixels": digests})  # fmt: skip
+
+
+def _graph(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Text to a PNG; the mode of ``speed`` is the last word of ``name``, if it is one."""
+    made = gpu_lora.graph("ours" in name, "", seed, options.size, options.steps)
+    mode = name.split()[-1]
+    if mode in ("exact", "fast"):
+        fields = {"model": made["sample"]["inputs"]["model"], "mode": mode}
+        made["speed"] = {"class_type": "RYLA_FluxSpeed", "inputs": fields}
+        made["sample"]["inputs"]["model"] = ["speed", 0]
+    return made
+
+
+def keep(bench: Bench, *modes: str) -> None:
+    """Have the volume hold the compiled code of ``modes`` and the 8-bit weights."""
+    began = time.perf_counter()
+    with comfyui(bench, "keep", False) as engine:
+        for mode in modes:
+            gpu_flux.submit(engine, _graph(bench.options, f"ours {mode}", 7))
+        while "fast" in modes and not bench.options.cpu and not list(bench.volume.glob("cache/fp8-*.safetensors")):
+            if time.perf_counter() - began > KEEP_SECONDS or "weights are not kept" in engine.log:
+                print(f"8-bit weights were not kept:\n{engine.log[-2000:]}", flush=True)
+                break
+            time.sleep(0.5)
+    print(f"{' and '.join(modes)} kept in {time.perf_counter() - began:.1f} s", flush=True)
 
 
 def _pixels(png: bytes) -> str:
@@ -216,9 +250,21 @@ def row_warm(bench: Bench) -> None:
 
 def row_cold(bench: Bench) -> None:
     """From nothing to the first picture, page cache empty."""
-    for name in bench.chosen("core", "ours", "ours prefetched"):
+    names = bench.chosen("core", "ours", "ours prefetched", "ours prefetched fast")
+    if any("fast" in name for name in names):
+        keep(bench, "fast")
+    for name in names:
         if bench.drop_cache():
             pictures(bench, "cold", name, "prefetched" in name)
+
+
+def row_filled(bench: Bench) -> None:
+    """A process that finds everything: weights in the page cache, compiled code and 8-bit weights on the volume."""
+    names = bench.chosen("core", "ours exact", "ours fast")
+    keep(bench, *(mode for mode in ("exact", "fast") if any(mode in name for name in names)))
+    for name in names:
+        bench.warm_cache()
+        pictures(bench, "filled", name)
 
 
 # --- the embedded engine ---------------------------------------------------------------------------------------------
@@ -265,13 +311,16 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "reader": row_reader,
     "warm": row_warm,
     "cold": row_cold,
+    "filled": row_filled,
     "embedded": row_embedded,
 }
 
 
 def tell_pictures(rows: list[Row]) -> None:
     """Whether all pictures are the same."""
-    made = [tuple(row["pixels"]) for row in rows if "pixels" in row]
+    made = [
+        tuple(row["pixels"]) for row in rows if "pixels" in row and row["name"].split()[-1] not in ("exact", "fast")
+    ]
     if made:
         print(f"pictures of all rounds, pixel for pixel: {'equal' if len(set(made)) == 1 else 'DIFFERENT'}")
 

@@ -3,7 +3,10 @@
     python benchmarks/gpu_speed.py --comfyui /path/to/ComfyUI --weights make [--row step --row warm ...]
 
 Rows, each of which runs alone:
+    workflow   `flux-dev` as `ryla run` binds it, in all modes in turn, beside core's nodes with core's PNG
     step   one step of the transformer in ComfyUI's own Python: milliseconds, compile time, error of the velocity
+    variants   the same of `fast` with other options of the compiler
+    vae    the VAE's decoder: as it is, with compiled norms, in channels_last, compiled whole
     warm   pictures of all modes in turn in one ComfyUI: seconds, ms a step, error of the latent, PSNR
     first  the first picture of a process with an empty and with a filled cache, then another size; memory
     lora   another LoRA for each picture, in all modes
@@ -31,6 +34,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "tests"))
 
+import gpu_flux  # noqa: E402
 import gpu_lora  # noqa: E402
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
 from device_memory import device_memory_gb  # noqa: E402
@@ -58,7 +62,8 @@ class Bench:
         environ = {"RYLA_VOLUME": str(self.volume)}
         environ |= {key: os.environ[key] for key in ("PYTHONPATH", "CC") if key in os.environ}
         arguments = ("--cache-lru", "100", *self.options.engine_argument)
-        boot = Boot(models=(self.models,), environ=tuple(environ.items()), arguments=arguments, cpu=self.options.cpu)
+        boot = Boot(models=(self.models,), packs=tuple(self.options.pack), environ=tuple(environ.items()),
+                    arguments=arguments, cpu=self.options.cpu)  # fmt: skip
         base = self.options.work / f"{name}-{time.monotonic_ns()}"
         return ComfyUI.start(Install(self.options.comfyui.resolve(), Path(self.options.python)), base, boot)
 
@@ -100,18 +105,53 @@ def picture(engine: ComfyUI, made: dict[str, Any]) -> tuple[float, Any, Any, str
 
 def row_step(bench: Bench) -> None:
     """See flux_step.py."""
-    found = bench.options.work / "step.json"
-    extra = ["--cpu"] if bench.options.cpu else ["--profile"]
-    script = Path(__file__).with_name("flux_step.py")
+    _script(bench, "flux_step.py", "--kinds", *([] if bench.options.cpu else ["--profile"]))
+
+
+def row_variants(bench: Bench) -> None:
+    """See flux_step.py."""
+    _script(bench, "flux_step.py", "--modes", "off", "--variants")
+
+
+def row_vae(bench: Bench) -> None:
+    """See vae_step.py."""
+    _script(bench, "vae_step.py", "--vae", str(bench.models / "vae/ae.safetensors"))
+
+
+def _script(bench: Bench, name: str, *arguments: str) -> None:
+    """The rows that a script in ComfyUI's own Python finds."""
+    found = bench.options.work / f"{name}.json"
+    command = [bench.options.python, str(Path(__file__).with_name(name)), str(bench.options.comfyui)]
+    extra = ["--cpu"] if bench.options.cpu else []
     environ = {**os.environ, "RYLA_VOLUME": str(bench.options.work / "volume-step")}
     subprocess.run(
-        [bench.options.python, str(script), str(bench.options.comfyui), "--json", str(found), "--kinds", *extra],
-        check=True,
-        env=environ,
-        stdout=subprocess.DEVNULL,
+        [*command, "--json", str(found), *arguments, *extra], check=True, env=environ, stdout=subprocess.DEVNULL
     )
     for row in json.loads(found.read_text()):
         bench.add(row)
+
+
+def row_workflow(bench: Bench) -> None:
+    """What users run beside what they would run without us; the first round compiles and loads and does not count."""
+    engine = bench.start("workflow")
+    graphs: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, list[float]] = {}
+    try:
+        asked = gpu_flux.run_arguments(bench.options, 0)
+        for mode in MODES:
+            graphs[mode] = gpu_flux.ryla(*asked, "--speed", mode, "--server", engine.url, "--dry-run")
+        graphs = {"stock": gpu_flux.with_core_loaders(graphs["off"]), **graphs}
+        for number in range(ROUNDS):
+            for side, made in graphs.items():
+                entry = submit(engine, gpu_flux.seeded(made, number + 1))
+                seconds.setdefault(side, []).append(round(_execution_seconds(entry), 3))
+    finally:
+        bench.stop(engine, "workflow")
+    stock = statistics.median(seconds["stock"][1:])
+    for side, found in seconds.items():
+        warm = statistics.median(found[1:])
+        bench.add({"row": "workflow", "mode": side, "first_s": found[0], "warm_s": found[1:],
+                   "of_stock": round(warm / stock, 3)})  # fmt: skip
 
 
 def row_warm(bench: Bench) -> None:
@@ -220,7 +260,10 @@ def row_embedded(bench: Bench) -> None:
 
 
 ROWS: dict[str, Callable[[Bench], None]] = {
+    "workflow": row_workflow,
     "step": row_step,
+    "variants": row_variants,
+    "vae": row_vae,
     "warm": row_warm,
     "first": row_first,
     "lora": row_lora,
@@ -234,7 +277,7 @@ def main() -> None:
     parser.add_argument("--row", action="append", choices=list(ROWS), help="repeatable; all when left out")
     options = parser.parse_args()
     wanted = options.row or list(ROWS)
-    bench = Bench(options, models_of(options, () if set(wanted) == {"step"} else ("flux_weights.py",)))
+    bench = Bench(options, models_of(options, () if set(wanted) <= {"step", "variants"} else ("flux_weights.py",)))
     run(wanted, {name: partial(row, bench) for name, row in ROWS.items()})
     bench.rows.show()
 

@@ -24,6 +24,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="`make`, or a folder laid out like ComfyUI's models/")
     parser.add_argument("--work", type=Path, default=Path("/tmp/ryla-gpu"), help="for weights, logs and pictures")
     parser.add_argument("--engine-argument", action="append", default=[], help="argument for ComfyUI, repeatable")
+    parser.add_argument("--pack", action="append", default=[], type=Path, help="further node pack, repeatable")
     parser.add_argument("--cpu", action="store_true", help="for a try with small weights")
     return parser
 

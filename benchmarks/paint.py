@@ -1,6 +1,7 @@
 """Do the shipped models paint what they are asked for? Held-out prompts and the LoRA mira, through `ryla run`.
 
-    python benchmarks/paint.py [--count 200] [--size 256] [--steps 20] [--out out/paint] [--pictures docs/pictures]
+    python benchmarks/paint.py [--count 200] [--size 256] [--steps 20] [--speed off] [--out out/paint]
+                               [--pictures docs/pictures]
 
 Paints on the embedded engine: `count` shapes, half as many faces, half as many pictures of mira with her LoRA and
 without it, and a fifth as many at each strength between. Interrupt it at will: the same command goes on. Every picture
@@ -175,22 +176,29 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="shapes; the rest follows (at least 30)")
     parser.add_argument("--size", type=int, default=256, help="width and height in pixels")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--speed", default="off", help="off, exact or fast; the last two want a GPU")
     parser.add_argument("--out", type=Path, default=REPO / "out" / "paint", help="pictures and paint.json")
     parser.add_argument("--pictures", type=Path, help="where the contact sheets go, instead of beside paint.json")
     options = parser.parse_args()
     files = weights()
     # Pictures of other weights are not taken for these.
     digest = hashlib.sha256("".join(files.values()).encode()).hexdigest()[:8]
-    folder = options.out / f"{options.size}px-{options.steps}steps-{digest}"
+    folder = options.out / f"{options.size}px-{options.steps}steps-{options.speed}-{digest}"
     asked = questions(options.count)
     everything = [one for group in asked.values() for one in group]
     try:
-        made = evaluation.paint(everything, folder, options.size, options.steps, options.out / "home")
+        made = evaluation.paint(everything, folder, options.size, options.steps, options.out / "home", options.speed)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on.")
         return 130
     sheets(asked, made, options.pictures or folder)
-    facts = {"size": options.size, "steps": options.steps, "cores": os.cpu_count(), "weights": files}
+    facts = {
+        "size": options.size,
+        "steps": options.steps,
+        "speed": options.speed,
+        "cores": os.cpu_count(),
+        "weights": files,
+    }
     content = facts | figures(asked, made)
     content["missed"] = missed(content)
     (folder / "paint.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -82,7 +82,9 @@ def mira(count: int, seed: int, strength: float | None) -> list[Asked]:
     return [Asked(MIRA, mira_caption(rng, ground), seed + row, strength) for row, ground in enumerate(grounds)]
 
 
-def paint(asked: Sequence[Asked], folder: Path, size: int, steps: int, home: Path) -> dict[Key, Painted]:
+def paint(
+    asked: Sequence[Asked], folder: Path, size: int, steps: int, home: Path, speed: str = "off"
+) -> dict[Key, Painted]:
     """Paint all of ``asked`` in one ``ryla run``; called again, it goes on with those that ``folder`` lacks.
 
     ``home`` is the engine's folder. The user's own RYLA_ variables do not count, so that no other models are taken.
@@ -94,6 +96,7 @@ def paint(asked: Sequence[Asked], folder: Path, size: int, steps: int, home: Pat
     rows = folder / "asked.jsonl"
     rows.write_text("".join(json.dumps(one.row()) + "\n" for one in asked), encoding="utf-8")
     options = {"--engine": "embedded", "--batch": rows, "--width": size, "--height": size, "--steps": steps}
+    options["--speed"] = speed
     flags = [str(part) for option in options.items() for part in option]
     others = {name: value for name, value in os.environ.items() if not name.startswith("RYLA_")}
     subprocess.run(

@@ -20,7 +20,7 @@ from ryla_nodes.engines.embedded.inference import flux as flux_module
 from ryla_nodes.engines.embedded.inference import speed, weights
 from ryla_nodes.engines.embedded.inference.flux import FluxModel
 from ryla_nodes.engines.embedded.inference.weights import Placement, WeightFile
-from ryla_nodes.engines.loading import reader, unread
+from ryla_nodes.engines.loading import reader
 from ryla_nodes.engines.loading.unread import UnreadWeight
 from ryla_nodes.engines.speed import keeping, layers
 from ryla_nodes.errors import RylaError
