@@ -46,9 +46,12 @@ generated: $(READY)
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# On a GPU, full-size noise weights: BENCH_GPU="--comfyui /path/to/ComfyUI --weights make"
+# On a GPU, full-size noise weights: BENCH_GPU="--comfyui /path/to/ComfyUI --weights make". Writes docs/benchmarks.md.
+bench-gpu: export OUT ?= out/gpu
 bench-gpu: $(READY)
+	@mkdir -p $(OUT)
 	@for script in benchmarks/gpu_*.py; do echo "== $$script"; $(BIN)/python $$script $(BENCH_GPU) || exit 1; done
+	$(BIN)/python benchmarks/write_tables.py $(OUT)
 
 # The shipped models: 660 pictures, judged. Interrupt it and it goes on.
 evaluate: $(READY)
