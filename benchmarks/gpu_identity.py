@@ -202,7 +202,8 @@ def _picture_spread(engine: ComfyUI, entry: dict[str, Any]) -> tuple[float, floa
     import numpy as np
     from PIL import Image
 
-    saved = next(output["images"][0] for output in entry["outputs"].values() if "images" in output)
+    shown = (image for output in entry["outputs"].values() for image in output.get("images", ()))
+    saved = next(image for image in shown if image["type"] == "output")  # The others are previews.
     picture = np.asarray(Image.open(engine.output / saved["subfolder"] / saved["filename"]).convert("RGB"), float)
     rows, columns = picture.shape[:2]
     middle = picture[rows * 7 // 16 : rows * 9 // 16, columns * 7 // 16 : columns * 9 // 16]

@@ -128,10 +128,14 @@ def main() -> dict[str, Any]:
 
     second = load()
     result["put_off"] = waiting(second)
+    steps: list[int] = []
+    second.model.diffusion_model.register_forward_pre_hook(lambda *_: steps.append(1))
     result["fast"] = bool(torch.equal(sample(fast(second)), eight))
+    result["steps"] = [len(steps)]
     result["after_fast"] = [waiting(second), matrices_read()]
     result["accounted"] = second.loaded_size() == second.model_size() == result["size"]
     result["fast_again"] = bool(torch.equal(sample(fast(second)), eight)) and waiting(second) == result["put_off"]
+    result["steps"].append(len(steps))
     management.unload_all_models()
     result["unloaded"] = [waiting(second), second.loaded_size(), not management.loaded_models(), len(speed._kept)]
     result["after_unload"] = bool(torch.equal(sample(fast(second)), eight)) and matrices_read() == 0

@@ -27,6 +27,10 @@ def test_fast_reads_no_matrix_and_paints_what_it_painted(probe: dict[str, Any]) 
     assert probe["fast"] and probe["fast_again"] and probe["after_fast"] == [24, 0]
 
 
+def test_the_compiler_works_while_they_are_read(probe: dict[str, Any]) -> None:
+    assert probe["steps"] == [3, 5]  # Two steps each, and one whose result nobody sees.
+
+
 def test_comfyui_counts_the_model_as_if_it_were_read(probe: dict[str, Any]) -> None:
     assert probe["accounted"]
     assert probe["unloaded"] == [24, 0, True, 0] and probe["after_unload"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from ..loading import unread
 from ..protocol import SpeedMode
 from ..speed import cache, compiler, keeping, layers, machine, report
 from ..speed.fp8 import Fp8Linear
+from ..speed.keeping import Eighths
 from ..speed.layers import Gelu, Place
 
 _KEY = report.WRAPPER
@@ -116,6 +117,7 @@ class _Fp8:
 
     of: Any = None
     modules: list[tuple[Place, Fp8Linear]] = field(default_factory=list)
+    made: Eighths | None = None
 
 
 _kept: WeakKeyDictionary[Any, _Fp8] = WeakKeyDictionary()
@@ -149,6 +151,8 @@ class _Wrapper:
                 if reason is None:
                     _announce(self.mode, arguments[0])
                     stack.enter_context(_compiled(base.diffusion_model))
+                    if self.mode == "fast":
+                        _finish(base, partial(executor, *arguments, **options), _is_alone(*arguments, **options))
                     return executor(*arguments, **options)
         unread.read_all(base.diffusion_model)
         _say_once(f"speed {self.mode} is not used: {reason}")
@@ -216,14 +220,40 @@ def _quantise(base: Any, latent: torch.Tensor) -> str | None:
         reason = _make_room(base, latent, sum(place.size for place in places))
         if reason:
             return reason
-        known.modules = list(zip(places, keeping.made(places), strict=True))
-        with _swapped(known):
-            unread.read_all(base.diffusion_model)  # What is not kept, if anything.
+        known.made = Eighths(places)
+        known.modules = list(zip(places, known.made.layers, strict=True))
     else:
         for place, module in known.modules:
             module.take(place.linear)
     known.of = base.current_weight_patches_uuid
     return None
+
+
+def _finish(base: Any, step: Callable[[], Any], alone: bool) -> None:
+    """Have all weights there that a step needs; the compiler works while they are read."""
+    known = _kept[base]
+    if known.made is None:
+        return
+    try:
+        if alone and known.made.reading:
+            step()  # Of weights that are not there yet: only what is compiled for it is wanted.
+        known.made.finish()
+        unread.read_all(base.diffusion_model)  # What is not kept, if anything.
+    except BaseException:
+        _kept.pop(base, None)
+        known.made.close()
+        raise
+    known.made = None
+
+
+def _is_alone(*arguments: Any, **options: Any) -> bool:
+    """Whether nobody but us would notice one step more."""
+    given = dict(zip(("x", "t", "c_concat", "c_crossattn", "control", "transformer_options"), arguments, strict=False))
+    given |= options
+    known = given.get("transformer_options") or {}
+    wrapped = [key for found in known.get("wrappers", {}).values() for key, calls in found.items() if calls]
+    hooked = known.get("patches") or known.get("patches_replace")
+    return not (given.get("control") or hooked) and set(wrapped) <= {_KEY}
 
 
 def _make_room(base: Any, latent: torch.Tensor, size: int) -> str | None:

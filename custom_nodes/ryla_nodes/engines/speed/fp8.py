@@ -51,27 +51,24 @@ class Fp8Linear(nn.Module):
     Args:
         linear: taken over: its weight is quantised, its bias used as it is.
         widths: of the parts of the input; each is scaled by itself.
-        made: the weights and scales of the parts, where they are there already: its weight is not looked at then.
+        empty: only have memory for that; somebody else fills it.
     """
 
     def __init__(
         self,
         linear: nn.Linear,
         widths: Sequence[int] = (),
-        made: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        *,
+        empty: bool = False,
     ) -> None:
         super().__init__()
         self.widths = list(widths or (linear.in_features,))
         rows, device = linear.out_features, linear.weight.device
-        memory = made or [
-            (torch.empty(rows, width, dtype=DTYPE, device=device), torch.empty(rows, 1, device=device))
-            for width in self.widths
-        ]
-        for index, (weight, scale) in enumerate(memory):
-            self.register_buffer(f"weight{index}", weight)
-            self.register_buffer(f"scale{index}", scale)
+        for index, width in enumerate(self.widths):
+            self.register_buffer(f"weight{index}", torch.empty(rows, width, dtype=DTYPE, device=device))
+            self.register_buffer(f"scale{index}", torch.empty(rows, 1, device=device))
         self.bias = linear.bias
-        if not made:
+        if not empty:
             self.take(linear)
 
     def take(self, linear: nn.Linear) -> None:

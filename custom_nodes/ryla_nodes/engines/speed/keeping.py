@@ -22,7 +22,7 @@ from ...files import replacing
 from ...models import kept
 from ...models.headers import Header, read_header
 from ..loading import unread
-from ..loading.reader import Reader
+from ..loading.reader import Reader, Reading
 from . import fp8, layers
 from .fp8 import Fp8Linear
 from .layers import Place
@@ -48,34 +48,76 @@ def came_from(network: nn.Module, source: Path) -> None:
     _sources[network] = source
 
 
-def made(places: Sequence[Place]) -> list[Fp8Linear]:
-    """The layers in 8 bits: read from what is kept where their weights are not read yet, else quantised.
+class Eighths:
+    """Layers in 8 bits: read from what is kept where their weights are not read yet, else quantised.
 
-    Raises:
-        RylaError: a model file cannot be read.
+    What is kept is read in the background; until ``finish`` such layers have memory and no content.
     """
-    waiting = {place.weight: found for place in places if (found := unread.of(place.linear.weight))}
-    parts = _read(places, next(iter(waiting.values()))) if len(set(waiting.values())) == 1 else {}
-    return [Fp8Linear(place.linear, place.widths, parts.get(place.weight, ())) for place in places]
 
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = [place for place in places if unread.of(place.linear.weight)]
+        sources = {unread.of(place.linear.weight) for place in self._places}
+        self.source = sources.pop() if len(sources) == 1 else None
+        waiting = {id(place) for place in self._places} if self.source else set()
+        self.layers = [Fp8Linear(place.linear, place.widths, empty=id(place) in waiting) for place in places]
+        self._later = [(place, layer) for place, layer in zip(places, self.layers, strict=True) if id(place) in waiting]
+        self._reader: Reader | None = None
+        self._reading: Reading | None = None
+        if self.source is not None:
+            self._start(self.source.kept.path)
 
-def _read(places: Sequence[Place], source: unread.Unread) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """What is kept of those weights that are still unread; nothing when it cannot be read."""
-    wanted = {
-        place.weight: [kept.names(place.weight, index) for index in range(max(1, len(place.widths)))]
-        for place in places
-        if unread.of(place.linear.weight) is source
-    }
-    names = [name for pairs in wanted.values() for pair in pairs for name in pair]
-    device = places[0].linear.weight.device
-    try:
-        with Reader(device) as reader:
-            found = reader.start(source.kept.path, names).tensors()
-    except (RylaError, KeyError) as error:
+    @property
+    def reading(self) -> bool:
+        """Whether there is something to finish."""
+        return bool(self._later)
+
+    def _start(self, path: Path) -> None:
+        memory: dict[str, torch.Tensor] = {}
+        for place, layer in self._later:
+            for index in range(len(layer.widths)):
+                weight, scale = kept.names(place.weight, index)
+                memory |= {weight: layer.get_buffer(f"weight{index}"), scale: layer.get_buffer(f"scale{index}")}
+        self._reader = Reader(next(iter(memory.values())).device)
+        try:
+            self._reading = self._reader.start(path, into=memory)
+        except (RylaError, KeyError) as error:
+            self._give_up(error)
+
+    def finish(self) -> None:
+        """Wait for what is kept; where it cannot be read the weights themselves are, and quantised.
+
+        Raises:
+            RylaError: a model file cannot be read.
+        """
+        try:
+            if self._reading is not None and self.source is not None:
+                self._reading.tensors()
+                self.source.kept.use()
+                self._later.clear()
+        except RylaError as error:
+            self._give_up(error)
+        finally:
+            self.close()
+        for place, layer in self._later:
+            layer.take(place.linear)
+        self._later.clear()
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._reading = None
+
+    def _give_up(self, error: Exception) -> None:
         logging.warning("ryla: kept 8-bit weights cannot be used: %s", error)
-        return {}
-    source.kept.use()
-    return {name: [(found[weight], found[scale]) for weight, scale in pairs] for name, pairs in wanted.items()}
+        self._reading = None
+
+
+def made(places: Sequence[Place]) -> list[Fp8Linear]:
+    """The layers of ``places`` in 8 bits, ready; raises as ``Eighths.finish``."""
+    found = Eighths(places)
+    found.finish()
+    return found.layers
 
 
 def begin(network: nn.Module, volume: Path | None, device: torch.device) -> threading.Thread | None:
