@@ -5,8 +5,10 @@ A CPU stands in for the card, a backend that counts graphs for the compiler. ``p
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import types
 from pathlib import Path
 
 COMFYUI = Path(sys.argv[1])
@@ -25,7 +27,7 @@ import folder_paths  # noqa: E402, F401 - tells our package that it is inside Co
 import torch  # noqa: E402
 from comfy.ldm.flux.model import FluxParams  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
-from ryla_nodes.engines.comfyui import patcher, speed  # noqa: E402
+from ryla_nodes.engines.comfyui import loading, patcher, speed  # noqa: E402
 from ryla_nodes.engines.speed import compiler, machine  # noqa: E402
 
 CPU, WIDTH, TEXT, RANK = torch.device("cpu"), 256, 64, 4
@@ -95,6 +97,101 @@ def whole(model: ModelPatcher) -> bool:
     network = model.model.diffusion_model
     ours = [module for module in network.modules() if type(module).__module__.startswith("ryla")]
     return not ours and not any("_compiled_call_impl" in block.__dict__ for block in speed._blocks(network))
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), kind) for thing in gc.get_objects())
+
+
+def changes(stock: ModelPatcher) -> dict[str, object]:
+    """What is left after `speed` was changed 20 times, as nodes do it, and after two sizes in turn for 50 pictures."""
+    one = speed.accelerate(stock, "fast")[0]
+    sample(one)
+    known, layers, patchers = len(graphs), alive(speed.Fp8Linear), alive(ModelPatcher)
+    for _ in range(20):
+        for mode in ("exact", "fast", "off"):
+            sample(speed.accelerate(stock, mode)[0])
+    turns = [sample(one, size) for size in (8, 12) * 25]
+    equal = all(torch.equal(made, turns[number % 2]) for number, made in enumerate(turns))
+    left = [alive(speed.Fp8Linear) - layers, alive(ModelPatcher) - patchers, len(graphs) - known]
+    return {"left_of_changes": left, "turns_are_equal": equal}
+
+
+def refusals(stock: ModelPatcher) -> dict[str, object]:
+    """What is said of models that other packs made or changed, and what those then paint."""
+    network = stock.model.diffusion_model
+    plain = sample(stock)
+    linear, block = network.double_blocks[0].img_attn.qkv, network.single_blocks[0]
+    kind = type(linear)
+    linear.__class__ = type("GGMLLinear", (kind,), {"__module__": "gguf.ops"})
+    said = [speed.accelerate(stock, "exact")[1]]
+    linear.__class__ = kind
+    weight = linear.weight
+
+    class Packed(torch.Tensor):
+        """Stands for the weight of NF4, which is a kind of its own."""
+
+    linear.weight = torch.nn.Parameter(weight.data.as_subclass(Packed), requires_grad=False)
+    said.append(speed.accelerate(stock, "fast")[1])
+    linear.weight = weight
+    block._compiled_call_impl = block._call_impl
+    said.append(speed.accelerate(stock, "fast")[1])
+    block._compiled_call_impl = None
+
+    original, calls = block.forward, []
+
+    def forward(self, *arguments, **options):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        return original(*arguments, **options)
+
+    block.forward = types.MethodType(forward, block)
+    errors = [error(sample(speed.accelerate(stock, mode)[0]), plain) for mode in ("exact", "fast")]
+    del block.forward
+    return {"said": said, "patched_forward": [errors, len(calls)]}
+
+
+def limits(stock: ModelPatcher, fast: ModelPatcher, plain: torch.Tensor) -> dict[str, object]:
+    """A card of 24 GB, and an interrupt that comes while the compiler works."""
+    free, total, device = management.get_free_memory, management.get_total_memory, management.get_torch_device
+    management.get_free_memory = lambda device=None, torch_free_too=False: (1 << 20,) * 2 if torch_free_too else 1 << 20
+    speed._kept.clear()
+    small = speed.accelerate(stock, "fast")[0]
+    told = [bool(torch.equal(sample(small), plain)), len(speed._kept[stock.model].modules)]
+    management.get_free_memory = free
+    found = [bool(torch.equal(sample(small), sample(fast)))]
+
+    class Card:
+        suffix, size = ".safetensors", 24 << 30
+
+        def stat(self):  # type: ignore[no-untyped-def]
+            return types.SimpleNamespace(st_size=self.size)
+
+    management.get_total_memory = lambda device=None: 24 << 30
+    loading._places_whole_models, loading._is_readable = lambda device: True, lambda path: True
+    found.append(loading.card_for(Card()) is None)  # type: ignore[arg-type]
+    management.get_total_memory, management.get_torch_device = total, device
+
+    compile_ = torch.compile
+
+    def stopped(graph, inputs):  # type: ignore[no-untyped-def]
+        management.interrupt_current_processing(True)
+        return graph.forward
+
+    torch.compile = lambda function: COMPILE(function, backend=stopped)
+    compiler._compiled.cache_clear()
+    torch._dynamo.reset()
+    exact, told_of = speed.accelerate(stock, "exact")[0], False
+    try:
+        sample(exact, callback=lambda *_: management.throw_exception_if_processing_interrupted())
+    except management.InterruptProcessingException:
+        told_of = whole(exact)
+    management.interrupt_current_processing(False)
+    torch.compile = compile_
+    return {"small_card": [*told, *found], "interrupted_compile": [told_of, error(sample(exact), plain)]}
+
+
+COMPILE = torch.compile
 
 
 def main() -> None:
@@ -170,6 +267,7 @@ def main() -> None:
     except management.InterruptProcessingException:
         result["interrupted"] = whole(fast)
 
+    result |= refusals(stock) | limits(stock, fast, plain) | changes(stock)
     stock.model.model_lowvram = True
     base = speed._hindrance(stock.model)
     stock.model.model_lowvram = False

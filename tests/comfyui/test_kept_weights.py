@@ -17,7 +17,7 @@ def probe(comfyui_install: Install, models: Path, tmp_path_factory: pytest.TempP
     script = Path(__file__).with_name("kept_probe.py")
     volume = tmp_path_factory.mktemp("volume")
     command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models), str(volume)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

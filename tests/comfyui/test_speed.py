@@ -15,7 +15,7 @@ from comfyui.process import Install
 def probe(comfyui_install: Install) -> dict[str, Any]:
     script = Path(__file__).with_name("speed_probe.py")
     command = [str(comfyui_install.python), str(script), str(comfyui_install.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -66,6 +66,32 @@ def test_8_bit_weights_go_with_the_model(probe: dict[str, Any]) -> None:
 
 def test_off_takes_the_wrapper_away(probe: dict[str, Any]) -> None:
     assert probe["off"] == []
+
+
+def test_models_of_other_packs_are_refused_by_name(probe: dict[str, Any]) -> None:
+    layers, packed, compiled = probe["said"]
+    assert "another extension's (gguf.ops)" in layers
+    assert "quantised" in packed
+    assert "another node has compiled its blocks" in compiled
+
+
+def test_a_block_that_another_pack_patched_runs_as_it_is(probe: dict[str, Any]) -> None:
+    (exact, fast), calls = probe["patched_forward"]
+    assert exact < 1e-4 and fast < 0.1 and calls == 4
+
+
+def test_a_card_of_24_gb_paints_as_it_is(probe: dict[str, Any]) -> None:
+    unchanged, modules, again, core_reads = probe["small_card"]
+    assert unchanged and modules == 0 and again and core_reads
+
+
+def test_an_interrupt_while_the_compiler_works_ends_the_job_and_nothing_else(probe: dict[str, Any]) -> None:
+    interrupted, difference = probe["interrupted_compile"]
+    assert interrupted and difference < 1e-4
+
+
+def test_changes_of_speed_and_of_size_leave_nothing_behind(probe: dict[str, Any]) -> None:
+    assert probe["left_of_changes"] == [0, 0, 0] and probe["turns_are_equal"]
 
 
 def test_quantised_weights_are_refused(probe: dict[str, Any]) -> None:

@@ -313,7 +313,7 @@ def _is_plain(block: Any, more: dict[str, Any]) -> bool:
     """Whether nothing but the block's tensors matters; ``more`` is what else it is called with."""
     known = more.pop("transformer_options", None) or {}
     inside = set(known.get("patches", {})) - _OUTSIDE_PATCHES
-    hooked = block._forward_hooks or block._forward_pre_hooks
+    hooked = block._forward_hooks or block._forward_pre_hooks or "forward" in block.__dict__
     asked = any(value is not None for value in more.values())
     return not (asked or inside or hooked or "optimized_attention_override" in known)
 
