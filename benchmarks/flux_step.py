@@ -46,6 +46,7 @@ from ryla_nodes.engines.speed import compiler, layers, machine  # noqa: E402
 
 SIZES = ((1024, 1024), (832, 1216), (1216, 832), (768, 768))
 REPEATS = 2 if options.cpu else 8
+FAILURES = (RuntimeError, OSError, AssertionError, TypeError, ValueError, LookupError, AttributeError)
 # Of inductor. Rows of 3,072 to 12,288 are reduced in loops unless it is told to hold one whole.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -181,7 +182,7 @@ def variants(step: Step, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
             row["ms"] = [round(each * 1000, 1) for each in (seconds[0], statistics.median(seconds))]
             row["error"] = round(error(step.run(model, inputs), reference), 5)
             row["failed"] = [line[:300] for line in compiler._failed.values()]
-        except (RuntimeError, OSError, AssertionError, TypeError) as failure:  # One of them must not cost the others.
+        except FAILURES as failure:  # One of them must not cost the others.
             row["failed"] = repr(failure)[:600]
         compiler._failed.clear()
         yield row

@@ -41,6 +41,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 REPEATS = 2 if options.cpu else 8
+FAILURES = (RuntimeError, OSError, AssertionError, TypeError, ValueError, LookupError, AttributeError)
 
 
 class NormSilu(nn.Module):
@@ -141,7 +142,7 @@ def main() -> None:
             picture = network.decode(latent).float().clamp(-1, 1)
             reference = picture if reference is None else reference
             row["psnr_db"] = psnr(picture, reference)
-        except (RuntimeError, OSError, AssertionError, TypeError) as failure:  # One of them must not cost the others.
+        except FAILURES as failure:  # One of them must not cost the others.
             row["failed"] = repr(failure)[:600]
         rows.append(row)
         print(json.dumps(row), flush=True)

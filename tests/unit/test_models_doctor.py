@@ -22,7 +22,10 @@ import pytest
 import typer
 from ryla_nodes.cli.doctor import comfyui as doctor_comfyui
 from ryla_nodes.cli.doctor import command
+from ryla_nodes.cli.doctor import engine as doctor_engine
+from ryla_nodes.cli.doctor.finding import Finding
 from ryla_nodes.errors import RylaError
+from ryla_nodes.models import catalogue
 from typer.testing import CliRunner
 from unit import models_standins
 from unit.models_world import World, world
@@ -115,7 +118,9 @@ class Machine:
             "VIRTUAL_ENV": "",
             **environment,
         }
-        with mock.patch.dict(os.environ, variables):
+        # PyTorch takes seconds to import; the embedded engine has tests of its own.
+        told = {"torch": "2.13.0+cpu", "gpu": ""}
+        with mock.patch.dict(os.environ, variables), mock.patch.object(doctor_engine, "_ask", lambda: told):
             result = CliRunner().invoke(app, [*arguments, "--json"])
         if isinstance(result.exception, RylaError):
             assert result.exception.code == "setup_problems"
@@ -417,3 +422,51 @@ def test_a_remote_engine_that_is_not_well(machine: Machine, change: dict[str, An
 def test_a_remote_engine_that_is_not_there(machine: Machine) -> None:
     findings, status = machine.doctor("--server", "http://127.0.0.1:9")
     assert status == 3 and "No engine answers at http://127.0.0.1:9" in findings["engine"]["message"]
+
+
+H200 = {"torch": "2.11.0", "gpu": "NVIDIA H200", "memory": 150 << 30, "free": 149 << 30}
+
+
+def engine_findings(
+    found: Any, *, gpu: bool = True, alone: bool = False, volume: Path | None = None
+) -> dict[str, tuple[str, str]]:
+    """What is said of the embedded engine, by check: level and message."""
+    with mock.patch.object(doctor_engine, "_ask", lambda: found):
+        made = doctor_engine.check(gpu, alone, {"flux-dev": ["flux1-dev", "t5xxl_fp16"]}, catalogue.load(), volume)
+        return {finding.check: (finding.level, finding.message) for finding in made}
+
+
+def test_the_embedded_engine_on_a_card(tmp_path: Path) -> None:
+    found = engine_findings({**H200, "refusals": {"exact": None, "fast": None}}, volume=tmp_path)
+    assert found == {
+        "engine": ("ok", "The embedded engine paints on NVIDIA H200, 150 GiB (torch 2.11.0)."),
+        "engine speed": ("ok", "exact and fast can be had"),
+    }
+
+
+def test_what_keeps_the_embedded_engine_from_being_fast_is_named() -> None:
+    refusals = {"exact": None, "fast": "Triton is not installed"}
+    found = engine_findings({**H200, "memory": 24 << 30, "refusals": refusals})
+    assert found["engine memory"][0] == "warning" and "flux-dev takes" in found["engine memory"][1]
+    assert found["engine speed"] == ("warning", "speed fast cannot be had: Triton is not installed.")
+    assert "not kept" in found["engine cache"][1]
+
+
+def test_an_embedded_engine_without_cuda_matters_where_there_is_nothing_else() -> None:
+    found = {"torch": "2.13.0+cpu", "gpu": ""}
+    assert engine_findings(found, gpu=False)["engine"][0] == engine_findings(found)["engine"][0] == "ok"
+    level, message = engine_findings(found, alone=True)["engine"]
+    assert level == "warning" and message == (
+        "The embedded engine paints on the CPU (torch 2.13.0+cpu), though there is a GPU."
+    )
+
+
+def test_the_embedded_engine_tells_what_it_has() -> None:
+    found = doctor_engine._ask()
+    assert isinstance(found, dict) and found["torch"] == importlib.metadata.version("torch")
+
+
+def test_an_embedded_engine_that_does_not_start_is_told() -> None:
+    with mock.patch.object(doctor_engine, "_PROBE", "ryla_nodes.none"):
+        found = doctor_engine._ask()
+    assert isinstance(found, Finding) and "ryla_nodes.none" in found.message

@@ -15,6 +15,7 @@ from .. import output
 from ..models.context import Context, context
 from ..models.view import line
 from . import comfyui as doctor_comfyui
+from . import engine as doctor_engine
 from . import machine as doctor_machine
 from . import models as doctor_models
 from . import python as doctor_python
@@ -32,7 +33,7 @@ def doctor(
     python: Annotated[Path | None, typer.Option(help="The Python that runs ComfyUI (else its own venv).")] = None,
     json_: output.JsonOption = False,
 ) -> None:
-    """Look at ComfyUI, its Python, the pack, the GPU, the disk and the models; say what to do about each problem."""
+    """Look at ComfyUI, its Python, the pack, the GPU, the embedded engine, the disk and the models; say what to do."""
     ctx = _context(volume, comfyui)
     workflows = _workflows(ctx, workflow)
     if server:
@@ -95,6 +96,7 @@ def _local(
     yield _shipped()
     yield from _volume(ctx)
     yield from doctor_machine.check_gpu(gpus, workflows, ctx.catalogue)
+    yield from doctor_engine.check(bool(gpus), comfyui is None, workflows, ctx.catalogue, ctx.settings.volume)
     yield from _models(ctx, workflows, required=required)
 
 
