@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from ryla_nodes.engines.speed import cache, compiler, fp8, layers, machine
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.flux import FluxSpeed
 from ryla_nodes.nodes.lora import LoraLoader
+from safetensors.torch import load_file, save_file
 
 Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")
@@ -90,6 +92,37 @@ def test_a_lora_before_and_after_is_the_same(
     assert torch.equal(before, after)
     assert error(after, wanted) < 0.1
     assert error(wanted, latent(loaded, loaded[0])) > error(after, wanted)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_what_a_lora_has_beside_the_model_s_layers_is_reported_and_does_no_harm(
+    engine: EmbeddedEngine,
+    loaded: Loaded,
+    graphs: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Any,
+) -> None:
+    monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
+    (tmp_path / "loras").mkdir()
+    whole, cut = tmp_path / "loras" / "whole.safetensors", tmp_path / "loras" / "beside.safetensors"
+    demo.write(whole, read_header(tiny_flux.files(engine.home / "models").transformer), "kohya", "ohwx")
+    tensors = load_file(whole)
+    stranger = {f"lora_unet_double_blocks_18_{name}": value for name, value in _pair(tensors).items()}
+    save_file(tensors | stranger, cut)
+    with running_in(engine):
+        fast = speed.accelerate(loaded[0], mode)[0]
+        found = engine.apply_lora(fast, None, cut, 1.0, 1.0)
+        wanted = engine.apply_lora(fast, None, whole, 1.0, 1.0)
+    assert set(found.unmatched) == set(stranger) and found.matched_model == wanted.matched_model
+    assert torch.equal(latent(loaded, found.model), latent(loaded, wanted.model))
+
+
+def _pair(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A module of a LoRA by the ends of its names."""
+    first = next(name for name in tensors if name.endswith(".lora_down.weight")).removesuffix(".lora_down.weight")
+    mine = {name.removeprefix(first): value for name, value in tensors.items() if name.startswith(f"{first}.")}
+    return {f"img_attn_qkv{end}": value.clone() for end, value in mine.items()}
 
 
 def test_the_real_compiler_gives_the_same(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +265,25 @@ def test_the_folders_not_used_for_longest_go_first(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["inductor-2", "inductor-3"]
     cache.bound(tmp_path, 0)
     assert [folder.name for folder in tmp_path.iterdir()] == ["inductor-3"], "another process may be writing there"
+
+
+_COMPILE = """
+import sys
+from pathlib import Path
+import torch
+from ryla_nodes.engines.speed import cache
+said = cache.use(Path(sys.argv[1]), "inductor-both")
+made = torch.compile(lambda x: (x * 2 + 1).relu().sum(-1))(torch.arange(64.0).view(8, 8))
+print(said or float(made.sum()))
+"""
+
+
+def test_two_processes_compile_into_one_cache(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _COMPILE, str(tmp_path)]
+    for _ in range(2):  # Into an empty one, then from a filled one.
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        assert [process.communicate(timeout=280)[0].strip() for process in both] == ["4096.0", "4096.0"]
+    assert any((tmp_path / "cache" / "inductor-both").rglob("*.so"))
 
 
 @pytest.mark.parametrize(
