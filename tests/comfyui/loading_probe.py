@@ -135,6 +135,40 @@ def interrupted() -> bool:
     return False
 
 
+def texts() -> dict[str, object]:
+    """What the CLIP keeps: which prompts were encoded, and whether what it gives is what a plain one gives."""
+    clip = engine.load_flux(SPLIT, "default")[1]
+    encoder, encoded = clip.cond_stage_model, []
+    original = encoder.encode_token_weights
+
+    def noting(tokens):  # type: ignore[no-untyped-def]
+        encoded.append(1)
+        return original(tokens)
+
+    encoder.encode_token_weights = noting
+
+    def encode(clip, prompt):  # type: ignore[no-untyped-def]
+        return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+    first, again, other = (encode(clip, prompt) for prompt in ("a cat", "a cat", "a (cat:1.3)"))
+    once = len(encoded)
+    plain = encode(clip.clone(), "a cat")
+    after_clone = len(encoded)
+    again[0][1]["guidance"] = 1.0
+    for number in range(20):
+        encode(clip, f"number {number}")
+    encode(clip, "a cat")
+    return {
+        "encoded": [once, after_clone, len(encoded)],
+        "same": torch.equal(first[0][0], again[0][0]) and torch.equal(first[0][0], plain[0][0]),
+        "apart": not torch.equal(first[0][0], other[0][0]),
+        "own_values": "guidance" not in encode(clip, "a cat")[0][1],
+        "pooled": torch.equal(first[0][1]["pooled_output"], plain[0][1]["pooled_output"]),
+        "kept": len(clip.ryla_kept),
+        "clone": type(clip.clone()).__name__,
+    }
+
+
 with torch.inference_mode():
     result = {
         "split": look(lambda: engine.load_flux(SPLIT, "default")),
@@ -142,6 +176,7 @@ with torch.inference_mode():
         "fp8": look(lambda: engine.load_flux(SPLIT, "fp8_e4m3fn")),
         "sdxl": look(lambda: engine.load_checkpoint(MODELS / "checkpoints/tiny-sdxl.safetensors")),
     }
+    result["texts"] = texts()
     result |= {"without_memory": without_memory(), "interrupted": interrupted()}  # type: ignore[dict-item]
 result["cpu"] = loading.card_for(SPLIT.transformer)  # type: ignore[assignment]
 print(json.dumps(result))  # noqa: T201

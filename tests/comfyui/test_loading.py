@@ -45,6 +45,18 @@ def test_when_the_memory_is_gone_core_reads(probe: dict[str, Any]) -> None:
     assert probe["without_memory"]
 
 
+def test_the_same_prompt_is_encoded_once(probe: dict[str, Any]) -> None:
+    assert probe["texts"] == {
+        "encoded": [2, 3, 24],
+        "same": True,
+        "apart": True,
+        "own_values": True,
+        "pooled": True,
+        "kept": 16,
+        "clone": "CLIP",
+    }
+
+
 def test_an_interrupt_ends_the_reading(probe: dict[str, Any]) -> None:
     assert probe["interrupted"]
 

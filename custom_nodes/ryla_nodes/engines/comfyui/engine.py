@@ -197,12 +197,13 @@ def _load_checkpoint(path: Path, options: dict[str, Any]) -> tuple[Any, Any, Any
 
 
 def _in_place(model: Any, clip: Any, vae: Any) -> tuple[Any, Any, Any]:
-    """With patchers whose LoRAs are changed in place, from the first picture without one on."""
+    """With patchers whose LoRAs are changed in place, and a CLIP that keeps what it encodes."""
     from comfy.patcher_extension import CallbacksMP
 
+    from . import text
     from .patcher import in_place
 
-    clip = clip.clone()
+    clip = text.keeping(clip.clone())
     clip.patcher = in_place(clip.patcher)
     model = in_place(model)
     model.add_callback_with_key(CallbacksMP.ON_DETACH, "ryla_loader", _let_go)

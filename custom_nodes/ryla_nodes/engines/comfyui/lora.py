@@ -18,7 +18,8 @@ _SINGLE_KEYS = (".alpha", ".dora_scale", ".w_norm", ".b_norm", ".diff", ".diff_b
 def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_strength: float) -> LoraResult:
     """Clones of ``model`` and ``clip`` patched with the file in ``path``, as ``comfy.sd.load_lora_for_models`` does it.
 
-    At strength 0 on both the originals come back (as from core's LoraLoader), with the counts all the same. Matrices of
+    At strength 0 on both the originals come back (as from core's LoraLoader), with the counts all the same, and so does
+    a ``clip`` of which nothing matched: it keeps its encodings. Matrices of
     another size than the weight's count as unmatched: ComfyUI would log an error for each and go on.
 
     Raises:
@@ -46,6 +47,8 @@ def apply(model: Any, clip: Any | None, path: Path, strength: float, clip_streng
         patched_clip = clip.clone()
         patched_clip.patcher = in_place(patched_clip.patcher)
         matched_clip = len(patched_clip.add_patches(patches, clip_strength))
+        if not matched_clip:
+            patched_clip = clip
     if misfits and not matched_model + matched_clip:
         raise check.wrong_size(path, misfits[0])
     metadata = read_header(path).metadata
