@@ -188,6 +188,8 @@ def limits(stock: ModelPatcher, fast: ModelPatcher, plain: torch.Tensor) -> dict
         told_of = whole(exact)
     management.interrupt_current_processing(False)
     torch.compile = compile_
+    compiler._compiled.cache_clear()
+    torch._dynamo.reset()
     return {"small_card": [*told, *found], "interrupted_compile": [told_of, error(sample(exact), plain)]}
 
 
