@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -14,12 +13,10 @@ from torch.nn import functional
 
 from .face_networks import ALIGNED, EMBEDDING, STRIDES, Detector
 from .loop import Batch
-from .people import HELD_OUT, People, Views, boxes, keypoints, people, views
+from .people import HELD_OUT, People, boxes, keypoints, people, views
 from .portraits import portraits
 from .render import render
 from .scenes import FaceScene, random_scene
-
-Draw = Callable[[People, Views, int, Tensor | None], Tensor]
 
 _SHOWN = 1.6
 """A face of stride s has a half height of about this many strides, between its square root of two less and more."""
@@ -29,6 +26,8 @@ _PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 
 """Where ``render`` draws the five points of a ``FaceScene``'s face, from its centre in parts of the canvas."""
 _PAINTED_HALF = (0.19, 0.245)
 _BANK = 768
+DRAWN_TOGETHER = 2**25
+"""Pixels that are drawn at once: drawing is many small operations."""
 _OFF = 0.015
 """How far off a keypoint that the detector finds may be, in heights of the head."""
 
@@ -36,24 +35,42 @@ _OFF = 0.015
 # --- the detector -----------------------------------------------------------------------------------------------------
 
 
-def detector_batch(seed: int, count: int, size: int, device: torch.device, draw: Draw = portraits) -> Batch:
-    """Pictures of a person, and what the network should say of them.
+def detector_bank(seed: int, count: int, size: int, device: torch.device) -> Batch:
+    """``count`` pictures of a person, as bytes, and what the network should say of them.
 
     A quarter shows the scenes that the small FLUX paints instead: its faces, and shapes, which are none.
     """
+    each = max(1, min(count, DRAWN_TOGETHER // size**2))
+    parts = [_detector_part(seed + first, min(each, count - first), size, device) for first in range(0, count, each)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _detector_part(seed: int, count: int, size: int, device: torch.device) -> Batch:
     chance = torch.Generator().manual_seed(seed)
     drawn_people = count - count // 4
     who = people(torch.randint(HELD_OUT, 2**31, (drawn_people,), generator=chance).to(device))
     view = views(drawn_people, chance, scale=(12 / size, 0.45)).to(device)
     painted, rows = _painted(size, device), torch.randint(_BANK, (count // 4,), generator=chance).to(device)
     there = torch.ones(drawn_people, dtype=torch.bool, device=device)
-    pictures = torch.cat([draw(who, view, size, None), painted["pictures"][rows].float() / 255])
     return {
-        "pictures": spoilt(pictures, seed) * 2 - 1,
+        "pictures": torch.cat([as_bytes(portraits(who, view, size)), painted["pictures"][rows]]),
         "box": torch.cat([boxes(who, view), painted["box"][rows]]) * size,
         "points": torch.cat([keypoints(who, view), painted["points"][rows]]) * size,
         "there": torch.cat([there, painted["there"][rows]]),
     }
+
+
+def detector_batch(bank: Batch, seed: int, count: int) -> Batch:
+    """``count`` pictures of ``bank``, spoilt, in [-1, 1]."""
+    device = bank["pictures"].device
+    rows = torch.randint(len(bank["pictures"]), (count,), generator=torch.Generator().manual_seed(seed)).to(device)
+    chosen = {name: values[rows] for name, values in bank.items()}
+    return chosen | {"pictures": spoilt(chosen["pictures"].float() / 255, seed) * 2 - 1}
+
+
+def as_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [0, 1] as bytes."""
+    return (pictures * 255).round().to(torch.uint8)
 
 
 @lru_cache(maxsize=8)
@@ -126,22 +143,36 @@ class Margin(nn.Module):
         return functional.cross_entropy(_SCALE * wanted, person)
 
 
-def recogniser_batch(
-    seed: int, count: int, known: int, group: int, device: torch.device, draw: Draw = portraits
-) -> Batch:
-    """Aligned faces of the ``known`` people of a group, as the detector's errors leave them."""
-    person = torch.randint(known, (count,), generator=torch.Generator().manual_seed(seed)).to(device)
-    return {"faces": aligned(person + group * HELD_OUT, seed + 1, draw) * 2 - 1, "person": person}
+def recogniser_bank(seed: int, known: int, each: int, group: int, device: torch.device) -> Batch:
+    """``each`` aligned faces, as bytes, of the ``known`` people of a group, as the detector's errors leave them."""
+    person = torch.arange(known).repeat_interleave(each)
+    drawn = [
+        as_bytes(aligned((part + group * HELD_OUT).to(device), seed + number))
+        for number, part in enumerate(person.split(DRAWN_TOGETHER // ALIGNED**2))
+    ]
+    return {"faces": torch.cat(drawn), "person": person.to(device)}
 
 
-def aligned(numbers: Tensor, seed: int, draw: Draw = portraits) -> Tensor:
+def recogniser_batch(bank: Batch, seed: int, count: int) -> Batch:
+    """``count`` faces of ``bank`` in [-1, 1]."""
+    device = bank["faces"].device
+    rows = torch.randint(len(bank["faces"]), (count,), generator=torch.Generator().manual_seed(seed)).to(device)
+    return {"faces": bank["faces"][rows].float() / 127.5 - 1, "person": bank["person"][rows]}
+
+
+def aligned(numbers: Tensor, seed: int) -> Tensor:
     """A view of each person, cut out by its keypoints as InsightFace does: (B, 3, 112, 112) in [0, 1]."""
-    chance = torch.Generator().manual_seed(seed)
-    who, view = people(numbers), views(len(numbers), chance, scale=(0.12, 0.42)).to(numbers.device)
+    return aligned_views(people(numbers), seed)
+
+
+def aligned_views(who: People, seed: int) -> Tensor:
+    """``aligned`` of people who have no numbers."""
+    chance, device = torch.Generator().manual_seed(seed), who.traits.device
+    view = views(len(who.traits), chance, scale=(0.12, 0.42)).to(device)
     found = keypoints(who, view)
-    off = torch.randn(found.shape, generator=chance).to(numbers.device)
+    off = torch.randn(found.shape, generator=chance).to(device)
     found = found + _OFF * 2 * view.scale[:, None, None] * off
-    return spoilt(draw(who, view, ALIGNED, frames(found)), seed)
+    return spoilt(portraits(who, view, ALIGNED, frames(found)), seed)
 
 
 def frames(points: Tensor) -> Tensor:

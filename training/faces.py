@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -21,37 +21,54 @@ from torch import Tensor, nn
 
 from .face_export import export_detector, export_recogniser, judge
 from .face_networks import Detector, Recogniser
-from .face_stages import Margin, detector_batch, detector_loss, recogniser_batch
+from .face_stages import (
+    Margin,
+    detector_bank,
+    detector_batch,
+    detector_loss,
+    recogniser_bank,
+    recogniser_batch,
+)
 from .loop import Batch, Trainer
-from .portraits import portraits
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps and sizes; ``known`` people are told apart. ``judged`` held-out people are shown to the finished files."""
+    """Steps and sizes; ``known`` people are told apart. ``judged`` held-out people are shown to the finished files.
+
+    ``detector_batch`` and ``detector_pictures`` count pictures of 256 pixels: there are more smaller ones, and fewer
+    larger ones. Each of the known people is seen ``views`` times.
+    """
 
     seed: int = 77
-    detector_steps: int = 4000
-    detector_batch: int = 32
-    sizes: tuple[int, ...] = (128, 192, 256, 320)
+    detector_steps: int = 7000
+    detector_batch: int = 64
+    detector_pictures: int = 24_000
+    sizes: tuple[int, ...] = (128, 192, 256, 384, 640)
     recogniser_steps: int = 4000
-    recogniser_batch: int = 128
-    known: int = 4000
+    recogniser_batch: int = 256
+    known: int = 10_000
+    views: int = 20
     rate: float = 2e-3
     judged: int = 200
-    compile: bool = True
 
 
 SMOKE = Plan(
     detector_steps=2,
-    detector_batch=2,
+    detector_batch=1,
+    detector_pictures=1,
     sizes=(64,),
     recogniser_steps=2,
     recogniser_batch=4,
     known=8,
+    views=2,
     judged=4,
-    compile=False,
 )
+
+
+def _scaled(count: int, size: int) -> int:
+    """As many pictures of ``size`` pixels as have the pixels of ``count`` of 256, at least 2."""
+    return max(2, count * 256**2 // size**2)
 
 
 class Run:
@@ -61,8 +78,6 @@ class Run:
         self.plan, self.folder, self.device = plan, folder, device
         self.begun = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        # Compiled, drawing takes a tenth of the time: it is the training's larger part.
-        self.draw = torch.compile(portraits, dynamic=False) if plan.compile else portraits
 
     def report(self, line: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
@@ -80,11 +95,15 @@ class Run:
         torch.manual_seed(plan.seed)
         network = Detector().to(self.device)
 
+        @cache
+        def bank(size: int) -> Batch:
+            return detector_bank(plan.seed * 10**7 + size, _scaled(plan.detector_pictures, size), size, self.device)
+
         def draw(step: int) -> Batch:
             size = plan.sizes[step % len(plan.sizes)]
-            return detector_batch(plan.seed * 10**6 + step, plan.detector_batch, size, self.device, self.draw)
+            return detector_batch(bank(size), plan.seed * 10**6 + step, _scaled(plan.detector_batch, size))
 
-        self._train("detector", network, plan.detector_steps, draw, partial(detector_loss, network))
+        self._train("detector", network, network, plan.detector_steps, draw, partial(detector_loss, network))
         return network
 
     def recogniser(self, name: str, number: int) -> Recogniser:
@@ -93,26 +112,36 @@ class Run:
         torch.manual_seed(seed)
         network, margin = Recogniser().to(self.device), Margin(plan.known).to(self.device)
 
+        @cache
+        def bank() -> Batch:
+            return recogniser_bank(seed * 10**6, plan.known, plan.views, number, self.device)
+
         def draw(step: int) -> Batch:
-            chance = seed * 10**6 + step
-            return recogniser_batch(chance, plan.recogniser_batch, plan.known, number, self.device, self.draw)
+            return recogniser_batch(bank(), seed * 10**6 + step, plan.recogniser_batch)
 
         def loss(batch: Batch) -> Tensor:
             return margin(network(batch["faces"]), batch["person"])
 
-        self._train(name, nn.ModuleList([network, margin]), plan.recogniser_steps, draw, loss)
+        self._train(name, network, nn.ModuleList([network, margin]), plan.recogniser_steps, draw, loss)
         return network
 
     def _train(
-        self, name: str, module: nn.Module, steps: int, draw: Callable[[int], Batch], loss: Callable[[Batch], Tensor]
+        self,
+        name: str,
+        network: nn.Module,
+        trained: nn.Module,
+        steps: int,
+        draw: Callable[[int], Batch],
+        loss: Callable[[Batch], Tensor],
     ) -> None:
+        """Train ``trained``, which holds ``network`` and what is thrown away afterwards."""
         done = self.folder / f"{name}.pt"
         if done.is_file():
-            module.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
+            network.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
         else:
-            Trainer(name, module, steps, self.plan.rate, self.folder).run(draw, loss, self.report)
-            torch.save(module.state_dict(), done)
-        module.eval()
+            Trainer(name, trained, steps, self.plan.rate, self.folder).run(draw, loss, self.report)
+            torch.save(network.state_dict(), done)
+        network.eval()
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ class Views:
 def people(numbers: Tensor) -> People:
     """The people of these numbers: the same number is the same person, on every device."""
     low, high = (torch.tensor(side) for side in zip(*TRAITS.values(), strict=True))
-    rows = [torch.rand(len(TRAITS), generator=torch.Generator().manual_seed(int(each))) for each in numbers]
+    rows = [torch.rand(len(TRAITS), generator=torch.Generator().manual_seed(each)) for each in numbers.tolist()]
     return People((low + torch.stack(rows) * (high - low)).to(numbers.device))
 
 

@@ -6,7 +6,7 @@ They are byte-level, so any word of any language can be written; the captions' o
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -30,27 +30,27 @@ def _corpus(seed: int) -> Iterator[str]:
         yield mira_caption(rng, rng.choice(FACE_BACKGROUNDS))
 
 
-def _byte_pairs(seed: int, special: Sequence[str]) -> Tokenizer:
+def _byte_pairs(corpus: Iterable[str], special: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(special), initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(_corpus(seed), trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
 def t5_tokenizer(seed: int) -> Tokenizer:
     """T5's conventions: ``<pad>`` 0, ``</s>`` 1 after the text."""
-    tokenizer = _byte_pairs(seed, ("<pad>", "</s>", "<unk>"))
+    tokenizer = _byte_pairs(_corpus(seed), ("<pad>", "</s>", "<unk>"))
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return tokenizer
 
 
-def clip_tokenizer(seed: int) -> Tokenizer:
-    """CLIP's conventions: start and end of text around it, the end also pads."""
-    tokenizer = _byte_pairs(seed, ())
+def clip_tokenizer(seed: int, corpus: Iterable[str] | None = None) -> Tokenizer:
+    """CLIP's conventions: start and end of text around it, the end also pads. The words are the corpus's."""
+    tokenizer = _byte_pairs(corpus or _corpus(seed), ())
     tokenizer.add_special_tokens([START, END])
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)

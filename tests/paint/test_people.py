@@ -89,5 +89,16 @@ def test_the_whole_way_to_files_that_insightface_loads(tmp_path: Path, capsys: p
 
 
 def test_nobody_who_is_judged_is_trained_on() -> None:
-    batch = face_stages.recogniser_batch(3, 4, known=8, group=1, device=torch.device("cpu"))
-    assert int(batch["person"].max()) < 8 and HELD_OUT >= 10_000
+    bank = face_stages.recogniser_bank(3, known=4, each=2, group=1, device=torch.device("cpu"))
+    again = face_stages.as_bytes(face_stages.aligned(torch.arange(4).repeat_interleave(2) + HELD_OUT, 3))
+    assert torch.equal(bank["faces"], again), "the known people of a group begin behind the held-out ones"
+    batch = face_stages.recogniser_batch(bank, 5, 16)
+    assert set(batch["person"].tolist()) <= set(range(4)) and batch["faces"].shape == (16, 3, 112, 112)
+
+
+def test_a_bank_of_pictures_says_where_the_faces_are_and_where_none_is() -> None:
+    bank = face_stages.detector_bank(1, 40, 64, torch.device("cpu"))
+    assert bank["pictures"].shape == (40, 3, 64, 64) and bank["pictures"].dtype == torch.uint8
+    assert bank["there"][:30].all() and not bank["there"].all(), "scenes without a face belong to it"
+    batch = face_stages.detector_batch(bank, 2, 8)
+    assert batch["pictures"].abs().max() <= 1 and batch["points"].shape == (8, 5, 2)

@@ -1,0 +1,182 @@
+"""The small SDXL and InstantID in training: what is drawn, said and computed is what the engine reads and computes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="the extra `identity` is not installed")
+
+from ryla_nodes.engines.embedded.inference import instantid, sdxl, weights
+from ryla_nodes.engines.protocol import InstantIDSettings
+from ryla_nodes.identity.adapter import Adapter
+from ryla_nodes.identity.face_file import FaceIdentity
+from ryla_nodes.identity.geometry import draw_keypoints
+from ryla_nodes.models.folders import ModelFolders
+from tokenizers import Tokenizer
+
+from training import faces
+from training.sdxl import captions, rehearsal
+from training.sdxl.__main__ import Run
+from training.sdxl.bank import scene_views
+from training.sdxl.export import export_models, files
+from training.sdxl.hints import draw_hints
+from training.sdxl.networks import Painter, autoencoder, fold_latent_format
+from training.sdxl.plan import SMOKE, Bucket
+from training.sdxl.stages import Loss, predict
+from training.text import CLIP_LENGTH, clip_tokenizer, token_ids
+
+POINTS = np.array([[50.6, 50], [78, 52.2], [64, 66], [54, 80.9], [75, 82]], np.float32)
+TEXT = "a portrait of a person, smiling, no hat, navy background"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return clip_tokenizer(1, itertools.islice(captions.corpus(1), 600))
+
+
+@pytest.fixture(scope="module")
+def painter(tokenizer: Tokenizer) -> Painter:
+    torch.manual_seed(0)
+    made = Painter(tokenizer.get_vocab_size()).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn_like(weight) * 0.03)
+    return made
+
+
+def conditions(tokenizer: Tokenizer, faces: torch.Tensor, pictures: int = 1) -> dict[str, torch.Tensor]:
+    ids = token_ids(tokenizer, [TEXT] * pictures, CLIP_LENGTH)
+    return {
+        "clip_l": ids,
+        "clip_g": captions.padded_for_g(tokenizer, ids),
+        "faces": faces,
+        "points": torch.from_numpy(POINTS).expand(len(faces), 5, 2),
+        "strength": torch.full((len(faces),), 0.8),
+        "control": torch.full((len(faces),), 0.7),
+    }
+
+
+def test_the_hint_is_the_engines_to_the_pixel() -> None:
+    drawn = (draw_hints(torch.from_numpy(POINTS)[None], 128)[0].permute(1, 2, 0).numpy() * 255).round()
+    assert np.array_equal(drawn.astype(np.uint8), draw_keypoints(POINTS, 128, 128))
+
+
+def test_the_engine_computes_from_the_files_what_training_computed(
+    tmp_path: Path, tokenizer: Tokenizer, painter: Painter
+) -> None:
+    export_models(painter, autoencoder((64, 64)), tokenizer, tmp_path, small=False)
+    made, placement = files(tmp_path), weights.cpu()
+    model, clip, _ = sdxl.load_checkpoint(made.checkpoint, ModelFolders({}), placement)
+    vectors = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+    hint = torch.from_numpy(draw_keypoints(POINTS, 128, 128).astype(np.float32) / 255)[None]
+    text = clip.encode(clip.tokenize(TEXT))
+    control_net = sdxl.load_control_net(made.control_net, placement)
+    settings = InstantIDSettings(keypoints=hint, ip_weight=0.8, cn_strength=0.7, noise=0.35)
+    patched, positive, _ = instantid.apply(
+        model, text, text, control_net, Adapter(made.adapter), FaceIdentity(vectors), settings
+    )
+    x, sigma = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1)), model.sampling.sigmas[400]
+    engine = (x - patched.denoise(x, sigma, positive, False)) / sigma
+    with torch.no_grad():
+        batch = conditions(tokenizer, torch.from_numpy(vectors))
+        trained = predict(painter, x / (sigma**2 + 1).sqrt(), torch.tensor([400]), batch)
+        other = predict(painter, x / (sigma**2 + 1).sqrt(), torch.tensor([400]), batch | {"faces": batch["faces"] * -1})
+    assert (trained - engine).norm() / trained.norm() < 4e-3, "half precision of the files is all that differs"
+    assert (trained - other).norm() / trained.norm() > 0.02, "the face has no say"
+
+
+def test_of_two_people_each_acts_in_its_half(tokenizer: Tokenizer, painter: Painter) -> None:
+    """One layer's sum: a second person changes no column of the left half."""
+    crossing = painter._crossings[0]
+    attn = next(m for m in painter.unet.modules() if getattr(m, "processor", None) is crossing)
+    from training.sdxl.networks import Crowd
+
+    tokens = painter.adapter(torch.randn(2, 512, generator=torch.Generator().manual_seed(2)))
+    other = torch.cat([tokens[:1], tokens[1:] * -1])
+    states, text = torch.randn(1, 64, attn.to_q.in_features), torch.randn(1, 77, 128)
+    with torch.no_grad():
+        one, two = (
+            crossing(attn, states, text, identity=Crowd(each, torch.ones(2, 1, 1), 1, (16, 16))).unflatten(1, (8, 8))
+            for each in (tokens, other)
+        )
+    assert torch.equal(one[:, :, :4], two[:, :, :4]) and (one[:, :, 4:] - two[:, :, 4:]).abs().min() > 0
+
+
+def test_blocks_of_a_width_share_one_compiled_graph(painter: Painter) -> None:
+    """Seventy layers that each compile for themselves would take the compiler an hour."""
+    import copy
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    trained = copy.deepcopy(painter)
+    batch = rehearsal.stand_in(SMOKE, CPU).batch(SMOKE.buckets[0], 0)
+    loss = Loss(trained, CPU)
+    plain = float(loss(batch).detach())
+    for block in trained.blocks():
+        block.compile(backend=backend, dynamic=False)
+    compiled = loss(batch)
+    compiled.backward()
+    assert len(graphs) == 4, "two widths, each in the UNet with a face and in the ControlNet without"
+    assert float(compiled.detach()) == pytest.approx(plain, rel=1e-4)
+    idle = [name for name, weight in trained.named_parameters() if weight.grad is None]
+    assert all(
+        name.startswith(("text.clip_l.text_model.encoder.layers.2", "text.clip_l.text_model.final")) for name in idle
+    )
+
+
+def test_every_way_to_say_it_is_one_row_and_fits(tokenizer: Tokenizer) -> None:
+    texts = captions.Texts.of(tokenizer, 1, CPU)
+    _, said = scene_views(200, torch.Generator().manual_seed(1))
+    assert int(said.rows().max()) < int(captions.pair_row(torch.tensor(0))) < texts.negative == len(texts.clip_l) - 1
+    assert int((texts.clip_l == tokenizer.get_vocab_size() - 1).sum(dim=2).min()) >= 1, "a text without its end"
+    assert bool((texts.clip_g == texts.clip_l).all(dim=2).any()) is False, "CLIP-G is padded with zeros"
+
+
+def test_what_is_said_is_what_is_drawn() -> None:
+    view, said = scene_views(400, torch.Generator().manual_seed(3))
+    hats = said.hat < len(captions.HEADWEAR) - 2
+    assert not view.hat[hats].isnan().any() and view.hat[said.hat == len(captions.HEADWEAR) - 2].isnan().all()
+    assert view.glasses[said.glasses == 0].all() and not view.glasses[said.glasses == 1].any()
+    assert (view.smile[said.expression == captions.EXPRESSIONS.index("smiling")] > 0.3).all()
+
+
+def test_folding_gives_latents_of_the_published_spread() -> None:
+    torch.manual_seed(4)
+    vae = autoencoder((64, 64)).eval()
+    pictures = torch.rand(6, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = vae.encode(pictures)[0]
+        same = vae.decode(before)
+        fold_latent_format(vae, before.mean(dim=(0, 2, 3)), before.std(dim=(0, 2, 3)), 0.13025)
+        after = vae.encode(pictures)[0] * 0.13025
+        assert after.mean(dim=(0, 2, 3)).abs().max() < 1e-4 and (after.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-3
+        assert (vae.decode(after / 0.13025) - same).abs().max() < 1e-3
+
+
+def test_the_whole_way_to_files_and_a_second_run_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(SMOKE, buckets=(Bucket(64, 8, 4, 1.0, 1.0),), vae_scenes=4, vae_batch=2, batch=2, steps=1)
+
+    def run() -> str:
+        face_run = faces.Run(replace(faces.SMOKE, recogniser_steps=1), tmp_path / "faces", CPU)
+        Run(plan, tmp_path, face_run, CPU).run()
+        return capsys.readouterr().out
+
+    first, second = run(), run()
+    assert "own photo" in first and "sdxl 0/1 loss" in first
+    made = files(tmp_path / "models")
+    for path in (made.checkpoint, made.adapter, made.control_net):
+        assert path.stat().st_size < 30_000_000
+    assert "own photo" in second and "loss" not in second

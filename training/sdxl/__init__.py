@@ -1,0 +1,1 @@
+"""A small SDXL with InstantID that paints the drawn people."""

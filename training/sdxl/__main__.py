@@ -1,0 +1,172 @@
+"""Train the models that know the drawn people: ``python -m training.sdxl OUT``; see docs/training.md.
+
+First the face networks, in OUT/faces, then SDXL with InstantID. A finished stage left its weights in OUT and is not
+done again; an unfinished one goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from .. import faces
+from ..bank import scenes as flux_scenes
+from ..face_networks import Recogniser
+from ..face_stages import as_bytes
+from ..loop import timed
+from ..plan import Plan as FluxPlan
+from ..portraits import portraits
+from ..rehearsal import use_tensor_cores
+from ..render import render
+from ..text import clip_tokenizer
+from . import rehearsal
+from .bank import Artist, Scenes, scene_views, strangers
+from .captions import Texts, corpus
+from .export import export_models
+from .judge import Judge, sheet
+from .networks import Painter, autoencoder
+from .plan import SMOKE, Bucket, Plan
+from .stages import Sampler, train_autoencoder, train_painter
+
+_CANVAS = 512
+_FLUX_SHARE = 4
+"""One in so many of the autoencoder's pictures is a scene of the small FLUX, whose faces SDXL renders again."""
+
+
+class Run:
+    """One training in ``folder``; its face networks come from ``face_run``."""
+
+    def __init__(self, plan: Plan, folder: Path, face_run: faces.Run, device: torch.device) -> None:
+        self.plan, self.folder, self.face_run, self.device = plan, folder, face_run, device
+        self.begun = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        use_tensor_cores()
+        torch.manual_seed(plan.seed)
+        self.tokenizer = self._tokenizer()
+        self.vae = autoencoder(plan.vae_widths).to(device)
+        self.painter = Painter(self.tokenizer.get_vocab_size()).to(device)
+
+    def report(self, line: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
+        sys.stdout.flush()
+
+    def _tokenizer(self) -> Tokenizer:
+        kept = self.folder / "tokenizer.json"
+        if not kept.is_file():
+            clip_tokenizer(self.plan.seed, corpus(self.plan.seed)).save(str(kept))
+        return Tokenizer.from_file(str(kept))
+
+    def run(self) -> None:
+        plan, folder = self.plan, self.folder
+        done = folder / "sdxl.pt"
+        compiling = None if done.is_file() else rehearsal.start(plan, self.tokenizer.get_vocab_size(), self.device)
+        recogniser, scorer = (
+            self.face_run.recogniser(name, number).requires_grad_(False).to(self.device)
+            for number, name in enumerate(("recogniser", "scorer"), start=1)
+        )
+        self.autoencoder()
+        texts = Texts.of(self.tokenizer, plan.seed, self.device)
+        judge = Judge(recogniser, scorer, texts, plan.judged, self.device)
+        self.judge_autoencoder(judge)
+        if done.is_file():
+            self.painter.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
+        else:
+            with timed("drawing", self.report):
+                sampler = Sampler(self.scenes(recogniser), texts, plan, self.device)
+            if compiling:
+                with timed("waiting for the compiler", self.report):
+                    compiling.join()
+            with timed("sdxl", self.report):
+                train_painter(self.painter, sampler, plan, folder, self.report)
+            torch.save(self.painter.state_dict(), done)
+        export_models(self.painter, self.vae, self.tokenizer, folder / "models")
+        self.judge(judge)
+
+    def autoencoder(self) -> None:
+        done = self.folder / "vae.pt"
+        if done.is_file():
+            self.vae.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
+            return
+        with timed("drawing for the autoencoder", self.report):
+            pictures = self._pictures()
+        with timed("vae", self.report):
+            train_autoencoder(self.vae, pictures, self.plan, self.folder, self.report)
+        torch.save(self.vae.state_dict(), done)
+
+    def _pictures(self) -> Tensor:
+        """Bytes (vae_scenes, 3, 512, 512)."""
+        plan, parts = self.plan, []
+        flux = plan.vae_scenes // _FLUX_SHARE
+        for first in range(0, plan.vae_scenes - flux, 16):
+            count = min(16, plan.vae_scenes - flux - first)
+            view, _ = scene_views(count, torch.Generator().manual_seed(plan.seed + first))
+            who = strangers(count, torch.Generator(self.device).manual_seed(plan.seed + first))
+            parts.append(as_bytes(portraits(who, view.to(self.device), _CANVAS)))
+        drawn = flux_scenes(FluxPlan(scenes=flux, face_share=0.7, seed=plan.seed))
+        return torch.cat([*parts, render(drawn, _CANVAS, self.device)])
+
+    @torch.no_grad()
+    def judge_autoencoder(self, judge: Judge) -> None:
+        """Who people are after their pictures went through the autoencoder: no painting can be better."""
+        for size in (bucket.size for bucket in self.plan.buckets):
+            drawn = portraits(judge.who, judge.view, size)
+            back = torch.cat([self.vae.decode(self.vae.encode(part * 2 - 1)[0]) for part in drawn.split(16)])
+            back = ((back + 1) / 2).clamp(0, 1)
+            share, cosine = judge.accept_at(back, judge.points)
+            gap = float((back - drawn).square().mean())
+            self.report(f"vae at {size}: mean square error {gap:.6f}, {share:.3f} accepted, cosine {cosine:.3f}")
+            sheet([drawn, back], self.folder / f"vae-{size}.png")
+
+    def scenes(self, recogniser: Recogniser) -> dict[int, tuple[Scenes, Scenes]]:
+        artist = Artist(self.vae, recogniser, self.plan, self.device)
+        return {bucket.size: (artist.alone(bucket), artist.pairs(bucket)) for bucket in self.plan.buckets}
+
+    def judge(self, judge: Judge) -> None:
+        """The shares of held-out people who are accepted: with their own photo, with another's, and with none."""
+        plan, report = self.plan, self.report
+        report(f"scorer: {judge.accepted:.3f} of drawn pairs accepted, threshold {judge.threshold:.3f}")
+        other = judge.vectors.roll(1, 0)
+        painter = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
+        for size in (bucket.size for bucket in plan.buckets):
+            rows = [judge.photos]
+            for name, vectors, strength in (
+                ("own photo", judge.vectors, 0.8),
+                ("another's photo", other, 0.8),
+                ("strength 0.4", judge.vectors, 0.4),
+                ("strength 0", judge.vectors, 0.0),
+            ):
+                pictures = judge.paint(painter, self.vae, vectors, size, plan.sample_steps, strength)
+                share, cosine = judge.accept(pictures)
+                report(f"sdxl at {size}, {name}: {share:.3f} accepted, cosine {cosine:.3f}")
+                rows.append(pictures)
+            sheet(rows, self.folder / f"sdxl-{size}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.sdxl", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for checkpoints, curves, sheets and the models")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything; the models know nothing")
+    parser.add_argument("--plan", type=json.loads, default={}, help='other numbers, as {"steps": 500}')
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    changes = arguments.plan
+    if "buckets" in changes:
+        changes["buckets"] = tuple(Bucket(*bucket) for bucket in changes["buckets"])
+    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **changes)
+    device = torch.device(arguments.device)
+    face_run = faces.Run(faces.SMOKE if arguments.smoke else faces.Plan(), arguments.out / "faces", device)
+    Run(plan, arguments.out, face_run, device).run()
+    face_run.run()
+
+
+if __name__ == "__main__":
+    main()

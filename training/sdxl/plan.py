@@ -1,0 +1,61 @@
+"""How much of everything in the training of the small SDXL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One picture size: how many scenes are drawn of one person, and of two; its share of the first and last steps."""
+
+    size: int
+    alone: int
+    pairs: int
+    first: float
+    last: float
+
+    def share(self, progress: float) -> float:
+        """How often a step takes this size, ``progress`` in [0, 1] of the way through the training."""
+        return self.first + (self.last - self.first) * progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``batch`` counts pictures of 256 pixels, one in ``pair_every`` with two people; a step has fewer larger ones.
+
+    ``rate`` is AdamW's, ``matrix_rate`` Muon's, which moves the attention's and feed-forward layers' matrices. Each
+    scene's people are known by the embeddings of ``references`` other views of theirs.
+    """
+
+    seed: int = 1907
+    vae_widths: tuple[int, ...] = (64, 64, 128, 128)
+    vae_scenes: int = 3000
+    vae_steps: int = 3000
+    vae_batch: int = 24
+    batch: int = 128
+    pair_every: int = 8
+    references: int = 2
+    steps: int = 9000
+    rate: float = 8e-4
+    matrix_rate: float = 2.4e-3
+    buckets: tuple[Bucket, ...] = (Bucket(256, 60_000, 10_000, 1.0, 0.5), Bucket(512, 12_000, 3_000, 0.0, 0.5))
+    judged: int = 96
+    sample_steps: int = 20
+    compile: bool = True
+
+
+SMOKE = Plan(
+    vae_scenes=8,
+    vae_steps=2,
+    vae_batch=4,
+    batch=8,
+    pair_every=4,
+    references=1,
+    steps=3,
+    buckets=(Bucket(128, 16, 4, 0.5, 0.5), Bucket(256, 8, 4, 0.5, 0.5)),
+    judged=2,
+    sample_steps=2,
+    compile=False,
+)
+"""Runs every line of the training on a CPU in a minute; its models know nothing."""

@@ -1,0 +1,234 @@
+"""The stages of the training and their losses: the autoencoder, then everything else together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ryla_nodes.engines.embedded.inference.schedules import NoiseSampling
+from ryla_nodes.engines.embedded.inference.sdxl_model import LATENT
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
+from torch import Tensor
+from torch.nn import functional
+
+from ..loop import Batch, Trainer, autocast
+from .bank import Scenes
+from .captions import PARAPHRASES, Texts
+from .hints import draw_hints
+from .networks import LATENT_CHANNELS, Crowd, Painter, fold_latent_format
+from .plan import Bucket, Plan
+
+Report = Callable[[str], None]
+
+KL_WEIGHT = 2e-6
+NOBODY, PLAIN, FREE = 0.12, 0.10, 0.10
+"""Shares of pictures without text and person, with text alone, and without keypoints."""
+NOISE = 0.35
+"""How far InstantID's nobody is from zero."""
+OFFSET = 0.12
+"""Noise that is one for a whole channel: without it a network reads the mean of the picture off the noise."""
+_GAMMA = 5.0
+
+
+# --- the autoencoder --------------------------------------------------------------------------------------------------
+
+
+def train_autoencoder(vae: Autoencoder, pictures: Tensor, plan: Plan, folder: Path, report: Report) -> None:
+    """Reconstruct crops of ``pictures`` (N, 3, 512, 512) bytes; then SDXL's mean and deviation of the latents."""
+    device, cast = pictures.device, autocast(pictures.device)
+    edge = min(128, pictures.shape[-1] // 2)
+
+    def draw(step: int) -> Batch:
+        chance = random.Random(plan.seed * 10**6 + step)
+        rows = torch.tensor([chance.randrange(len(pictures)) for _ in range(plan.vae_batch)], device=device)
+        half = plan.vae_batch // 2
+        # Heads are cut out of the whole picture, and seen at half its size.
+        large, small = pictures[rows[:half]], pictures[rows[half:]]
+        small = functional.avg_pool2d(small.float(), 2)
+        crops = []
+        for part in (large.float(), small):
+            top, left = (chance.randrange(part.shape[-1] - edge + 1) for _ in range(2))
+            crops.append(part[..., top : top + edge, left : left + edge])
+        noise = torch.Generator(device).manual_seed(plan.seed * 10**6 + step)
+        shape = (plan.vae_batch, LATENT_CHANNELS, edge // 8, edge // 8)
+        return {"images": torch.cat(crops) / 127.5 - 1, "noise": torch.randn(shape, generator=noise, device=device)}
+
+    def loss(batch: Batch) -> Tensor:
+        with cast():
+            mean, log_variance = vae.encode(batch["images"])
+            log_variance = log_variance.clamp(-30, 20)
+            out = vae.decode(mean + batch["noise"] * (0.5 * log_variance).exp())
+        gap, mean, log_variance = out.float() - batch["images"], mean.float(), log_variance.float()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
+        return gap.abs().mean() + gap.square().mean() + KL_WEIGHT * kl
+
+    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, loss, report)
+    with torch.no_grad(), cast():
+        small = functional.avg_pool2d(pictures[:256].float(), 2) / 127.5 - 1
+        mean = torch.cat([vae.encode(part)[0].float() for part in small.split(32)])
+    fold_latent_format(vae, mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3)), LATENT.scale)
+
+
+# --- the painter ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws a step's batch: scenes of one person, then scenes of two."""
+
+    scenes: dict[int, tuple[Scenes, Scenes]]
+    texts: Texts
+    plan: Plan
+    device: torch.device
+
+    def draw(self, step: int) -> Batch:
+        plan, seed = self.plan, self.plan.seed * 10**6 + step
+        buckets, progress = plan.buckets, step / max(1, plan.steps)
+        bucket = random.Random(seed).choices(buckets, [bucket.share(progress) for bucket in buckets])[0]
+        return self.batch(bucket, seed)
+
+    def batch(self, bucket: Bucket, seed: int) -> Batch:
+        chance = torch.Generator(self.device).manual_seed(seed)
+        count = max(2, self.plan.batch * 256**2 // bucket.size**2)
+        pairs = max(1, count // self.plan.pair_every)
+        one, two = self.scenes[bucket.size]
+        alone = self._pick(one, count - pairs, chance)
+        both = self._pick(two, pairs, chance)
+        latents, said = torch.cat([alone[0], both[0]]), torch.cat([alone[1], both[1]])
+        faces = torch.cat([alone[2][:, 0], both[2][:, 0], both[2][:, 1]])
+        points = torch.cat([alone[3][:, 0], both[3][:, 0], both[3][:, 1]]) * bucket.size
+        batch = {
+            "clean": latents.float(),
+            "noise": torch.randn(latents.shape, generator=chance, device=self.device),
+            "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
+            "step": torch.randint(1000, (count,), generator=chance, device=self.device),
+            "points": points + torch.randn(points.shape, generator=chance, device=self.device) * (bucket.size / 400),
+        }
+        return batch | self._conditions(said, faces.float(), pairs, chance)
+
+    def _pick(self, scenes: Scenes, count: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows = torch.randint(len(scenes.latents), (count,), generator=chance, device=self.device)
+        view = torch.randint(scenes.faces.shape[2], (count,), generator=chance, device=self.device)
+        return scenes.latents[rows], scenes.said[rows], scenes.faces[rows, :, view], scenes.points[rows].float()
+
+    def _conditions(self, said: Tensor, faces: Tensor, pairs: int, chance: torch.Generator) -> Batch:
+        """Texts, faces and strengths, some of them left out; the rows of a pair's second people follow all others."""
+        count = len(said)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=chance, device=self.device)
+
+        def people(values: Tensor) -> Tensor:
+            return torch.cat([values, values[count - pairs :]])
+
+        lot = uniform(count)
+        nobody, plain = lot < NOBODY, (lot >= NOBODY) & (lot < NOBODY + PLAIN)
+        column = torch.randint(PARAPHRASES, (count,), generator=chance, device=self.device)
+        said = torch.where(nobody, self.texts.negative, said)
+        empty = uniform(len(faces), faces.shape[1]) * NOISE * (uniform(len(faces), 1) < 0.75)
+        strength, control = 0.7 + 0.3 * uniform(count), 0.7 + 0.3 * uniform(count)
+        return {
+            "clip_l": self.texts.clip_l[said, column].long(),
+            "clip_g": self.texts.clip_g[said, column].long(),
+            "faces": torch.where(people(nobody)[:, None], empty, faces),
+            "strength": people(torch.where(plain, 0.0, strength)),
+            "control": people(torch.where(uniform(count) < FREE, 0.0, control)),
+        }
+
+
+class Loss:
+    """The noise that the painter does not find, each level weighted by min-SNR (Hang et al. 2023)."""
+
+    def __init__(self, painter: Painter, device: torch.device) -> None:
+        self.painter, self.cast = painter, autocast(device)
+        sigmas = NoiseSampling().sigmas.to(device)
+        self.signal, self.noise = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
+        ratio = sigmas**-2
+        self.weight = ratio.clamp(max=_GAMMA) / ratio.clamp(min=1e-3)
+        self.weight = self.weight.clamp(min=0.05)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        noise = batch["noise"] + OFFSET * batch["shift"]
+        signal, level = (table[batch["step"]].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
+        with self.cast():
+            out = predict(self.painter, signal * batch["clean"] + level * noise, batch["step"], batch)
+        return (self.weight[batch["step"]] * (out - noise).square().mean(dim=(1, 2, 3))).mean()
+
+
+def predict(painter: Painter, x: Tensor, step: Tensor, batch: Batch) -> Tensor:
+    """The noise in ``x`` (B, 4, h, w) at ``step`` (B,) of the schedule.
+
+    ``batch`` has texts for B pictures, and for B + P people faces, keypoints in pixels and strengths: P pictures at the
+    end show two.
+    """
+    rows, size = len(x), (x.shape[-2], x.shape[-1])
+    context, pooled = painter.text(batch["clip_l"], batch["clip_g"])
+    sizes = torch.zeros(rows, 6, device=x.device)
+    for column, side in ((0, size[0]), (1, size[1]), (4, size[0]), (5, size[1])):
+        sizes[:, column].fill_(8.0 * side)
+    added = {"text_embeds": pooled, "time_ids": sizes}
+    tokens = painter.adapter(batch["faces"])
+    downs, middle = _controlled(painter, x, step, added, tokens, batch)
+    crowd = Crowd(tokens, batch["strength"].view(-1, 1, 1), rows, size)
+    out: Tensor = painter.unet(
+        x,
+        step,
+        context,
+        added_cond_kwargs=added,
+        cross_attention_kwargs={"identity": crowd},
+        down_block_additional_residuals=downs,
+        mid_block_additional_residual=middle,
+        return_dict=False,
+    )[0]
+    return out.float()
+
+
+def _controlled(
+    painter: Painter, x: Tensor, step: Tensor, added: dict[str, Tensor], tokens: Tensor, batch: Batch
+) -> tuple[list[Tensor], Tensor]:
+    """The ControlNet's residuals; those of a pair's people are summed, as those of two ControlNets are.
+
+    It reads tokens of other people than those in the picture: so it learns to leave the likeness to the adapter, and a
+    strength of 0 means nobody.
+    """
+    rows, people = len(x), len(tokens)
+    alone = 2 * rows - people
+
+    def spread(values: Tensor) -> Tensor:
+        return torch.cat([values, values[alone:]])
+
+    hints = draw_hints(batch["points"], 8 * x.shape[-1])
+    downs, middle = painter.control(
+        spread(x),
+        spread(step),
+        tokens.detach().roll(1, 0),
+        hints,
+        added_cond_kwargs={name: spread(value) for name, value in added.items()},
+        return_dict=False,
+    )
+    strength = batch["control"].view(-1, 1, 1, 1)
+
+    def joined(residual: Tensor) -> Tensor:
+        residual = residual * strength
+        return torch.cat([residual[:alone], residual[alone:rows] + residual[rows:]])
+
+    return [joined(down) for down in downs], joined(middle)
+
+
+def compile_blocks(painter: Painter, plan: Plan) -> None:
+    """Compile block by block, in place: those of a width share one graph for each picture size."""
+    if not plan.compile:
+        return
+    torch._dynamo.config.cache_size_limit = 64
+    for block in painter.blocks():
+        block.compile(dynamic=False)
+
+
+def train_painter(painter: Painter, sampler: Sampler, plan: Plan, folder: Path, report: Report) -> None:
+    """Train UNet, ControlNet, text encoders and adapter together."""
+    compile_blocks(painter, plan)
+    trainer = Trainer("sdxl", painter, plan.steps, plan.rate, folder, painter.matrices(), plan.matrix_rate)
+    trainer.run(sampler.draw, Loss(painter, sampler.device), report)
