@@ -16,7 +16,6 @@ from ..engines import embedded
 from ..errors import RylaError
 from ..settings import Settings
 from . import output
-from .doctor.python import of_comfyui
 
 if TYPE_CHECKING:
     from ..gateway.children import ChildSpec
@@ -150,7 +149,7 @@ def _embedded(settings: Settings) -> ChildSpec:
 def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, state: Path) -> list[ChildSpec]:
     """A ComfyUI for each GPU; one, on whatever it finds, without ``gpus``."""
     from ..gateway.children import ChildSpec
-    from ..models.workspace import is_comfyui
+    from ..models.workspace import is_comfyui, python_of
 
     folder = comfyui.expanduser().absolute()
     if not is_comfyui(folder):
@@ -162,7 +161,7 @@ def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, sta
         # Two that write into one folder would give their pictures the same names.
         outputs = state / "engines" / name
         command = (
-            str(python or of_comfyui(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
+            str(python or python_of(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
             "--disable-auto-launch", "--output-directory", str(outputs), *shlex.split(arguments),
         )  # fmt: skip
         variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}

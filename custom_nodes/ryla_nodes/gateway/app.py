@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows import warm_up
 from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.manifest import available, load
 from ..workflows.workflow import Workflow
+from .backend import Backend, servers
 from .children import Children, ChildSpec
 from .endpoints import Endpoint
 from .janitor import Janitor
@@ -48,23 +48,31 @@ class Gateway:
 
     Args:
         children: engines to start and supervise, besides ``options.servers``.
+        cluster: a Ray cluster of engines, in the place of both.
 
     Raises:
         RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
     """
 
-    def __init__(self, options: Options, children: Sequence[ChildSpec] = ()) -> None:
+    def __init__(self, options: Options, children: Sequence[ChildSpec] = (), cluster: Backend | None = None) -> None:
         self.options = options
         self.workflows = enabled(options)
         self.children = Children(children, options.state / "engines")
-        servers = (*self.children.urls, *options.servers)
         self.metrics = Metrics()
-        self.client = AsyncClient(*servers, settings=options.settings)
+        self.backend = cluster or servers(options, self.children)
+        self.client = self.backend.client
         self.readiness = Readiness(
-            options, self.client.servers, self.workflows, self.metrics, trouble=self.children.trouble
+            options,
+            self.client.servers,
+            self.workflows,
+            self.metrics,
+            trouble=self.children.trouble,
+            lookout=self.backend.lookout,
         )
         inputs = [child.inputs for child in children if child.inputs is not None]
-        self.jobs = Jobs(options, self.client, self.workflows, self.metrics, self.readiness.gpu_of, inputs)
+        self.jobs = Jobs(
+            options, self.client, self.workflows, self.metrics, self.readiness.gpu_of, self.backend.places, inputs
+        )
         self.store = JobStore(
             options.state, options.settings.jobs_url, {"job": self.jobs.run, "webhook": self._webhook}
         )

@@ -13,11 +13,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.best_of import require_score
 from ..workflows.workflow import BoundPrompt, Workflow
+from .backend import Client
 from .job import JobSpec, LiveJob, job_id_of
 from .jobs import Found, Jobs
 from .metrics import Metrics
@@ -61,7 +61,7 @@ class Endpoint:
         self,
         workflow: Workflow,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         jobs: Jobs,
         metrics: Metrics,
         webhooks: Webhooks,

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
 from . import traces
+from .backend import Client
 from .events import EventLog
 from .job import JobSpec, LiveJob, Outcome
 from .line import Line
@@ -60,6 +60,7 @@ class Jobs:
     Args:
         workflows: the enabled ones by name.
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+        places: how many jobs may be with the engines at once.
         inputs: the input folders of the gateway's own engines.
 
     Attributes:
@@ -69,10 +70,11 @@ class Jobs:
     def __init__(
         self,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         workflows: Mapping[str, Workflow],
         metrics: Metrics,
         gpu_of: Callable[[str], str],
+        places: int,
         inputs: Sequence[Path] = (),
     ) -> None:
         self.results = Results(options.state / "results")
@@ -80,7 +82,7 @@ class Jobs:
         self.door = asyncio.Semaphore(_AT_THE_DOOR)
         self.draining = False
         self._limits, self._metrics = options.limits, metrics
-        self._line = Line(max(1, len(client.servers)) * options.limits.engine_depth, self._moved)
+        self._line = Line(places, self._moved)
         self._runner = Runner(options, client, workflows, self.results, self.uploads, self._line, gpu_of)
         self._live: dict[str, LiveJob] = {}
         self._ended: OrderedDict[str, LiveJob] = OrderedDict()

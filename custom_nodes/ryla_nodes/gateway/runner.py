@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..client import AsyncClient, Result
 from ..client import Job as EngineJob
+from ..client import Result
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
+from .backend import Client
 from .cost import price_of
 from .job import JobSpec, LiveJob, Outcome, StoredPicture, prompt_id_of
 from .line import Line
@@ -35,7 +36,7 @@ class Runner:
     def __init__(
         self,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         workflows: Mapping[str, Workflow],
         results: Results,
         uploads: Uploads,

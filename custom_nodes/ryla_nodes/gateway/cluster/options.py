@@ -27,7 +27,7 @@ class EngineOptions:
         gpus, cpus: what a replica takes of its node.
         min_replicas, max_replicas: how many there may be; between them the length of the queue decides.
         ongoing: how many jobs a replica is given at once, so that its engine never waits for the next.
-        loras: how many LoRAs an engine keeps near; a job goes rather to a replica that has its own.
+        warm_up: workflows that an engine runs once before its replica takes jobs.
         idle_seconds: how long a replica that is not needed stays.
         ready_within: seconds that an engine's start may take.
         drain_seconds: how long a replica that is to go may work on its jobs.
@@ -44,7 +44,7 @@ class EngineOptions:
     min_replicas: int = 1
     max_replicas: int = 1
     ongoing: int = 2
-    loras: int = 4
+    warm_up: tuple[str, ...] = ()
     idle_seconds: float = 300.0
     ready_within: float = 300.0
     drain_seconds: float = 120.0
@@ -70,7 +70,7 @@ class EngineOptions:
         unknown = [name for name in record if name not in {each.name for each in fields(cls)}]
         if unknown:
             raise RylaError("invalid_parameter", f"A deployment of engines has no setting {unknown[0]!r}.")
-        lists = {name: tuple(record[name]) for name in ("arguments", "command") if name in record}
+        lists = {name: tuple(record[name]) for name in ("arguments", "command", "warm_up") if name in record}
         return cls(**{**record, **lists})
 
     def record(self) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""A Ray cluster as the gateway sees it: one deployment of engines behind a Serve handle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+
+from ...errors import RylaError
+from .messages import Order, ReplicaSight, Report
+from .options import APPLICATION, EngineOptions
+
+log = logging.getLogger(__name__)
+
+LOCAL = "local"
+"""In the place of an address: a cluster of this machine alone, which ends with this process."""
+
+_ASK_SECONDS = 10.0
+_NAMESPACE = "ryla"
+
+
+class Cluster:
+    """A deployment that is there, or is being made.
+
+    Args:
+        handle: of its deployment.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    @property
+    def kind(self) -> str:
+        """Of its engines: the deployment's name."""
+        return str(self._handle.deployment_name)
+
+    @classmethod
+    def connect(cls, address: str, options: EngineOptions | None) -> Cluster:
+        """Join a cluster, or start one, and deploy engines on it.
+
+        Args:
+            address: ``HOST:PORT``, ``auto`` for the cluster that this machine belongs to, or ``LOCAL``.
+            options: what to deploy; None takes what is deployed, and the embedded engine where nothing is.
+
+        Raises:
+            RylaError: ``cluster_unreachable``.
+        """
+        if address.startswith("ray://"):
+            message = f"{address} is the address of a Ray client, through which no handle of Serve works."
+            raise RylaError("cluster_unreachable", message, hint="Run this on a node of the cluster: --ray auto")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        where = {} if address == LOCAL else {"address": address}
+        try:
+            ray.init(
+                **where, namespace=_NAMESPACE, include_dashboard=None if where else False, log_to_driver=False,
+                logging_level=logging.ERROR, configure_logging=True, ignore_reinit_error=True,
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            message = f"The Ray cluster {address} cannot be joined: {str(error).splitlines()[0]}"
+            raise RylaError("cluster_unreachable", message) from error
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options={"location": "NoServer"})
+        return cls(_deployed(options))
+
+    def close(self) -> None:
+        """Leave the cluster; one of this machine alone ends."""
+        ray.shutdown()
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def run(self, order: Order, near: str) -> Any:
+        """A job's reports, as a Serve response that may be cancelled; it waits in Serve's queue for a replica."""
+        return self._handle.options(stream=True, multiplexed_model_id=near).run.remote(order)
+
+    async def told(self, response: Any) -> AsyncIterator[Report]:
+        """The reports of a response.
+
+        Raises:
+            ReplicaLost: the replica went away.
+        """
+        try:
+            async for report in response:
+                yield report
+        except (RayError, RayServeException) as error:
+            raise ReplicaLost(str(error).splitlines()[0]) from error
+
+    async def ask(self, method: str, *arguments: Any, seconds: float | None = _ASK_SECONDS) -> list[Any]:
+        """The answers of all replicas that are there; an exception in the place of one that gave none.
+
+        Args:
+            seconds: how long an answer may take; None for any time.
+        """
+        try:
+            answers = self._handle.broadcast(method, *arguments)
+            return list(await asyncio.wait_for(answers.results_async(return_exceptions=True), seconds))
+        except (DeploymentUnavailableError, asyncio.TimeoutError, RayError):
+            return []
+
+    # --- how it is -------------------------------------------------------------------------------------------------
+
+    async def sights(self, classes: list[str], folders: list[str]) -> list[ReplicaSight]:
+        """What each replica tells of itself."""
+        found = await self.ask("sight", classes, folders)
+        return [each for each in found if isinstance(each, ReplicaSight)]
+
+    async def status(self) -> tuple[str, str, int, int]:
+        """State of the application, what Serve says of it, and how many replicas run and start.
+
+        Raises:
+            RylaError: ``cluster_unreachable``.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self._status), _ASK_SECONDS)
+        except (RayError, RayServeException, asyncio.TimeoutError, OSError) as error:
+            raise RylaError("cluster_unreachable", f"The Ray cluster does not answer: {error}.") from error
+
+    def _status(self) -> tuple[str, str, int, int]:
+        application = serve.status().applications.get(APPLICATION)
+        if application is None:
+            return "NOT_STARTED", "Nothing is deployed.", 0, 0
+        deployment = application.deployments.get(self.kind)
+        states = deployment.replica_states if deployment is not None else {}
+        counts = {str(getattr(state, "value", state)): count for state, count in states.items()}
+        said = "\n".join(text for text in (application.message, deployment.message if deployment else "") if text)
+        return application.status.value, said, counts.get("RUNNING", 0), counts.get("STARTING", 0)
+
+    @staticmethod
+    def gpus() -> float:
+        """How many GPUs the nodes of the cluster have, by their own word."""
+        with suppress(RayError):
+            return float(ray.cluster_resources().get("GPU", 0.0))
+        return 0.0
+
+
+class ReplicaLost(Exception):
+    """A replica went away, or was not reached, while it had a job."""
+
+
+def _deployed(options: EngineOptions | None) -> Any:
+    """The handle of what is deployed; deployed now, without waiting for it, where ``options`` say so."""
+    there = serve.status().applications.get(APPLICATION)
+    if options is None and there is not None and there.deployments:
+        return serve.get_deployment_handle(next(iter(there.deployments)), APPLICATION)
+    from .app import build
+
+    wanted = options or EngineOptions()
+    target = serve.RunTarget(build(wanted.record()), name=APPLICATION, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)
+    return serve.get_deployment_handle(wanted.kind, APPLICATION)
