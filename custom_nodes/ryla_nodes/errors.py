@@ -215,7 +215,8 @@ _CODES = (
     ErrorCode("webhooks_off", "No secret is set to sign webhooks with.", "Set RYLA_WEBHOOK_SECRET where the gateway runs.", 2, 422),
     ErrorCode("not_a_gateway", "What answers at this address is not a gateway.", "Check the address and the port; an engine is named by --server.", 4, 502),
     ErrorCode("gateway_gone", "The gateway stopped while it had the job.", "Start it again: the job goes on there.", 4, 503),
-    # A ComfyUI of our own
+    # An engine of our own
+    ErrorCode("gpu_missing", "The machine has fewer GPUs than were asked for.", "nvidia-smi -L lists them.", 3, 503),
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
     ErrorCode("comfyui_crashed", "The ComfyUI that this command started has died.", "Look at the end of its log above.", 4, 503),
 )

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import settings as environment
-from ..engines import embedded
 from ..errors import RylaError
 from ..settings import Settings
 from . import output
-from .doctor.python import of_comfyui
+from .own_engines import comfyuis, embedded_engine
 
 if TYPE_CHECKING:
     from ..gateway.children import ChildSpec
     from ..gateway.options import Options, Token
 
 _PACKAGES = ("dbos", "fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
-_START_EMBEDDED = "from ryla_nodes.cli.app import main; main()"
 
 
 def serve(
@@ -122,9 +118,9 @@ def serve(
         ),
     )
     if start_comfyui:
-        children = _comfyuis(start_comfyui, comfyui_python, comfyui_args, gpus, folder)
+        children = comfyuis(start_comfyui, comfyui_python, comfyui_args, gpus, folder)
     else:
-        children = [] if servers else [_embedded(settings)]
+        children = [] if servers else [embedded_engine(settings)]
     _run(options, children, (host, port), drain, log_format == "json")
 
 
@@ -134,47 +130,6 @@ def _is_loopback(host: str, tokens: tuple[Token, ...]) -> bool:
         message = f"The gateway was to listen on {host}, where other machines reach it, without a token."
         raise RylaError("token_required", message, hint="Set RYLA_TOKEN or RYLA_TOKENS_FILE, or drop --host.")
     return loopback
-
-
-def _embedded(settings: Settings) -> ChildSpec:
-    """The embedded engine in a process of its own, so that its work never keeps the gateway from answering."""
-    from ..gateway.children import ChildSpec
-
-    embedded.require()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    engine = ("engine", "--port", "{port}", "--home", str(settings.home))
-    command = (sys.executable, "-c", _START_EMBEDDED, *engine)
-    return ChildSpec("embedded", command, settings.home, inputs=settings.home / "input")
-
-
-def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, state: Path) -> list[ChildSpec]:
-    """A ComfyUI for each GPU; one, on whatever it finds, without ``gpus``."""
-    from ..gateway.children import ChildSpec
-    from ..models.workspace import is_comfyui
-
-    folder = comfyui.expanduser().absolute()
-    if not is_comfyui(folder):
-        raise RylaError("comfyui_start_failed", f"{folder} is not the folder of a ComfyUI.", path=str(folder))
-    inputs = _input_folder(folder, shlex.split(arguments))
-    children = []
-    for gpu in [part.strip() for part in gpus.split(",") if part.strip()] or [""]:
-        name = f"comfyui-{gpu}" if gpu else "comfyui"
-        # Two that write into one folder would give their pictures the same names.
-        outputs = state / "engines" / name
-        command = (
-            str(python or of_comfyui(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
-            "--disable-auto-launch", "--output-directory", str(outputs), *shlex.split(arguments),
-        )  # fmt: skip
-        variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-        children.append(ChildSpec(name, command, folder, variables, inputs=inputs, outputs=outputs))
-    return children
-
-
-def _input_folder(comfyui: Path, arguments: list[str]) -> Path:
-    """Where a ComfyUI that is started with ``arguments`` keeps its uploads."""
-    given = dict(pairwise(arguments))
-    base = Path(given.get("--base-directory", comfyui))
-    return comfyui / given.get("--input-directory", base / "input")
 
 
 def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], drain: float, json_log: bool) -> None:
