@@ -15,6 +15,7 @@ from ..errors import RylaError
 from . import engine, face, interrupt, loras, output, serve, workflows
 from .accept import command as accept
 from .comfyui import command as comfyui
+from .deploy import command as deploy
 from .doctor import command as doctor
 from .models import command as models
 from .run import command as run
@@ -56,6 +57,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(loras.app, name="loras")
 app.add_typer(face.app, name="face")
 app.add_typer(comfyui.app, name="comfyui")
+app.add_typer(deploy.app, name="deploy")
 
 
 def main() -> None:
