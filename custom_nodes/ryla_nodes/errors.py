@@ -219,8 +219,8 @@ _CODES = (
     ErrorCode("ray_not_installed", "Ray is not installed.", "pip install 'ryla-nodes[gateway,ray]'", 3, 503),
     ErrorCode("cluster_unreachable", "No Ray cluster answers at this address.", "ray start --head, or ryla serve --ray for a cluster of this machine alone.", 4, 503),
     ErrorCode("pack_versions_differ", "Two versions of this pack meet in one cluster.", "Install one version on every node and every gateway, then deploy again.", 4, 503),
-    ErrorCode("no_gpu", "A node has no GPU for an engine that asks for one.", "Start Ray there with --num-gpus, on a machine whose driver works: nvidia-smi", 3, 503),
-    # A ComfyUI of our own
+    # An engine of our own
+    ErrorCode("gpu_missing", "The machine has fewer GPUs than were asked for.", "nvidia-smi -L lists them.", 3, 503),
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
     ErrorCode("comfyui_crashed", "The ComfyUI that this command started has died.", "Look at the end of its log above.", 4, 503),
 )

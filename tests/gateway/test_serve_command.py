@@ -12,7 +12,7 @@ import pytest
 from gateway.process import ServeProcess
 from gateway.served import photo, until
 from PIL import Image
-from ryla_nodes.cli.serve import _input_folder
+from ryla_nodes.cli.own_engines import input_folder
 
 SHAPE = {"prompt": "a red star at the top left, navy background", "width": 256, "height": 256, "steps": 2, "seed": 7}
 
@@ -99,4 +99,4 @@ def test_an_engine_of_its_own_keeps_no_upload(tmp_path: Path, tiny_home: Path) -
     ],
 )
 def test_where_a_started_comfyui_keeps_uploads(arguments: str, folder: str) -> None:
-    assert _input_folder(Path("/comfy"), arguments.split()) == Path(folder)
+    assert input_folder(Path("/comfy"), arguments.split()) == Path(folder)

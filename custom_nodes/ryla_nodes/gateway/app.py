@@ -48,18 +48,18 @@ class Gateway:
 
     Args:
         children: engines to start and supervise, besides ``options.servers``.
-        cluster: a Ray cluster of engines, in the place of both.
+        backend: what runs the jobs, in the place of both.
 
     Raises:
         RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
     """
 
-    def __init__(self, options: Options, children: Sequence[ChildSpec] = (), cluster: Backend | None = None) -> None:
+    def __init__(self, options: Options, children: Sequence[ChildSpec] = (), backend: Backend | None = None) -> None:
         self.options = options
         self.workflows = enabled(options)
         self.children = Children(children, options.state / "engines")
         self.metrics = Metrics()
-        self.backend = cluster or servers(options, self.children)
+        self.backend = backend or servers(options, self.children)
         self.client = self.backend.client
         self.readiness = Readiness(
             options,

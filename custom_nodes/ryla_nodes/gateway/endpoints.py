@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse
 
 from ..errors import RylaError
@@ -188,7 +189,8 @@ class Endpoint:
 
     def _later(self, found: Found) -> Response:
         told = {"Location": f"/jobs/{found.id}", "X-Job-Id": found.id, "Preference-Applied": "respond-async"}
-        return JSONResponse(facts(found, self._jobs), 202, told)
+        held = BackgroundTask(_ended, found.live) if self._options.hold and found.live is not None else None
+        return JSONResponse(facts(found, self._jobs), 202, told, background=held)
 
     async def _waited(self, request: Request, found: Found, asked: Asked) -> Response:
         """The answer once the job has ended, the client's patience is over, or the client itself is gone."""
@@ -209,6 +211,11 @@ class Endpoint:
             raise RylaError("shutting_down", "The gateway was stopped; the job goes on when it is started again.")
         if gone.done() and not job.outcome.done() and not job.keep and job.watchers == 1:
             self._jobs.stop(job)
+
+
+async def _ended(job: LiveJob) -> None:
+    """Until a job has ended, or is left to the next process."""
+    await asyncio.wait({job.outcome})
 
 
 async def _disconnected(request: Request) -> None:

@@ -99,7 +99,7 @@ class ClusterLookout(Lookout):
         wanted = self._options.gpus if self._options is not None else 0.0
         if wanted and self._cluster.gpus() < wanted:
             message = f"{starting} replicas wait for {wanted:g} GPU each, and the nodes of the cluster have none."
-            return [Lack("gpu", message, RylaError("no_gpu", message).hint)]
+            return [Lack("gpu", message, RylaError("gpu_missing", message).hint)]
         waited = time.monotonic() - self._starting_since
         if waited < _PATIENCE:
             return [Lack("engine", f"{starting} replicas start.", "Wait: the first start is the slowest.")]

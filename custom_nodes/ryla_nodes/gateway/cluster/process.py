@@ -94,8 +94,8 @@ def require_gpu(options: EngineOptions, gpu: str, node: str) -> None:
     """Refuse an engine on the CPU where a GPU was asked for.
 
     Raises:
-        RylaError: ``no_gpu``.
+        RylaError: ``gpu_missing``.
     """
     if options.gpus and gpu == "CPU":
         message = f"A replica on the node {node} was promised a GPU, and its engine found none: it runs on the CPU."
-        raise RylaError("no_gpu", message)
+        raise RylaError("gpu_missing", message)

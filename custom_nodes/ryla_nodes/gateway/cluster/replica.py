@@ -54,7 +54,7 @@ class Replica:
         record: of ``EngineOptions``.
 
     Raises:
-        RylaError: ``pack_versions_differ``, ``comfyui_start_failed`` with the end of the engine's log, ``no_gpu``, and
+        RylaError: ``pack_versions_differ``, ``comfyui_start_failed`` with the end of its log, ``gpu_missing``, and
             what its first run raises.
     """
 
