@@ -166,6 +166,7 @@ class Readiness:
                 "version": probe.sight.version,
                 "gpu": probe.sight.gpu,
                 "queued": probe.sight.queued,
+                **({} if probe.sight.replicas is None else {"replicas": probe.sight.replicas}),
                 "lacks": [asdict(lack) for lack in probe.sight.lacks],
             }
             for number, probe in enumerate(self.probes)

@@ -7,8 +7,11 @@ from typing import Any
 
 from ray import serve
 
-from .options import EngineOptions
+from .bus import Bus
+from .options import BUS, EngineOptions
 from .replica import Replica
+
+_ASKED = 10_000
 
 
 def build(args: Mapping[str, Any]) -> Any:
@@ -18,5 +21,10 @@ def build(args: Mapping[str, Any]) -> Any:
         RylaError: ``invalid_parameter``.
     """
     options = EngineOptions.parse(args)
-    deployment = serve.deployment(name=options.kind, **options.deployment())(Replica)
-    return deployment.bind(options.record())
+    return application(options, options.kind)
+
+
+def application(options: EngineOptions, name: str) -> Any:
+    """The application with a deployment of this name."""
+    bus = serve.deployment(name=BUS, max_ongoing_requests=_ASKED, ray_actor_options={"num_cpus": 0})(Bus)
+    return serve.deployment(name=name, **options.deployment())(Replica).bind(options.record(), bus.bind())

@@ -25,7 +25,6 @@ SERVER = "ray"
 _LIVES = 3
 """How many replicas a job may lose."""
 _PAUSE = 0.5
-_SETTLES = 5
 _STOP_SECONDS = 30.0
 
 
@@ -147,15 +146,8 @@ class RayJob(Job):
 
     async def _found(self) -> Result | None:
         """The end of the job on the replica that has it; None when none has: it never began, or is lost with one."""
-        for _ in range(_SETTLES):
-            answers = await self._cluster.ask("result_of", self.prompt_id, seconds=None)
-            for answer in answers:
-                if isinstance(answer, Result):
-                    return self._final(answer)
-            if not any(isinstance(answer, BaseException) for answer in answers):
-                break
-            await asyncio.sleep(_PAUSE)
-        return None
+        answers = await self._cluster.ask_all("result_of", self.prompt_id, seconds=None)
+        return next((self._final(answer) for answer in answers if answer is not None), None)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -184,11 +176,13 @@ class RayJob(Job):
         if late:
             seconds = self._guard.lifetime.timeout
             raise RylaError("timed_out", f"The job passed its deadline of {seconds:.0f} s.", seconds=seconds)
+        if self._accepted.is_set():
+            raise RylaError("cancel_unverified", "Cancelled, but the replica that had the job did not confirm it.")
         raise RylaError("cancelled", "Cancelled while it waited; no engine had it.")
 
     async def _stop(self) -> Result | None:
-        answers = await self._cluster.ask("stop", self.prompt_id, seconds=_STOP_SECONDS)
-        return next((answer for answer in answers if isinstance(answer, Result)), None)
+        answers = await self._cluster.ask_all("stop", self.prompt_id, seconds=_STOP_SECONDS)
+        return next((answer for answer in answers if answer is not None), None)
 
     def _final(self, result: Result) -> Result:
         self.server = result.server

@@ -12,11 +12,11 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import RayServeException
 
 from ...errors import RylaError
 from .messages import Order, ReplicaSight, Report
-from .options import APPLICATION, EngineOptions
+from .options import APPLICATION, BUS, EngineOptions
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ LOCAL = "local"
 """In the place of an address: a cluster of this machine alone, which ends with this process."""
 
 _ASK_SECONDS = 10.0
+_TRIES = 15
+_PAUSE = 1.0
 _NAMESPACE = "ryla"
 
 
@@ -31,16 +33,13 @@ class Cluster:
     """A deployment that is there, or is being made.
 
     Args:
-        handle: of its deployment.
+        handle: of its deployment of engines.
+        bus: of that which asks them all.
+        own: it was started by this process, and ends with it.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    @property
-    def kind(self) -> str:
-        """Of its engines: the deployment's name."""
-        return str(self._handle.deployment_name)
+    def __init__(self, handle: Any, bus: Any, *, own: bool) -> None:
+        self._handle, self._bus, self._own = handle, bus, own
 
     @classmethod
     def connect(cls, address: str, options: EngineOptions | None) -> Cluster:
@@ -67,12 +66,15 @@ class Cluster:
             message = f"The Ray cluster {address} cannot be joined: {str(error).splitlines()[0]}"
             raise RylaError("cluster_unreachable", message) from error
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"location": "NoServer"})
-        return cls(_deployed(options))
+        serve.start(proxy_location="Disabled")
+        return cls(_deployed(options), serve.get_deployment_handle(BUS, APPLICATION), own=not where)
 
     def close(self) -> None:
-        """Leave the cluster; one of this machine alone ends."""
-        ray.shutdown()
+        """Let go of the deployment; a cluster of this machine alone ends."""
+        self._handle.shutdown()
+        self._bus.shutdown()
+        if self._own:
+            ray.shutdown()
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -92,24 +94,49 @@ class Cluster:
         except (RayError, RayServeException) as error:
             raise ReplicaLost(str(error).splitlines()[0]) from error
 
-    async def ask(self, method: str, *arguments: Any, seconds: float | None = _ASK_SECONDS) -> list[Any]:
-        """The answers of all replicas that are there; an exception in the place of one that gave none.
+    async def ask(self, method: str, *arguments: Any, seconds: float | None = _ASK_SECONDS) -> dict[str, Any]:
+        """The answers of the replicas that are there, by their names.
 
         Args:
             seconds: how long an answer may take; None for any time.
+
+        Raises:
+            RylaError: ``cluster_unreachable``.
         """
+        late = None if seconds is None else seconds + _ASK_SECONDS
         try:
-            answers = self._handle.broadcast(method, *arguments)
-            return list(await asyncio.wait_for(answers.results_async(return_exceptions=True), seconds))
-        except (DeploymentUnavailableError, asyncio.TimeoutError, RayError):
-            return []
+            answers = await asyncio.wait_for(self._bus.ask.remote(method, arguments, seconds), late)
+        except (RayError, RayServeException, asyncio.TimeoutError) as error:
+            raise RylaError("cluster_unreachable", f"The replicas of the cluster cannot be asked: {error}.") from error
+        return dict(answers)
+
+    async def ask_all(self, method: str, *arguments: Any, seconds: float | None) -> list[Any]:
+        """As ``ask``, but asks again until every replica that Serve says to run has answered, for a while.
+
+        Raises:
+            RylaError: ``cluster_unreachable``.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                answers = await self.ask(method, *arguments, seconds=seconds)
+                _, _, running, _ = await self.status()
+                if len(answers) >= running or any(answer is not None for answer in answers.values()) or not tries_left:
+                    return list(answers.values())
+            except RylaError:
+                if not tries_left:
+                    raise
+            await asyncio.sleep(_PAUSE)
+        return []
 
     # --- how it is -------------------------------------------------------------------------------------------------
 
     async def sights(self, classes: list[str], folders: list[str]) -> list[ReplicaSight]:
         """What each replica tells of itself."""
-        found = await self.ask("sight", classes, folders)
-        return [each for each in found if isinstance(each, ReplicaSight)]
+        try:
+            found = await self.ask("sight", classes, folders)
+        except RylaError:
+            return []
+        return list(found.values())
 
     async def status(self) -> tuple[str, str, int, int]:
         """State of the application, what Serve says of it, and how many replicas run and start.
@@ -126,7 +153,7 @@ class Cluster:
         application = serve.status().applications.get(APPLICATION)
         if application is None:
             return "NOT_STARTED", "Nothing is deployed.", 0, 0
-        deployment = application.deployments.get(self.kind)
+        deployment = application.deployments.get(self._handle.deployment_name)
         states = deployment.replica_states if deployment is not None else {}
         counts = {str(getattr(state, "value", state)): count for state, count in states.items()}
         said = "\n".join(text for text in (application.message, deployment.message if deployment else "") if text)
@@ -146,12 +173,14 @@ class ReplicaLost(Exception):
 
 def _deployed(options: EngineOptions | None) -> Any:
     """The handle of what is deployed; deployed now, without waiting for it, where ``options`` say so."""
-    there = serve.status().applications.get(APPLICATION)
-    if options is None and there is not None and there.deployments:
-        return serve.get_deployment_handle(next(iter(there.deployments)), APPLICATION)
-    from .app import build
+    from .app import application
 
+    there = serve.status().applications.get(APPLICATION)
+    names = [name for name in there.deployments if name != BUS] if there is not None else []
     wanted = options or EngineOptions()
-    target = serve.RunTarget(build(wanted.record()), name=APPLICATION, route_prefix=None)
-    serve.run_many([target], wait_for_applications_running=False)
-    return serve.get_deployment_handle(wanted.kind, APPLICATION)
+    # The same again is left alone: Serve would replace every replica.
+    name = names[0] if options is None and names else f"{wanted.kind}-{wanted.digest}"
+    if name not in names:
+        target = serve.RunTarget(application(wanted, name), name=APPLICATION, route_prefix=None)
+        serve.run_many([target], wait_for_applications_running=False)
+    return serve.get_deployment_handle(name, APPLICATION)

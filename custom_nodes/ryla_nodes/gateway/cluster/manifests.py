@@ -37,7 +37,7 @@ class Images:
 def serve_config(options: EngineOptions) -> dict[str, Any]:
     """The Serve config: engines without a door of their own. The gateway is the door."""
     return {
-        "http_options": {"location": "NoServer"},
+        "proxy_location": "Disabled",
         "applications": [
             {
                 "name": APPLICATION,

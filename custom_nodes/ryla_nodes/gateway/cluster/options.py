@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 from ...errors import RylaError
 
 APPLICATION = "ryla"
-"""The Serve application; its one deployment has the name of the engine's kind."""
+BUS = "bus"
+"""The Serve application, and its deployment beside that of the engines."""
 KINDS = ("comfyui", "embedded", "command")
 
 
@@ -76,6 +79,11 @@ class EngineOptions:
     def record(self) -> dict[str, Any]:
         """As JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def digest(self) -> str:
+        """The same for the same options, however often they are deployed."""
+        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:12]
 
     def deployment(self) -> dict[str, Any]:
         """The settings of the Serve deployment, by the names that a Serve config has for them."""

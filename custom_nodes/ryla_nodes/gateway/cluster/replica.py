@@ -8,13 +8,15 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from ... import settings as environment
 from ...client import AsyncClient, Result, State, Timings
@@ -23,6 +25,7 @@ from ...version import version
 from ...workflows import warm_up
 from ...workflows.manifest import load
 from ..probe import Lack, Probe, Sight
+from .bus import Question
 from .messages import Order, Refused, ReplicaSight, Report
 from .options import EngineOptions
 from .process import Place, process_of, require_gpu
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _NEAR = 4
 """How many kinds of work an engine is said to be near: jobs of these rather come here."""
+_PAUSE = 0.5
 _SILENT_SECONDS = 60.0
 """An engine that loads a large model may be deaf for so long."""
 
@@ -52,13 +56,14 @@ class Replica:
 
     Args:
         record: of ``EngineOptions``.
+        bus: the handle of the ``Bus``.
 
     Raises:
         RylaError: ``pack_versions_differ``, ``comfyui_start_failed`` with the end of its log, ``gpu_missing``, and
             what its first run raises.
     """
 
-    async def __init__(self, record: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
+    async def __init__(self, record: Mapping[str, Any], bus: Any) -> None:  # type: ignore[misc]  # Serve awaits it.
         self._options = EngineOptions.parse(record)
         self._node = str(ray.util.get_node_ip_address())
         self.name = f"ray://{self._node}/{serve.get_replica_context().replica_id.unique_id}"
@@ -77,6 +82,7 @@ class Replica:
             await self._probe.look()
             require_gpu(self._options, self._probe.sight.gpu, self._node)
             await self._warm_up()
+            self._keep(self._listen(bus))
         except BaseException:
             self.__del__()
             raise
@@ -123,10 +129,13 @@ class Replica:
 
     def _begin(self, order: Order) -> Work:
         work = self._works.add(order.prompt_id)
-        task = asyncio.ensure_future(self._work(order, work))
+        self._keep(self._work(order, work))
+        return work
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return work
 
     async def _work(self, order: Order, work: Work) -> None:
         digests = [upload.sha256 for upload in order.prompt.uploads]
@@ -146,6 +155,25 @@ class Replica:
         self._place.forget([digest for digest in digests if self._photos[digest] <= 0])
         work.end(at(result, self.name))
 
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    async def _listen(self, bus: Any) -> None:
+        while True:
+            try:
+                for question in await bus.fetch.remote(self.name):
+                    self._keep(self._answer(bus, question))
+            except (RayError, RayServeException) as error:
+                log.warning("The bus does not answer: %s", error)
+                await asyncio.sleep(_PAUSE)
+
+    async def _answer(self, bus: Any, question: Question) -> None:
+        call = {"stop": self.stop, "result_of": self.result_of, "sight": self.sight}[question.method]
+        answer = await call(*question.arguments)  # type: ignore[operator]
+        try:
+            await bus.answer.remote(question.number, self.name, answer)
+        except (RayError, RayServeException) as error:
+            log.warning("The bus took no answer: %s", error)
+
     async def stop(self, prompt_id: str) -> Result | None:
         """Cancel a job and tell how it ended; None when it is not here."""
         work = self._works.get(prompt_id)
@@ -159,8 +187,6 @@ class Replica:
         work = self._works.get(prompt_id)
         return None if work is None else await work.over()
 
-    # --- how it is -------------------------------------------------------------------------------------------------
-
     async def sight(self, classes: Sequence[str], folders: Sequence[str]) -> ReplicaSight:
         """What a gateway has to know of this engine: its state, these node classes, and the models in these folders."""
         probe = self._probe
@@ -170,6 +196,8 @@ class Replica:
         if crash := self._engine.crash():
             sight = Sight(lacks=(Lack("engine", crash.message, crash.hint),), gpu=sight.gpu)
         return ReplicaSight(self.name, version(), sight)
+
+    # --- its health ------------------------------------------------------------------------------------------------
 
     async def check_health(self) -> None:
         """Called by Serve, which replaces the replica after three failures.
