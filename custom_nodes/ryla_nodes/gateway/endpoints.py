@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -194,8 +194,14 @@ class Endpoint:
 
     async def _waited(self, request: Request, found: Found, asked: Asked) -> Response:
         """The answer once the job has ended, the client's patience is over, or the client itself is gone."""
+        limit = asked.wishes.wait if asked.wishes.respond_async else None
         if found.live is not None:
-            await self._wait(request, found.live, asked.wishes.wait if asked.wishes.respond_async else None)
+            await self._wait(request, found.live, limit)
+            if found.live.moved:
+                found = await self._jobs.find(found.id, found.spec.owner)
+        if found.live is None and found.stored is None:
+            left = max(0.0, found.spec.deadline - time.time()) if limit is None else limit
+            found = replace(found, stored=await self._jobs.elsewhere.end(found.id, left))
         if found.outcome is None:
             return self._later(found)
         return await answer(found, asked.kind, self._jobs, self._metrics)
@@ -207,7 +213,7 @@ class Endpoint:
             await asyncio.wait({ended, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-        if job.outcome.cancelled():
+        if job.outcome.cancelled() and not job.moved:
             raise RylaError("shutting_down", "The gateway was stopped; the job goes on when it is started again.")
         if gone.done() and not job.outcome.done() and not job.keep and job.watchers == 1:
             self._jobs.stop(job)

@@ -16,8 +16,10 @@ from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
 from . import traces
 from .backend import Client
+from .elsewhere import Elsewhere
 from .events import EventLog
 from .job import JobSpec, LiveJob, Outcome
+from .job_files import JobFiles, JobMoved
 from .line import Line
 from .metrics import Metrics
 from .options import Options, Token
@@ -35,6 +37,7 @@ _REMEMBERED = 512
 _AT_THE_DOOR = 4
 _LATEST = 300
 _CANCEL_SECONDS = 20.0
+_GIVE_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Jobs:
         workflows: the enabled ones by name.
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
         places: how many jobs may be with the engines at once.
+        files: those of the jobs.
         inputs: the input folders of the gateway's own engines.
 
     Attributes:
@@ -75,9 +79,11 @@ class Jobs:
         metrics: Metrics,
         gpu_of: Callable[[str], str],
         places: int,
+        files: JobFiles,
         inputs: Sequence[Path] = (),
     ) -> None:
-        self.results = Results(options.state / "results")
+        self.files = files
+        self.results = Results(files)
         self.uploads = Uploads(options.state / "uploads", options.limits, inputs)
         self.door = asyncio.Semaphore(_AT_THE_DOOR)
         self.draining = False
@@ -90,6 +96,7 @@ class Jobs:
         self._epoch = secrets.token_hex(4)
         self._seconds = 1.0
         self.store: JobStore
+        self.elsewhere: Elsewhere
         self.on_end: OnEnd
 
     # --- taking ----------------------------------------------------------------------------------------------------
@@ -110,6 +117,7 @@ class Jobs:
         job = self._enter(job_id, spec, keep)
         job.prompt = prompt
         try:
+            await self.elsewhere.share(job_id, spec)
             fresh = await self.store.start("job", job_id, spec.record())
         except RylaError as error:
             job.ending = Outcome("failed", time.time(), described(error))
@@ -167,13 +175,26 @@ class Jobs:
 
     async def run(self, job_id: str, record: Record) -> Record:
         """The body of a stored job: run it, or take it up when an earlier process began it."""
-        job = self._live.get(job_id) or self._revive(job_id, JobSpec.parse(record))
+        job = self._live.get(job_id)
+        if job is not None and job.task is not None:
+            # It was taken away from us, and came back.
+            await self._give_up([job])
+            job = None
+        job = job or self._revive(job_id, JobSpec.parse(record))
         self._metrics.alive.set(len(self._live))
         task = job.task = asyncio.current_task()
         assert task is not None
         # The task ends when the end is stored: only then is it told.
         task.add_done_callback(lambda _: self._leave(job))
-        ending = await self._runner.run(job)
+        if job.prompt is None:
+            await self.elsewhere.bring(job_id, job.spec)
+        try:
+            ending = await self._runner.run(job)
+        except JobMoved:
+            # As at the end of the process: nothing is stored of it here.
+            job.moved = True
+            raise asyncio.CancelledError from None
+        await self.elsewhere.forget(job_id, job.spec)
         await self.on_end(job_id, job.spec, ending)
         job.ending = ending
         return ending.record()
@@ -186,6 +207,10 @@ class Jobs:
         """The job's end is stored, or it is left to the next process."""
         if job.ending is None and self.draining:
             # Its uploads stay, too.
+            job.outcome.cancel()
+            return
+        if job.moved:
+            self._drop(job)
             job.outcome.cancel()
             return
         self._drop(job)
@@ -247,10 +272,40 @@ class Jobs:
         await asyncio.to_thread(self.results.cancelling, found.id)
         job = found.live or self._live.get(found.id)
         if job is None:
-            return found
+            ending = await self.elsewhere.end(found.id, _CANCEL_SECONDS)
+            return Found(found.id, found.spec, None, ending)
         self.stop(job)
         await asyncio.wait({job.outcome}, timeout=_CANCEL_SECONDS)
         return Found(found.id, found.spec, job, None)
+
+    async def look_for_cancelled(self) -> None:
+        """Stop those that were cancelled at another gateway.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        if self._live:
+            for job_id in await asyncio.to_thread(self.results.cancelled, self.alive):
+                if (job := self._live.get(job_id)) is not None and not job.stop.is_set():
+                    self.stop(job)
+
+    async def give_up_moved(self) -> None:
+        """Let go of the jobs that another gateway has taken over.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        begun = [job for job in self._live.values() if job.task is not None]
+        own = await self.store.own()
+        await self._give_up([job for job in begun if job.id not in own])
+
+    async def _give_up(self, jobs: Sequence[LiveJob]) -> None:
+        tasks = [job.task for job in jobs if job.task is not None]
+        for job, task in zip(jobs, tasks, strict=True):
+            job.moved = True
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS)
 
     @staticmethod
     def stop(job: LiveJob) -> None:
@@ -293,7 +348,7 @@ class Jobs:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
+            await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS)
 
 
 def _same(found: Found, spec: JobSpec) -> Found:

@@ -68,10 +68,10 @@ class Runner:
     async def _run(self, job: LiveJob) -> Outcome:
         if job.prompt is not None:
             return await self._in_turn(job, job.prompt)
-        if self._results.is_cancelled(job.id):
+        if await asyncio.to_thread(self._results.cancelled, frozenset({job.id})):
             job.stop.set()
         prompt = job.prompt = await asyncio.to_thread(self.bind, job.spec)
-        submission = self._results.submission(job.id)
+        submission = await asyncio.to_thread(self._results.submission, job.id)
         if submission is None:
             return await self._in_turn(job, prompt)
         # It may be running, so it waits for no turn; and it is never posted again.
