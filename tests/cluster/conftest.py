@@ -71,7 +71,7 @@ class World:
         """A gateway that deploys ``engines``; None takes what is there."""
         from ryla_nodes.gateway.cluster.backend import cluster
 
-        options = options_of(self.root, workflows=("paint", "portrait"), **{"timeout": 60.0, **more})
+        options = options_of(self.root, **{"timeout": 60.0, **more})
         served = Served(options, lambda: cluster(options, self.address, engines)).start()
         try:
             yield served
@@ -83,7 +83,9 @@ class World:
 def world(nodes: Any, tmp_path: Path) -> Iterator[World]:
     """One for each test, whose engines end with it."""
     from ray import serve
+    from ray.serve.exceptions import RayServeException
     from ryla_nodes.gateway.cluster.options import APPLICATION
 
     yield World(tmp_path, nodes.address)
-    serve.delete(APPLICATION)
+    with contextlib.suppress(RayServeException):
+        serve.delete(APPLICATION)

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from cluster.conftest import World
-from gateway.served import Served, photo, until
+from gateway.served import Served, add_workflows, photo, until
+
+CHARM = """
+title = "Charm"
+summary = "A workflow with a LoRA."
+models = []
+[[outputs]]
+node = "Result"
+kind = "image"
+[parameters.prompt]
+type = "text"
+node = "Paint"
+input = "text"
+required = true
+help = "What."
+[parameters.lora_id]
+type = "lora"
+node = "Paint"
+input = "lora_id"
+help = "Who."
+[parameters.seed]
+type = "seed"
+node = "Paint"
+input = "seed"
+help = "The seed."
+"""
 
 
 def _ready(gateway: Served, seconds: float = 60.0) -> None:
@@ -175,12 +201,38 @@ def test_from_no_replica_to_some_and_back(world: World) -> None:
 
 
 def test_a_node_that_is_lost_in_mid_job(world: World, nodes: Any) -> None:
-    node = nodes.add_node(num_cpus=1, resources={"away": 1})
-    world.say("seconds", "5")
-    with world.gateway(world.engines(min_replicas=1, max_replicas=1)) as gateway:
+    node = nodes.add_node(num_cpus=4)
+    # Each takes so much that every node has one.
+    with world.gateway(world.engines(cpus=3, min_replicas=3, max_replicas=3, ongoing=1)) as gateway:
+        until(lambda: gateway.http.get("/ready").json()["engines"][0].get("replicas") == 3, 90)
+        world.say("seconds", "4")
+        time.sleep(0.3)
+        jobs = [_later(gateway, str(number)) for number in range(3)]
+        until(lambda: len(world.starts()) == 3)
+        nodes.remove_node(node, allow_graceful=False)
+        for job in jobs:
+            assert _ended(gateway, job, 90)["state"] == "succeeded"
+            assert gateway.http.get(f"/jobs/{job}/result").content.startswith(b"\xff\xd8")
+    runs = Counter(prompt for prompt, _, _ in world.starts())
+    assert sorted(runs.values()) == [1, 1, 2], "only what went with the node ran again"
+
+
+def test_a_character_goes_to_the_replica_that_had_it(world: World) -> None:
+    folder = world.root / "workflows"
+    add_workflows(folder)
+    (folder / "charm").mkdir()
+    node = {"class_type": "FakePaint", "inputs": {"text": "", "seed": 0, "lora_id": ""}, "_meta": {"title": "Paint"}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}}
+    graph = {"1": node, "2": {**save, "_meta": {"title": "Result"}}}
+    (folder / "charm" / "api.json").write_text(json.dumps(graph))
+    (folder / "charm" / "workflow.toml").write_text(CHARM)
+    with world.gateway(world.engines(min_replicas=2, max_replicas=2), workflows=("charm",)) as gateway:
         _ready(gateway)
-        job = _later(gateway, "a")
-        until(lambda: len(world.starts()) == 1)
-        os.kill(world.starts()[0][1], signal.SIGSTOP)
-        nodes.remove_node(node)
-        del job
+        until(lambda: gateway.http.get("/ready").json()["engines"][0]["replicas"] == 2, 60)
+        for number in range(24):
+            answer = gateway.post("charm", prompt=str(number), lora_id=("anna", "ben")[number % 2])
+            assert answer.status_code == 200, answer.text
+            time.sleep(0.1)
+    late = world.starts()[-12:]
+    assert {lora for _, _, lora in late} == {"anna", "ben"}
+    assert len({(pid, lora) for _, pid, lora in late}) == 2, late
