@@ -111,9 +111,21 @@ class Bench:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, state: Path) -> Iterator[str]:
+def serving(*arguments: str, state: Path, workflow: str = "wait") -> Iterator[str]:
     """``ryla serve``, and its URL."""
-    command = [sys.executable, "-c", MAIN, "serve", "--json", "--port", "0", "--workflow", "wait", "--timeout", "3600"]
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        "serve",
+        "--json",
+        "--port",
+        "0",
+        "--workflow",
+        workflow,
+        "--timeout",
+        "3600",
+    ]
     with (state.parent / f"{state.name}.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--state", str(state), *arguments], stdout=subprocess.PIPE, stderr=log, text=True
@@ -165,8 +177,9 @@ def throughput(bench: Bench, options: argparse.Namespace) -> None:
             tags = [f"rate-{count}-{number}" for number in range(options.rounds * count)]
             rate = len(tags) / asyncio.run(jobs(url, tags, options.seconds))
         alone = alone or rate / count
-        print(f"{count} replicas: {rate:6.3f} jobs a second of {options.seconds:g} s each, {rate / alone / count:.3f} x "
-              f"{count} x one; {rate * options.seconds / count:.3f} of an engine that never waits", flush=True)  # fmt: skip
+        print(f"{count} replicas: {rate:6.3f} jobs a second of {options.seconds:g} s each, "
+              f"{rate / alone / count:.3f} x {count} x one; {rate * options.seconds / count:.3f} of engines that never "
+              "wait", flush=True)  # fmt: skip
 
 
 def killed(bench: Bench, options: argparse.Namespace) -> None:

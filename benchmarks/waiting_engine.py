@@ -1,6 +1,6 @@
 """The embedded engine with a node that waits instead of computing: ``waiting_engine.py PORT HOME LOG``.
 
-``BenchWait`` hands a picture on after ``seconds``; ``LOG`` gets a line when it begins and when it ends, with its ``tag``.
+``BenchWait`` hands a picture on after ``seconds``; ``LOG`` gets a line when it begins and when it ends, with its tag.
 """
 
 from __future__ import annotations

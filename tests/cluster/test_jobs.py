@@ -1,4 +1,7 @@
-"""Jobs on a real Ray cluster of two nodes: run, watched, cancelled, taken up again, and told when they cannot be."""
+"""Jobs on a real Ray cluster of two nodes: run, watched, cancelled, taken up again, and told when they cannot be.
+
+Most of them are run with ``RYLA_TEST_LONG``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 from cluster.conftest import World
 from gateway.served import Served, add_workflows, photo, until
+from long import long
 
 CHARM = """
 title = "Charm"
@@ -30,6 +34,7 @@ help = "What."
 type = "lora"
 node = "Paint"
 input = "lora_id"
+default = ""
 help = "Who."
 [parameters.seed]
 type = "seed"
@@ -94,6 +99,7 @@ def test_a_picture_a_photo_and_what_is_told(world: World) -> None:
         assert len({pid for _, pid, _ in world.starts()}) == 2
 
 
+@long
 def test_cancelling_what_runs_and_what_waits(world: World) -> None:
     world.say("seconds", "20")
     with world.gateway(world.engines(ongoing=1)) as gateway:
@@ -116,6 +122,7 @@ def test_cancelling_what_runs_and_what_waits(world: World) -> None:
         assert answer.status_code == 504 and answer.json()["code"] == "timed_out"
 
 
+@long
 @pytest.mark.parametrize("fault", ["crash", "dead worker"])
 def test_a_replica_whose_engine_is_dead_is_replaced(world: World, fault: str) -> None:
     with world.gateway(world.engines()) as gateway:
@@ -146,6 +153,7 @@ def test_a_gateway_that_is_killed_finds_its_job_where_it_was(world: World) -> No
     assert len(world.starts()) == 1, "it ran once"
 
 
+@long
 def test_an_engine_that_does_not_start_shows_the_end_of_its_log(world: World) -> None:
     world.say("faults", "no start")
     with world.gateway(world.engines(ready_within=20.0)) as gateway:
@@ -157,6 +165,7 @@ def test_an_engine_that_does_not_start_shows_the_end_of_its_log(world: World) ->
         assert lack["fix"] == "ryla doctor"
 
 
+@long
 def test_two_versions_of_the_pack_are_refused_with_both_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with world.gateway(world.engines(version="9.9.9")) as gateway:
         message = ""
@@ -176,11 +185,13 @@ def test_two_versions_of_the_pack_are_refused_with_both_named(world: World, monk
         assert "0.0.9" in answer.json()["detail"] and "0.1.0" in answer.json()["detail"]
 
 
+@long
 def test_a_gpu_that_no_node_has_is_told(world: World) -> None:
     with world.gateway(world.engines(gpus=1.0)) as gateway:
         assert "wait for 1 GPU each" in _missing(gateway, "gpu")["message"]
 
 
+@long
 def test_from_no_replica_to_some_and_back(world: World) -> None:
     with world.gateway(world.engines(min_replicas=0, max_replicas=2, idle_seconds=3.0)) as gateway:
         _ready(gateway)
@@ -200,6 +211,7 @@ def test_from_no_replica_to_some_and_back(world: World) -> None:
         until(lambda: gateway.http.get("/ready").json()["engines"][0]["replicas"] == 0, 40)
 
 
+@long
 def test_a_node_that_is_lost_in_mid_job(world: World, nodes: Any) -> None:
     node = nodes.add_node(num_cpus=4)
     # Each takes so much that every node has one.
@@ -217,6 +229,7 @@ def test_a_node_that_is_lost_in_mid_job(world: World, nodes: Any) -> None:
     assert sorted(runs.values()) == [1, 1, 2], "only what went with the node ran again"
 
 
+@long
 def test_a_character_goes_to_the_replica_that_had_it(world: World) -> None:
     folder = world.root / "workflows"
     add_workflows(folder)

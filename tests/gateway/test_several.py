@@ -1,6 +1,7 @@
 """Several gateways on one Postgres: keys hold across them, one takes over what another one leaves, nothing runs twice.
 
-``RYLA_TEST_GATEWAY_KILLS`` sets how often each of two is killed under load.
+With ``RYLA_TEST_LONG`` two are killed under load, ``RYLA_TEST_GATEWAY_KILLS`` times each, and Postgres is gone for
+``RYLA_TEST_OUTAGE`` seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import postgres
 import pytest
 from gateway.process import ServeProcess
 from gateway.served import add_workflows, photo, until
+from long import long
 from unit.fake_engine import FakeEngine
 from unit.fake_engine_parts import jpeg
 
@@ -121,6 +123,7 @@ def test_what_a_gateway_leaves_goes_on_at_the_other_with_its_photos(
     assert len(engine.started) == len(set(engine.started))
 
 
+@long
 def test_a_gateway_that_was_taken_for_dead_does_no_more_for_its_jobs(
     engine: FakeEngine, tmp_path: Path, server: postgres.Postgres
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_gateway_that_was_taken_for_dead_does_no_more_for_its_jobs(
     assert len(runs) == 13 and set(runs.values()) == {1}, runs
 
 
+@long
 def test_a_postgres_that_is_gone_for_a_while_loses_no_job(
     engine: FakeEngine, tmp_path: Path, server: postgres.Postgres
 ) -> None:
@@ -212,6 +216,7 @@ class Load:
             time.sleep(0.2)
 
 
+@long
 @pytest.mark.timeout(150 + 60 * KILLS)
 def test_two_gateways_that_are_killed_again_and_again_lose_no_job_and_run_none_twice(
     tmp_path: Path, server: postgres.Postgres
