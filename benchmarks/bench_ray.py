@@ -225,8 +225,9 @@ def zero(bench: Bench, options: argparse.Namespace) -> None:
         most = replicas(url)
         idle = time.perf_counter()
         until(lambda: replicas(url) == 0)
+        gone = time.perf_counter() - idle
         print(f"a burst of {options.burst} jobs on no replica: the first picture after {first:.1f} s, all after "
-              f"{rest:.1f} s on {most} replicas; none {time.perf_counter() - idle:.0f} s later", flush=True)  # fmt: skip
+              f"{rest:.1f} s on {most} replicas; none {gone:.0f} s later", flush=True)  # fmt: skip
 
 
 def latency(bench: Bench, options: argparse.Namespace) -> None:

@@ -19,8 +19,9 @@ from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.best_of import require_score
 from ..workflows.workflow import BoundPrompt, Workflow
 from .backend import Client
+from .found import Found
 from .job import JobSpec, LiveJob, job_id_of
-from .jobs import Found, Jobs
+from .jobs import Jobs
 from .metrics import Metrics
 from .models import check, request_model
 from .openapi import endpoint_docs

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RylaError
@@ -18,6 +18,7 @@ from . import traces
 from .backend import Client
 from .elsewhere import Elsewhere
 from .events import EventLog
+from .found import Found, same, unknown
 from .job import JobSpec, LiveJob, Outcome
 from .job_files import JobFiles, JobMoved
 from .line import Line
@@ -38,23 +39,6 @@ _AT_THE_DOOR = 4
 _LATEST = 300
 _CANCEL_SECONDS = 20.0
 _GIVE_UP_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Found:
-    """A job by its id: alive (or fresh) in this process, or as it is stored."""
-
-    id: str
-    spec: JobSpec
-    live: LiveJob | None
-    stored: Outcome | None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
-        if self.live is None:
-            return self.stored
-        return self.live.outcome.result() if self.live.outcome.done() else None
 
 
 class Jobs:
@@ -89,7 +73,7 @@ class Jobs:
         self.draining = False
         self._limits, self._metrics = options.limits, metrics
         self._line = Line(places, self._moved)
-        self._runner = Runner(options, client, workflows, self.results, self.uploads, self._line, gpu_of)
+        self._runner = Runner(options, client, workflows, self.results, self.uploads, self._line, gpu_of, self._bring)
         self._live: dict[str, LiveJob] = {}
         self._ended: OrderedDict[str, LiveJob] = OrderedDict()
         self._of: Counter[str] = Counter()
@@ -112,7 +96,7 @@ class Jobs:
         """
         known = self._live.get(job_id) or self._ended.get(job_id)
         if known is not None:
-            return _same(Found(job_id, known.spec, known, None), spec)
+            return same(Found(job_id, known.spec, known, None), spec)
         self._admit(token)
         job = self._enter(job_id, spec, keep)
         job.prompt = prompt
@@ -127,7 +111,7 @@ class Jobs:
             return Found(job_id, spec, job, None)
         self._drop(job)
         found = await self.find(job_id, spec.owner)
-        return _same(found, spec)
+        return same(found, spec)
 
     def _admit(self, token: Token | None) -> None:
         if self.draining:
@@ -162,8 +146,13 @@ class Jobs:
             return 0
         if job.engine_job is not None:
             known = job.progress.ahead if job.progress else None
-            return self._line.busy - 1 if known is None else known
+            return self._earlier(job) if known is None else known
         return self._line.ahead(job.spec.accepted) + self._line.busy
+
+    def _earlier(self, job: LiveJob) -> int:
+        """How many that an engine has, or is to get, were accepted before this one."""
+        given = (other for other in self._live.values() if other.engine_job is not None)
+        return sum(other.spec.accepted < job.spec.accepted for other in given)
 
     def _moved(self) -> None:
         self._metrics.waiting.set(len(self._line))
@@ -186,18 +175,20 @@ class Jobs:
         assert task is not None
         # The task ends when the end is stored: only then is it told.
         task.add_done_callback(lambda _: self._leave(job))
-        if job.prompt is None:
-            await self.elsewhere.bring(job_id, job.spec)
         try:
             ending = await self._runner.run(job)
         except JobMoved:
             # As at the end of the process: nothing is stored of it here.
             job.moved = True
             raise asyncio.CancelledError from None
-        await self.elsewhere.forget(job_id, job.spec)
+        with suppress(RylaError):  # Then they go with the job's other files.
+            await self.elsewhere.forget(job_id, job.spec)
         await self.on_end(job_id, job.spec, ending)
         job.ending = ending
         return ending.record()
+
+    async def _bring(self, job: LiveJob) -> None:
+        await self.elsewhere.bring(job.id, job.spec)
 
     def _revive(self, job_id: str, spec: JobSpec) -> LiveJob:
         log.info("A job of an earlier process goes on.", extra={"job_id": job_id})
@@ -259,10 +250,10 @@ class Jobs:
         else:
             stored = await self.store.get(job_id)
             if stored is None or "workflow" not in stored[0]:
-                raise _unknown(job_id)
+                raise unknown(job_id)
             found = self._found(job_id, *stored)
         if found.spec.owner != owner:
-            raise _unknown(job_id)
+            raise unknown(job_id)
         return found
 
     async def cancel(self, found: Found) -> Found:
@@ -349,13 +340,3 @@ class Jobs:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS)
-
-
-def _same(found: Found, spec: JobSpec) -> Found:
-    if found.spec.digest != spec.digest:
-        raise RylaError("idempotency_conflict", "This Idempotency-Key was used for another request.")
-    return found
-
-
-def _unknown(job_id: str) -> RylaError:
-    return RylaError("job_not_found", f"There is no job {job_id[:60]}.")

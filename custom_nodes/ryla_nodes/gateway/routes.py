@@ -14,7 +14,8 @@ from ..loras.library import describe, of_machine
 from ..workflows.parameter import Parameter
 from ..workflows.workflow import Workflow
 from . import events, metrics
-from .jobs import Found, Jobs
+from .found import Found
+from .jobs import Jobs
 from .openapi import problems
 from .options import Options, Token
 from .readiness import Readiness

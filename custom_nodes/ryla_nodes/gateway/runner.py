@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..client import Job as EngineJob
@@ -31,6 +31,7 @@ class Runner:
 
     Args:
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+        bring: has the photos of a job here.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Runner:
         uploads: Uploads,
         line: Line,
         gpu_of: Callable[[str], str],
+        bring: Callable[[LiveJob], Awaitable[None]],
     ) -> None:
         self._options, self._client, self._workflows = options, client, workflows
         self._results, self._uploads, self._line, self._gpu_of = results, uploads, line, gpu_of
+        self._bring = bring
 
     async def run(self, job: LiveJob) -> Outcome:
         """Run a job to its end, whatever that is; one that an earlier process submitted is taken up where it is."""
@@ -70,6 +73,7 @@ class Runner:
             return await self._in_turn(job, job.prompt)
         if await asyncio.to_thread(self._results.cancelled, frozenset({job.id})):
             job.stop.set()
+        await self._bring(job)
         prompt = job.prompt = await asyncio.to_thread(self.bind, job.spec)
         submission = await asyncio.to_thread(self._results.submission, job.id)
         if submission is None:

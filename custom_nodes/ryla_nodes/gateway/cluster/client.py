@@ -16,7 +16,7 @@ from ...errors import RylaError
 from ...settings import Settings
 from ...workflows.manifest import load
 from ...workflows.workflow import BoundPrompt, Workflow
-from .connection import Cluster, ReplicaLost
+from .connection import Cluster, NoReplicas, ReplicaLost
 from .messages import Order, Refused, Report
 
 SERVER = "ray"
@@ -70,6 +70,10 @@ def near(prompt: BoundPrompt) -> str:
     return " ".join(sorted(want for want in prompt.wants if not want.startswith("workflow:")))
 
 
+async def _nothing() -> None:
+    await asyncio.sleep(_PAUSE)
+
+
 class RayJob(Job):
     """A job on a replica of a cluster. A lost replica takes its engine with it: then the job runs on another one."""
 
@@ -95,10 +99,14 @@ class RayJob(Job):
         noted = self._options.on_submit(Submission(SERVER, self.prompt_id)) if self._options.on_submit else None
         if noted is not None:
             await noted
-        lost = ""
+        lost, patience = "", time.monotonic() + self._options.wait
         while self._attempts < _LIVES:
             try:
                 result = await self._once()
+            except NoReplicas as error:
+                if time.monotonic() > patience:
+                    raise RylaError("engine_unreachable", f"The cluster has no engines: {error}") from error
+                result = await self._guarded(_nothing())
             except ReplicaLost as error:
                 lost = str(error)
                 result = await self._guarded(self._found())
@@ -147,7 +155,7 @@ class RayJob(Job):
     async def _found(self) -> Result | None:
         """The end of the job on the replica that has it; None when none has: it never began, or is lost with one."""
         answers = await self._cluster.ask_all("result_of", self.prompt_id, seconds=None)
-        return next((self._final(answer) for answer in answers if answer is not None), None)
+        return next((self._take(answer) for answer in answers if answer is not None), None)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from ...errors import RylaError
 from .messages import Order, ReplicaSight, Report
@@ -87,10 +87,13 @@ class Cluster:
 
         Raises:
             ReplicaLost: the replica went away.
+            NoReplicas: the deployment has failed.
         """
         try:
             async for report in response:
                 yield report
+        except DeploymentUnavailableError as error:
+            raise NoReplicas(str(error).splitlines()[0]) from error
         except (RayError, RayServeException) as error:
             raise ReplicaLost(str(error).splitlines()[0]) from error
 
@@ -169,6 +172,10 @@ class Cluster:
 
 class ReplicaLost(Exception):
     """A replica went away, or was not reached, while it had a job."""
+
+
+class NoReplicas(Exception):
+    """Serve takes no job for this deployment."""
 
 
 def _deployed(options: EngineOptions | None) -> Any:

@@ -50,8 +50,10 @@ class Place:
         for path in (self.uploads, self.inputs, self.outputs):
             path.mkdir(parents=True, exist_ok=True)
 
-    def forget(self, digests: Sequence[str]) -> None:
-        """Delete the engine's copies of uploads with these SHA-256 digests."""
+    def forget(self, prompt_id: str, digests: Sequence[str]) -> None:
+        """Delete a job's photos, and the engine's copies of those with these SHA-256 digests."""
+        for path in self.uploads.glob(f"{prompt_id}-*"):
+            path.unlink(missing_ok=True)
         for digest in digests:
             for path in (self.inputs / UPLOADS).glob(f"{digest[:DIGITS]}*"):
                 path.unlink(missing_ok=True)

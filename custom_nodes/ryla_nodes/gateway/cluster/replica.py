@@ -140,20 +140,18 @@ class Replica:
     async def _work(self, order: Order, work: Work) -> None:
         digests = [upload.sha256 for upload in order.prompt.uploads]
         self._photos.update(digests)
+        result = failed(order, RylaError("internal_error", f"{self.name} failed to run this job."))
         try:
             prompt = await asyncio.to_thread(order.unpacked, self._place.uploads)
-            job = self._client.start(
-                prompt, timeout=order.timeout, on_progress=work.show, prompt_id=order.prompt_id, depth=None
-            )
+            job = self._client.start(prompt, timeout=order.timeout, on_progress=work.show, prompt_id=order.prompt_id)
             work.begin(job)
             result = await job.result()
-            for upload in prompt.uploads:
-                upload.path.unlink(missing_ok=True)
         except RylaError as error:
             result = failed(order, error)
-        self._photos.subtract(digests)
-        self._place.forget([digest for digest in digests if self._photos[digest] <= 0])
-        work.end(at(result, self.name))
+        finally:
+            self._photos.subtract(digests)
+            self._place.forget(order.prompt_id, [digest for digest in digests if self._photos[digest] <= 0])
+            work.end(replace(result, server=self.name))
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -214,11 +212,6 @@ class Replica:
                 raise RylaError("zombie_worker", f"{self.name}: {lack.message}")
         if self._silent_since is not None and now - self._silent_since > _SILENT_SECONDS:
             raise RylaError("engine_unreachable", f"{self.name}: its engine is silent since {_SILENT_SECONDS:.0f} s.")
-
-
-def at(result: Result, name: str) -> Result:
-    """A result that came from this replica."""
-    return replace(result, server=name)
 
 
 def failed(order: Order, error: RylaError) -> Result:
