@@ -196,7 +196,7 @@ def killed(bench: Bench, options: argparse.Namespace) -> None:
             await asyncio.to_thread(bench.cluster.remove_node, nodes[-1], False)
             await asyncio.sleep(10.0)
             print("another one is added", flush=True)
-            await asyncio.to_thread(bench.cluster.add_node, num_cpus=4)
+            bench.cluster.add_node(num_cpus=4)  # Ray wants the main thread for it.
             return await work
 
         taken = asyncio.run(all_of_it())

@@ -35,7 +35,13 @@ class Host:
         from ray.cluster_utils import Cluster
 
         paths = options.work / "pack.yaml"
-        paths.write_text(f"ryla:\n  custom_nodes: {REPO / 'custom_nodes'}\n", encoding="utf-8")
+        packs = f"ryla:\n  custom_nodes: {REPO / 'custom_nodes'}\n"
+        if options.cpu:  # ComfyUI takes a small T5 only with a pack that tells it the shape.
+            small = options.work / "packs" / "ryla_test_small_shapes"
+            small.parent.mkdir(exist_ok=True)
+            small.is_symlink() or small.symlink_to(REPO / "tests" / "comfyui" / "packs" / small.name)
+            packs += f"small:\n  custom_nodes: {small.parent}\n"
+        paths.write_text(packs, encoding="utf-8")
         os.environ.update(RYLA_VOLUME=str(models), RYLA_HOME=str(options.work / "home"), RAY_USAGE_STATS_ENABLED="0")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(REPO / "custom_nodes"), os.environ.get("PYTHONPATH", "")])
         self.options = options

@@ -124,7 +124,8 @@ class RayJob(Job):
             RylaError: ``cancelled``, ``timed_out``, and what no replica would take.
         """
         left = self._guard.lifetime.deadline - time.monotonic()
-        order = await asyncio.to_thread(Order.of, self.prompt, self.prompt_id, max(1.0, left))
+        of_this = (self.prompt, self.prompt_id, max(1.0, left))
+        order = await asyncio.to_thread(Order.of, *of_this) if self.prompt.uploads else Order.of(*of_this)
         response = self._cluster.run(order, near(self.prompt))
         return await self._guarded(self._followed(response), response)
 

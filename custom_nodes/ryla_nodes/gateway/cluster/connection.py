@@ -93,9 +93,9 @@ class Cluster:
             async for report in response:
                 yield report
         except DeploymentUnavailableError as error:
-            raise NoReplicas(str(error).splitlines()[0]) from error
+            raise NoReplicas(_last_line(error)) from error
         except (RayError, RayServeException) as error:
-            raise ReplicaLost(str(error).splitlines()[0]) from error
+            raise ReplicaLost(_last_line(error)) from error
 
     async def ask(self, method: str, *arguments: Any, seconds: float | None = _ASK_SECONDS) -> dict[str, Any]:
         """The answers of the replicas that are there, by their names.
@@ -176,6 +176,12 @@ class ReplicaLost(Exception):
 
 class NoReplicas(Exception):
     """Serve takes no job for this deployment."""
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong: before it stands where, over many lines."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _deployed(options: EngineOptions | None) -> Any:

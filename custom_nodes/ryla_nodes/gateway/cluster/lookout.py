@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import RylaError
-from ...version import version
 from ...workflows.graph import Graph
 from ..probe import Lack, Lookout, Sight
 from ..problems import redact
 from .connection import Cluster
 from .messages import ReplicaSight
-from .options import EngineOptions
+from .options import EngineOptions, pack_version
 
 _EVERY_SECONDS = 4.0
 _PATIENCE = 60.0
@@ -74,10 +73,12 @@ class ClusterLookout(Lookout):
             self._gpus.update({each.name: each.sight.gpu for each in self._sights})
 
     def _versions(self) -> list[Lack]:
-        others = sorted({each.version for each in self._sights if each.version != version()})
+        others = sorted({each.version for each in self._sights if each.version != pack_version()})
         if not others:
             return []
-        message = f"This gateway has version {version()} of ryla-nodes, and engines of its cluster have {others[0]}."
+        message = (
+            f"This gateway has version {pack_version()} of ryla-nodes, and engines of its cluster have {others[0]}."
+        )
         return [Lack("version", message, RylaError("pack_versions_differ", message).hint)]
 
     def _lacks(self, state: str, said: str, running: int, starting: int) -> list[Lack]:

@@ -10,9 +10,9 @@ from ...client import Progress, Result
 from ...client.uploads import read
 from ...errors import RylaError
 from ...files import write_whole
-from ...version import version
 from ...workflows.workflow import BoundPrompt
 from ..probe import Sight
+from .options import pack_version
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Order:
             RylaError: ``unreadable_file``, ``input_changed``.
         """
         files = {str(upload.path): read(upload.path, upload.sha256)[0] for upload in prompt.uploads}
-        return cls(prompt, prompt_id, timeout, files, version())
+        return cls(prompt, prompt_id, timeout, files, pack_version())
 
     def unpacked(self, folder: Path) -> BoundPrompt:
         """Its prompt, with the pictures in ``folder``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...errors import RylaError
+from ...version import version
 
 APPLICATION = "ryla"
 BUS = "bus"
@@ -107,6 +109,12 @@ class EngineOptions:
             "graceful_shutdown_timeout_s": self.drain_seconds,
             "ray_actor_options": {"num_cpus": self.cpus, "num_gpus": self.gpus},
         }
+
+
+@functools.cache
+def pack_version() -> str:
+    """Of this pack; asked for with every job."""
+    return version()
 
 
 def replicas_of(text: str) -> tuple[int, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,8 @@ from ...client.engine_process import EngineProcess
 from ...errors import RylaError
 from ...models.workspace import python_of
 from .options import EngineOptions
+
+_PREFIX = "ryla-replica-"
 
 
 class CommandProcess(EngineProcess):
@@ -33,6 +38,22 @@ class Place:
 
     folder: Path
 
+    @classmethod
+    def new(cls) -> Place:
+        """One of its own; those that replicas left which were killed are deleted."""
+        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+            if pid.isdecimal() and not _runs(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+        place = cls(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")))
+        for path in (place.uploads, place.inputs, place.outputs):
+            path.mkdir()
+        return place
+
+    def remove(self) -> None:
+        """Delete it with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @property
     def uploads(self) -> Path:
         """Where the pictures of jobs lie before they are given to the engine."""
@@ -46,10 +67,6 @@ class Place:
     def outputs(self) -> Path:
         return self.folder / "output"
 
-    def make(self) -> None:
-        for path in (self.uploads, self.inputs, self.outputs):
-            path.mkdir(parents=True, exist_ok=True)
-
     def forget(self, prompt_id: str, digests: Sequence[str]) -> None:
         """Delete a job's photos, and the engine's copies of those with these SHA-256 digests."""
         for path in self.uploads.glob(f"{prompt_id}-*"):
@@ -57,6 +74,16 @@ class Place:
         for digest in digests:
             for path in (self.inputs / UPLOADS).glob(f"{digest[:DIGITS]}*"):
                 path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def process_of(options: EngineOptions, place: Place) -> EngineProcess:

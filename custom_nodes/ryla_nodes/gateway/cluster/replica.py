@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,13 +18,12 @@ from ray.serve.exceptions import RayServeException
 from ... import settings as environment
 from ...client import AsyncClient, Result, State, Timings
 from ...errors import RylaError
-from ...version import version
 from ...workflows import warm_up
 from ...workflows.manifest import load
 from ..probe import Lack, Probe, Sight
 from .bus import Question
 from .messages import Order, Refused, ReplicaSight, Report
-from .options import EngineOptions
+from .options import EngineOptions, pack_version
 from .process import Place, process_of, require_gpu
 from .work import Work, Works
 
@@ -46,8 +42,8 @@ def require_version(wanted: str, who: str, node: str) -> None:
     Raises:
         RylaError: ``pack_versions_differ``.
     """
-    if wanted and wanted != version():
-        message = f"The node {node} has version {version()} of ryla-nodes, and {who} has {wanted}."
+    if wanted and wanted != pack_version():
+        message = f"The node {node} has version {pack_version()} of ryla-nodes, and {who} has {wanted}."
         raise RylaError("pack_versions_differ", message)
 
 
@@ -68,8 +64,7 @@ class Replica:
         self._node = str(ray.util.get_node_ip_address())
         self.name = f"ray://{self._node}/{serve.get_replica_context().replica_id.unique_id}"
         require_version(self._options.version, "its deployment", self._node)
-        self._place = Place(Path(tempfile.mkdtemp(prefix="ryla-replica-")))
-        self._place.make()
+        self._place = Place.new()
         self._works, self._tasks = Works(), set[asyncio.Task[None]]()
         self._photos: Counter[str] = Counter()
         self._silent_since: float | None = None
@@ -98,7 +93,7 @@ class Replica:
         if engine is not None:
             engine.stop()
         if place := getattr(self, "_place", None):
-            shutil.rmtree(place.folder, ignore_errors=True)
+            place.remove()
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -111,17 +106,16 @@ class Replica:
         except RylaError as error:
             yield Refused(error, lasting=error.code == "pack_versions_differ")
             return
-        if near := serve.get_multiplexed_model_id():
-            await self.near(near)
+        if model_id := serve.get_multiplexed_model_id():
+            await self.near(model_id)
         work = self._works.get(order.prompt_id) or self._begin(order)
         async for report in work.reports():
             yield report
 
-    async def _near(self, model_id: str) -> str:
+    @serve.multiplexed(max_num_models_per_replica=_NEAR)  # type: ignore[untyped-decorator]
+    async def near(self, model_id: str) -> str:
         """Serve sends jobs of a kind to replicas that were asked for it before; the engine itself loads its models."""
         return model_id
-
-    near = serve.multiplexed(max_num_models_per_replica=_NEAR)(_near)
 
     def _require_engine(self) -> None:
         if crash := self._engine.crash():
@@ -193,7 +187,7 @@ class Replica:
         sight = probe.sight
         if crash := self._engine.crash():
             sight = Sight(lacks=(Lack("engine", crash.message, crash.hint),), gpu=sight.gpu)
-        return ReplicaSight(self.name, version(), sight)
+        return ReplicaSight(self.name, pack_version(), sight)
 
     # --- its health ------------------------------------------------------------------------------------------------
 

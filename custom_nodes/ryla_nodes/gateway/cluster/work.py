@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from ...client import Job, Progress, Result
 
+_REPORT_SECONDS = 0.25
 _KEPT = 64
 _KEPT_SECONDS = 900.0
 
@@ -27,7 +29,7 @@ class Work:
         self._progress: Progress | None = None
         self._job: Job | None = None
         self._stopped = False
-        self._changed = asyncio.Event()
+        self._changed, self._over = asyncio.Event(), asyncio.Event()
 
     def show(self, progress: Progress) -> None:
         """How far it is; whoever follows hears of the last only."""
@@ -49,6 +51,7 @@ class Work:
     def end(self, result: Result) -> None:
         """It is over."""
         self.result, self.ended, self._job = result, time.monotonic(), None
+        self._over.set()
         self._wake()
 
     def _wake(self) -> None:
@@ -56,23 +59,25 @@ class Work:
         self._changed = asyncio.Event()
 
     async def reports(self) -> AsyncIterator[Progress | Result]:
-        """What happens to it, the result at the end."""
+        """How far it is, a few times a second, and the result at the end."""
         shown: Progress | None = None
-        while True:
-            changed = self._changed
-            if self._progress is not shown and self._progress is not None:
-                shown = self._progress
-                yield shown
-            elif self.result is not None:
-                yield self.result
-                return
-            else:
+        after = 0.0
+        while self.result is None:
+            changed, pause = self._changed, after - time.monotonic()
+            if self._progress is None or self._progress is shown:
                 await changed.wait()
+            elif pause > 0:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), pause)
+            else:
+                shown, after = self._progress, time.monotonic() + _REPORT_SECONDS
+                yield shown
+        yield self.result
 
     async def over(self) -> Result:
         """Its result, once it is over."""
-        while self.result is None:
-            await self._changed.wait()
+        await self._over.wait()
+        assert self.result is not None
         return self.result
 
 
