@@ -215,6 +215,9 @@ _CODES = (
     ErrorCode("webhooks_off", "No secret is set to sign webhooks with.", "Set RYLA_WEBHOOK_SECRET where the gateway runs.", 2, 422),
     ErrorCode("not_a_gateway", "What answers at this address is not a gateway.", "Check the address and the port; an engine is named by --server.", 4, 502),
     ErrorCode("gateway_gone", "The gateway stopped while it had the job.", "Start it again: the job goes on there.", 4, 503),
+    ErrorCode("invalid_deployment", "The file that describes a deployment cannot be used.", "Correct the file; deploy/README.md tells what it may say.", 2, 500),
+    ErrorCode("modal_missing", "Modal's program is not installed.", "pip install 'ryla-nodes[modal]'", 3, 500),
+    ErrorCode("deployment_failed", "A command of a deployment failed.", "Its own lines above tell why; run the same command again.", 5, 500),
     # An engine of our own
     ErrorCode("gpu_missing", "The machine has fewer GPUs than were asked for.", "nvidia-smi -L lists them.", 3, 503),
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),

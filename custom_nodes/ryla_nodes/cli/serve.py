@@ -11,7 +11,6 @@ import typer
 
 from .. import settings as environment
 from ..errors import RylaError
-from ..settings import Settings
 from . import output
 from .own_engines import comfyuis, embedded_engine
 

@@ -50,7 +50,7 @@ class Gateway:
         children: engines to start and supervise, besides ``options.servers``.
 
     Raises:
-        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
+        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``, ``not_writable``.
     """
 
     def __init__(self, options: Options, children: Sequence[ChildSpec] = ()) -> None:

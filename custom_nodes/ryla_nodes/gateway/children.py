@@ -164,10 +164,17 @@ class Child:
 
 
 class Children:
-    """All of them, under supervision."""
+    """All of them, under supervision.
+
+    Raises:
+        RylaError: ``not_writable``: the folder ``state`` of their logs.
+    """
 
     def __init__(self, specs: Sequence[ChildSpec], state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RylaError("not_writable", f"{state} cannot be written: {error.strerror}.") from error
         self.children = [Child(spec, state) for spec in specs]
         self._watchers: list[asyncio.Task[None]] = []
 
