@@ -101,7 +101,9 @@ def test_the_image_s_steps_are_those_of_the_script(tmp_path: Path, monkeypatch: 
     known = re.findall(r"^#   install\.sh (\w+) ", script.read_text(), re.M)
     assert {step for steps in module.STEPS.values() for step in steps} == set(known)
     docker = (REPO / "deploy" / "image" / "Dockerfile").read_text()
-    assert tuple(re.findall(r"install\.sh (\w+)$", docker, re.M)) == module.STEPS["comfyui"]
+    parts = [re.findall(r"install\.sh (\w+)$", part, re.M) for part in docker.split("\nFROM base AS ")]
+    base, embedded, comfyui = parts
+    assert {"comfyui": (*base, *comfyui), "embedded": (*base, *embedded)} == module.STEPS
     refused = subprocess.run(["bash", script, "torch"], capture_output=True, text=True)
     assert refused.returncode == 2 and all(step in refused.stderr for step in known)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..gateway.children import ChildSpec
     from ..gateway.options import Options, Token
 
+_SET_TOKEN = "Set RYLA_TOKEN or RYLA_TOKENS_FILE."
 _PACKAGES = ("dbos", "fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 
 
@@ -67,6 +68,9 @@ def serve(
     host_name: Annotated[
         list[str] | None, typer.Option(help="Name by which it may be addressed; any with --host.", show_default=False)
     ] = None,
+    require_token: Annotated[
+        bool, typer.Option("--require-token", help="Do not start without a token, as behind a proxy all may come.")
+    ] = False,
     allow_url_inputs: Annotated[
         bool, typer.Option("--allow-url-inputs", help="Take pictures by URL, from public addresses.")
     ] = False,
@@ -92,6 +96,8 @@ def serve(
     settings = environment.load()
     folder = (state or settings.home / "gateway").expanduser().absolute()
     tokens = tokens_of(settings)
+    if require_token and not tokens:
+        raise RylaError("token_required", "--require-token was given, and there is no token.", hint=_SET_TOKEN)
     servers = tuple(server or ()) or (() if start_comfyui else settings.servers)
     if start_comfyui and server:
         raise RylaError("conflicting_options", "--start-comfyui goes without --server.", hint="ryla serve --help")
@@ -127,7 +133,7 @@ def _is_loopback(host: str, tokens: tuple[Token, ...]) -> bool:
     loopback = host in ("localhost", "::1") or host.startswith("127.")
     if not loopback and not tokens:
         message = f"The gateway was to listen on {host}, where other machines reach it, without a token."
-        raise RylaError("token_required", message, hint="Set RYLA_TOKEN or RYLA_TOKENS_FILE, or drop --host.")
+        raise RylaError("token_required", message, hint=f"{_SET_TOKEN[:-1]}, or drop --host.")
     return loopback
 
 
