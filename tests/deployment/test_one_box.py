@@ -34,13 +34,16 @@ TOKEN = {"Authorization": "Bearer secret"}
 MAIN = """
 import argparse, os, sys
 parser = argparse.ArgumentParser()
-for name in ("output", "user", "input", "temp"):
+parser.add_argument("--user-directory", default=".")
+for name in ("output", "input", "temp"):
     parser.add_argument(f"--{name}-directory")
 for name in ("listen", "port", "database-url"):
     parser.add_argument(f"--{name}")
 for name in ("disable-auto-launch", "cpu"):
     parser.add_argument(f"--{name}", action="store_true")
 told = parser.parse_args()
+if not os.path.isdir(told.user_directory):
+    parser.error(f"The path {told.user_directory!r} does not exist.")  # As ComfyUI does.
 print("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 run = "from ryla_nodes.cli.app import main; main()"
 os.execv(sys.executable, [sys.executable, "-c", run, "engine", "--port", told.port, "--home", told.user_directory])
@@ -135,6 +138,8 @@ def test_the_unit_s_line_serves_pictures(tmp_path: Path) -> None:
     box, port = Box(tmp_path), _free_port()
     unit = Unit.read(DEPLOY / "systemd" / "ryla.service")
     environment = unit.environment(told(tmp_path, port, GPUS="0,1", COMFYUI_ARGS="--cpu"))
+    for name in unit.settings["StateDirectory"].split():
+        (tmp_path / "var/lib" / name).mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     with box.running(unit.command(environment), environment, url):
         answer = httpx.post(f"{url}/flux-dev", json=STAR, headers=TOKEN, timeout=90, trust_env=False)
