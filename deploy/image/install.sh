@@ -35,8 +35,10 @@ comfyui() {
     local tool="$PREFIX/comfy-cli"
     [ -x "$tool/bin/python" ] || python3 -m venv "$tool"
     "$tool/bin/python" -m pip install --quiet "comfy-cli==$COMFY_CLI"
+    # What stopped half-way goes on with --restore.
     "$tool/bin/comfy" --skip-prompt --no-json --workspace "$WORKSPACE" install \
-        --version "$COMFYUI" "--$DEVICE" --skip-manager ${COMFYUI_URL:+--url "$COMFYUI_URL"}
+        --version "$COMFYUI" "--$DEVICE" --skip-manager ${COMFYUI_URL:+--url "$COMFYUI_URL"} \
+        $([ ! -e "$WORKSPACE/main.py" ] || echo --restore)
     # comfy-cli exits with 0 on some failures.
     "$(comfyui_python)" -c 'import torch' || { echo "comfy-cli did not install torch for $WORKSPACE" >&2; exit 1; }
 }

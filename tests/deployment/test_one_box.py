@@ -201,18 +201,23 @@ def test_every_variable_of_the_compose_file_is_in_its_pattern() -> None:
     assert used == pattern
 
 
-def test_the_command_of_the_compose_file_serves_pictures(tmp_path: Path) -> None:
-    box, port = Box(tmp_path), _free_port()
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a gateway that was started by the Compose file's command in the image's environment."""
+    box, port = Box(tmp_path_factory.mktemp("compose")), _free_port()
     service = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]["gateway"]
     filled = _interpolated(service["command"], {"GPUS": "", "COMFYUI_ARGS": "--cpu"})
     words = [word.replace("0.0.0.0", "127.0.0.1") for word in shlex.split(filled)]
     command = ["/opt/ryla/venv/bin/ryla", words[0], "--port", str(port), *words[1:]]
     docker = (DEPLOY / "image" / "Dockerfile").read_text()
     environment = dict(re.findall(r"(RYLA_HOME|RYLA_VOLUME)=(\S+)", docker)) | {"RYLA_TOKEN": "secret"}
-    url = f"http://127.0.0.1:{port}"
-    with box.running(command, environment, url):
-        answer = httpx.post(f"{url}/flux-dev", json=STAR, headers=TOKEN, timeout=90, trust_env=False)
-        assert answer.status_code == 200, answer.text
+    with box.running(command, environment, url := f"http://127.0.0.1:{port}"):
+        yield url
+
+
+def test_the_command_of_the_compose_file_serves_pictures(gateway: str) -> None:
+    answer = httpx.post(f"{gateway}/flux-dev", json=STAR, headers=TOKEN, timeout=90, trust_env=False)
+    assert answer.status_code == 200, answer.text
 
 
 def _interpolated(text: str, given: dict[str, str]) -> str:
@@ -224,25 +229,22 @@ def _interpolated(text: str, given: dict[str, str]) -> str:
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
-def test_a_picture_and_events_over_https(tmp_path: Path) -> None:
-    box, port, secure = Box(tmp_path), _free_port(), _free_port()
-    serve = ["/opt/ryla/venv/bin/ryla", "serve", "--require-token", "--port", str(port), "--host-name", "localhost"]
-    environment = {"RYLA_HOME": "/state", "RYLA_TOKEN": "secret"}
+def test_a_picture_and_events_over_https(gateway: str, tmp_path: Path) -> None:
+    secure = _free_port()
     general = "admin off\nskip_install_trust\nauto_https disable_redirects\n"
     (tmp_path / "Caddyfile").write_text(f"{{\n{general}}}\nimport {DEPLOY / 'caddy' / 'Caddyfile'}\n")
     variables = {
-        **os.environ, "SITE": f"localhost:{secure}", "GATEWAY": f"127.0.0.1:{port}",
+        **os.environ, "SITE": f"localhost:{secure}", "GATEWAY": gateway.removeprefix("http://"),
         "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CONFIG_HOME": str(tmp_path / "config"),
     }  # fmt: skip
-    with box.running(serve, environment, f"http://127.0.0.1:{port}"):
-        command = ["caddy", "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
-        with (tmp_path / "caddy.log").open("wb") as log:
-            caddy = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
-        try:
-            _over_https(f"https://localhost:{secure}", tmp_path / "data/caddy/pki/authorities/local/root.crt")
-        finally:
-            caddy.terminate()
-            caddy.wait(30)
+    command = ["caddy", "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
+    with (tmp_path / "caddy.log").open("wb") as log:
+        caddy = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+    try:
+        _over_https(f"https://localhost:{secure}", tmp_path / "data/caddy/pki/authorities/local/root.crt")
+    finally:
+        caddy.terminate()
+        caddy.wait(30)
 
 
 def _over_https(url: str, root: Path) -> None:

@@ -1,7 +1,7 @@
 """A volume's reload that only one process can make, asked for by others of this machine.
 
 On Modal the container's own process reloads a volume, and a ComfyUI beside it looks for the LoRA. RYLA_VOLUME_REFRESH
-is ``command(path)`` there, which runs this module and asks at the socket.
+is ``command(path)`` there, which asks at the socket.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from ryla_nodes.loras.refresh_socket import main; sys.exit(main())"
 _SECONDS = 55.0  # Below the limit of RYLA_VOLUME_REFRESH, so that the reason is told.
 
 
@@ -43,7 +44,7 @@ async def listening(path: Path, refresh: Callable[[], Awaitable[None]]) -> Async
 
 def command(path: Path) -> str:
     """What RYLA_VOLUME_REFRESH is set to."""
-    return shlex.join([sys.executable, "-m", __spec__.name, str(path)])
+    return shlex.join([sys.executable, "-c", _ASK, str(Path(__file__).resolve().parents[2]), str(path)])
 
 
 def main() -> int:
@@ -51,14 +52,10 @@ def main() -> int:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_SECONDS)
-            connection.connect(sys.argv[1])
+            connection.connect(sys.argv[2])
             told = b"".join(iter(lambda: connection.recv(4096), b"")).decode(errors="replace")
     except OSError as error:
-        told = f"{sys.argv[1]}: {error}"
+        told = f"{sys.argv[2]}: {error}"
     if told != "ok":
         print(told or "no answer", file=sys.stderr)  # noqa: T201
     return int(told != "ok")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
