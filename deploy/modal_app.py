@@ -21,7 +21,7 @@ SHIPPED = [".git", ".venv", ".ci", "tests", "training", "docs", "benchmarks", "o
 STEPS = {"comfyui": ("system", "comfyui", "pack", "identity"), "embedded": ("system", "embedded")}
 
 HERE = Path(__file__).resolve().parent
-TOLD = settings.load().modal or HERE / "modal.toml" if modal.is_local() else OPT / "modal.toml"
+TOLD = settings.load().modal or HERE / "modal.toml"
 PLAN = modal_plan.load(TOLD)
 
 
@@ -40,6 +40,7 @@ def _image() -> modal.Image:
     image = image.add_local_file(TOLD, str(OPT / "modal.toml"), copy=True)
     return image.env(
         {
+            "RYLA_MODAL": str(OPT / "modal.toml"),
             "RYLA_HOME": str(HOME),
             "RYLA_VOLUME": str(VOLUME),
             "RYLA_PREFETCH": ",".join(PLAN.prefetch),

@@ -45,6 +45,13 @@ def spec_of(function: Any) -> Any:
     return synchronizer._translate_in(function)._spec_
 
 
+def dependencies_of(function: Any) -> list[Any]:
+    """The images, volumes, secrets and mounts that a function, or a class, needs."""
+    inner = synchronizer._translate_in(function)
+    service = inner._get_class_service_function() if hasattr(inner, "_get_class_service_function") else inner
+    return list(service._deps_(only_explicit_mounts=True))
+
+
 class Volume:
     """A volume of which the container sees what was committed when it was last reloaded."""
 

@@ -22,7 +22,7 @@ from ryla_nodes.cli.deploy.modal_plan import ModalPlan, load
 from ryla_nodes.errors import RylaError
 
 pytest.importorskip("modal", reason="the extra modal is not installed")
-from deployment.modal_runtime import REPO, ModalContainer, Volume, class_of, load_app, spec_of
+from deployment.modal_runtime import REPO, ModalContainer, Volume, class_of, dependencies_of, load_app, spec_of
 
 SHIPPED_LORA = REPO / "custom_nodes/ryla_nodes/engines/embedded/paint/loras/mira.safetensors"
 STAR = {"prompt": "a red star, cream background", "width": 256, "height": 256, "steps": 1, "seed": 7}
@@ -87,6 +87,15 @@ def test_the_app_is_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.Mo
     assert spec.volumes["/volume"]._mount_options.read_only  # The weights are `install`'s to write.
     assert [repr(secret) for secret in spec.secrets] == ["modal.Secret.from_name('ryla')"]  # Not the hub's token.
     assert spec_of(module.install).volumes.keys() == {"/volume"}
+
+
+def test_in_a_container_the_app_asks_for_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the files of the image are not; Modal compares how many objects a function needs here and there."""
+    modules = [load_app(REPO / "deploy" / "modal.toml", monkeypatch)]
+    monkeypatch.setattr("modal.is_local", lambda: False)
+    modules.append(load_app(REPO / "deploy" / "modal.toml", monkeypatch))
+    needs = [[len(dependencies_of(each)) for each in (class_of(m), m.install)] for m in modules]
+    assert needs[0] == needs[1] and min(needs[0]) >= 3
 
 
 def test_without_a_gpu_none_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
