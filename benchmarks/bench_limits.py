@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 import psycopg
-from bench_gateway import cpu, start
+from bench_gateway import cpu, start, until_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = """
@@ -98,7 +98,7 @@ def measure(root: Path, load: Load, postgres: str) -> dict[str, float]:
     gateway, url = start("serve", *servers, "--workflow", "paint", "--queue", "100000", "--state", str(state),
                          environment=environment)  # fmt: skip
     try:
-        _until_ready(url)
+        until_ready(url)
         asyncio.run(offered(url, Load(load.engines, load.seconds, min(load.clients, 16), 50)))  # Everything imported.
         idle = cpu(gateway.pid)
         time.sleep(5)
@@ -125,16 +125,6 @@ def measure(root: Path, load: Load, postgres: str) -> dict[str, float]:
         figures |= {name: (b - a) / load.jobs for name, a, b in zip(names, rows, rows_now, strict=True)}
         figures["log_kb"] = (log_now - log) / load.jobs / 1000
     return figures
-
-
-def _until_ready(url: str) -> None:
-    while True:
-        try:
-            if httpx.get(f"{url}/ready", trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import modal
@@ -88,7 +89,7 @@ class Gateway:
         await self._container.start()
 
     @modal.asgi_app()
-    def serve(self):
+    def serve(self) -> Callable[..., Awaitable[None]]:
         """The gateway."""
         return self._container.app
 
@@ -98,15 +99,17 @@ class Gateway:
         await self._container.stop()
 
 
-def install(names: str) -> None:
-    """``modal run deploy/modal_app.py::install --names flux-dev,flux-instantid``: weights to the volume."""
-    words = ["models", "install", *names.split(","), "--volume", str(VOLUME), "--yes"]
-    try:
-        subprocess.run([sys.executable, "-c", "from ryla_nodes.cli.app import main; main()", *words], check=True)
-    finally:
-        models.commit()  # What came is kept: the same command goes on from there.
-
-
 if PLAN.engine == "comfyui":
-    hub = modal.Secret.from_name(PLAN.hub_secret, required_keys=["HF_TOKEN"])
-    install = app.function(volumes={str(VOLUME): models}, secrets=[hub], timeout=6 * 3600)(install)
+
+    @app.function(
+        volumes={str(VOLUME): models},
+        secrets=[modal.Secret.from_name(PLAN.hub_secret, required_keys=["HF_TOKEN"])],
+        timeout=6 * 3600,
+    )
+    def install(names: str) -> None:
+        """``modal run deploy/modal_app.py::install --names flux-dev,flux-instantid``: weights to the volume."""
+        words = ["models", "install", *names.split(","), "--volume", str(VOLUME), "--yes"]
+        try:
+            subprocess.run([sys.executable, "-c", "from ryla_nodes.cli.app import main; main()", *words], check=True)
+        finally:
+            models.commit()  # What came is kept: the same command goes on from there.
