@@ -75,7 +75,7 @@ class Options:
         url_inputs: pictures may be given by URL.
         private_urls: webhooks and picture URLs may lead to private addresses.
         hold: the call of a job in the background is held open, its answer sent, until the job has ended: for a host
-            that counts open calls to tell what is busy.
+            that counts the calls, to tell what is busy.
         require_models: a workflow whose models the engines do not list keeps the gateway from being ready.
     """
 
