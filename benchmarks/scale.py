@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -196,6 +197,19 @@ def waiting(sizes: Sequence[int], loads: Sequence[float]) -> str:
     return table(["GPUs", *(f"{load:.0%} busy" for load in loads)], rows)
 
 
+def lengths(sizes: Sequence[int], loads: Sequence[float]) -> str:
+    """How many jobs wait on average, by Little's law, and the seconds until the last of them begins."""
+    rows = []
+    for gpus in sizes:
+        row = [f"{gpus:,}"]
+        for load in loads:
+            rate = load * gpus / MEAN
+            waiting_now = rate * statistics.fmean(waits(gpus, rate, mixed, 50_000))
+            row.append(f"{waiting_now:.1f} / {waiting_now * MEAN / gpus:.1f} s")
+        rows.append(row)
+    return table(["GPUs", *(f"{load:.0%} busy" for load in loads)], rows)
+
+
 def cold_or_idle(usd_per_hour: float, hourly: Sequence[float], windows: Sequence[float]) -> str:
     """Cost and time of a picture on containers that come and go, by rate and window; and on one that is kept."""
     rows = []
@@ -237,6 +251,7 @@ def main() -> None:
         "How fast another GPU has to be": parity(told.usd_per_hour),
         "Cold start or idle": cold_or_idle(told.usd_per_hour, (1, 10, 60, 300, 700), (60.0, 300.0, 1200.0)),
         "Waiting: p50 / p95 / p99 in seconds": waiting((1, 2, 10, 100, 1000), (0.5, 0.7, 0.8, 0.9, 0.95)),
+        "Queue length": lengths((1, 10, 100), (0.5, 0.7, 0.8, 0.9, 0.95)),
         "A burst of 500 on none": bursts((1, 4, 10, 50), 500),
     }.items():
         print(f"{name}\n\n{text}\n")
