@@ -31,15 +31,20 @@ system() {
 }
 
 comfyui() {
-    make_python
-    "$PYTHON" -m pip install --quiet "comfy-cli==$COMFY_CLI"
-    "$BIN/comfy" --skip-prompt --no-json --workspace "$WORKSPACE" install \
-        --version "$COMFYUI" "--$DEVICE" --skip-manager ${COMFYUI_URL:+--url "$COMFYUI_URL"}
+    # In an environment of its own: run by a system's Python, comfy-cli would install ComfyUI's packages there.
+    local tool="$PREFIX/comfy-cli"
+    [ -x "$tool/bin/python" ] || python3 -m venv "$tool"
+    "$tool/bin/python" -m pip install --quiet "comfy-cli==$COMFY_CLI"
+    # What stopped half-way goes on with --restore.
+    "$tool/bin/comfy" --skip-prompt --no-json --workspace "$WORKSPACE" install \
+        --version "$COMFYUI" "--$DEVICE" --skip-manager ${COMFYUI_URL:+--url "$COMFYUI_URL"} \
+        $([ ! -e "$WORKSPACE/main.py" ] || echo --restore)
     # comfy-cli exits with 0 on some failures.
     "$(comfyui_python)" -c 'import torch' || { echo "comfy-cli did not install torch for $WORKSPACE" >&2; exit 1; }
 }
 
 pack() {
+    make_python
     "$PYTHON" -m pip install --quiet -e "$REPOSITORY[gateway]"
     "$BIN/ryla" comfyui install --path "$WORKSPACE" "--$DEVICE"
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..gateway.app import Gateway
     from ..gateway.options import Token
 
+_SET_TOKEN = "Set RYLA_TOKEN or RYLA_TOKENS_FILE."
 _PACKAGES = ("dbos", "fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 
 
@@ -87,6 +88,9 @@ def serve(
     host_name: Annotated[
         list[str] | None, typer.Option(help="Name by which it may be addressed; any with --host.", show_default=False)
     ] = None,
+    require_token: Annotated[
+        bool, typer.Option("--require-token", help="Do not start without a token, as behind a proxy all may come.")
+    ] = False,
     allow_url_inputs: Annotated[
         bool, typer.Option("--allow-url-inputs", help="Take pictures by URL, from public addresses.")
     ] = False,
@@ -113,6 +117,8 @@ def serve(
     settings = environment.load()
     folder = (state or settings.home / "gateway").expanduser().absolute()
     tokens = tokens_of(settings)
+    if require_token and not tokens:
+        raise RylaError("token_required", "--require-token was given, and there is no token.", hint=_SET_TOKEN)
     servers = tuple(server or ()) or (() if start_comfyui or ray is not None else settings.servers)
     cluster = RayChoice(ray, replicas, gpus_per_replica)
     cluster.require_alone(tuple(server or ()), gpus)
@@ -155,7 +161,7 @@ def _is_loopback(host: str, tokens: tuple[Token, ...]) -> bool:
     loopback = host in ("localhost", "::1") or host.startswith("127.")
     if not loopback and not tokens:
         message = f"The gateway was to listen on {host}, where other machines reach it, without a token."
-        raise RylaError("token_required", message, hint="Set RYLA_TOKEN or RYLA_TOKENS_FILE, or drop --host.")
+        raise RylaError("token_required", message, hint=f"{_SET_TOKEN[:-1]}, or drop --host.")
     return loopback
 
 

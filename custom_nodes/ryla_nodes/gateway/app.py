@@ -55,7 +55,7 @@ class Gateway:
         backend: what runs the jobs, in the place of both.
 
     Raises:
-        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
+        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``, ``not_writable``.
     """
 
     def __init__(self, options: Options, children: Sequence[ChildSpec] = (), backend: Backend | None = None) -> None:

@@ -12,6 +12,8 @@ from ..errors import RylaError
 from .app import Gateway
 
 _LOOK_SECONDS = 0.1
+_DEATHS = 3
+"""An engine that ended so often without an answer will not come: the host's machine need not be paid for longer."""
 _PASSING = ("engine", "worker", "websocket", "warm_up")
 """What a start waits for. What else is lacking, such as a model, does not mend itself: it is served, and told."""
 
@@ -51,11 +53,12 @@ class Hosted:
         await self._stack.aclose()
 
     async def _until_up(self) -> None:
-        end = time.monotonic() + self._within
+        began, children = time.monotonic(), self._gateway.children.children
         while waiting := [lack for lack in self._gateway.readiness.lacks() if lack.what in _PASSING]:
-            if time.monotonic() > end:
-                troubles = [error.message for child in self._gateway.children.children if (error := child.trouble)]
+            waited = time.monotonic() - began
+            if waited > self._within or any(child.deaths >= _DEATHS for child in children):
+                troubles = [error.message for child in children if (error := child.trouble)]
                 why = "\n".join(troubles or [lack.message for lack in waiting])
-                message = f"The engine was not up within {self._within:.0f} s. {why}"
+                message = f"The engine is not up after {waited:.0f} s. {why}"
                 raise RylaError("engine_unreachable", message, hint="ryla doctor")
             await asyncio.sleep(_LOOK_SECONDS)

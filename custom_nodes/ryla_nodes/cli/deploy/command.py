@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .modal import modal
 from .ray import ray
 
 app = typer.Typer(no_args_is_help=True, help="Write what other machines need to serve pictures.")
@@ -15,3 +16,4 @@ def _group() -> None:
 
 
 app.command()(ray)
+app.command()(modal)
