@@ -97,12 +97,12 @@ def throughput(host: Host, rows: Rows) -> None:
         rows.add({"row": "throughput", "replicas": count, "a_minute": round(rate, 2), "x_one": round(rate / alone, 3)})
 
 
-async def characters(connected: Any, options: argparse.Namespace, names: list[str]) -> tuple[float, int]:
+async def characters(host: Host, options: argparse.Namespace, names: list[str]) -> tuple[float, int]:
     """Seconds of pictures of these characters, and how often a replica had to take another LoRA."""
     from ryla_nodes.gateway.cluster.client import RayClient
     from ryla_nodes.settings import load
 
-    client = RayClient(connected, load())
+    client = RayClient(await asyncio.to_thread(host.connect, options.gpus), load())
     fixed = {"prompt": PROMPT, "width": options.size, "height": options.size, "steps": options.steps}
     last: dict[str, str] = {}
     changes = 0
@@ -126,10 +126,10 @@ def affinity(host: Host, rows: Rows) -> None:
 
     options, chance = host.options, random.Random(3)
     names = [chance.choice("ab") for _ in range(options.pictures * options.gpus)]
-    connected, by_character = host.connect(options.gpus), client.near
+    by_character = client.near
     for turn in ("warm", "near", "any", "any", "near"):
         client.near = (lambda prompt: "") if turn == "any" else by_character  # type: ignore[assignment]
-        seconds, changes = asyncio.run(characters(connected, options, names))
+        seconds, changes = asyncio.run(characters(host, options, names))
         rows.add(
             {"row": "affinity", "to": turn, "seconds": round(seconds, 2), "pictures": len(names), "changes": changes}
         )

@@ -42,7 +42,7 @@ class RayClient(BaseAsyncClient):
         return (SERVER,)
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._cluster.close)
+        self._cluster.close()
 
     async def versions(self) -> tuple[str, ...]:
         return tuple(each.sight.version for each in await self._cluster.sights([], []))
@@ -176,7 +176,7 @@ class RayJob(Job):
     async def _stopped(self, task: asyncio.Future[Result | None], response: Any) -> Result:
         found = await self._stop()
         if found is None and response is not None:
-            await asyncio.to_thread(response.cancel)
+            response.cancel()
             # It may have come to a replica just before.
             found = await self._stop()
         late = not self._guard.lifetime.cancelled

@@ -13,6 +13,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from ...errors import RylaError
 from .messages import Order, ReplicaSight, Report
@@ -67,10 +68,10 @@ class Cluster:
             raise RylaError("cluster_unreachable", message) from error
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
-        return cls(_deployed(options), serve.get_deployment_handle(BUS, APPLICATION), own=not where)
+        return cls(_deployed(options), DeploymentHandle(BUS, APPLICATION), own=not where)
 
     def close(self) -> None:
-        """Let go of the deployment; a cluster of this machine alone ends."""
+        """Let go of the deployment, in the event loop of its calls; a cluster of this machine alone ends."""
         self._handle.shutdown()
         self._bus.shutdown()
         if self._own:
@@ -196,4 +197,5 @@ def _deployed(options: EngineOptions | None) -> Any:
     if name not in names:
         target = serve.RunTarget(application(wanted, name), name=APPLICATION, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)
-    return serve.get_deployment_handle(name, APPLICATION)
+    # A handle belongs to the event loop of its first call, so it is not one that Serve keeps for all.
+    return DeploymentHandle(name, APPLICATION)
