@@ -68,6 +68,17 @@ def start(*arguments: str, environment: dict[str, str]) -> tuple[subprocess.Pope
     return process, json.loads(process.stdout.readline())["url"]
 
 
+def until_ready(url: str) -> None:
+    """Wait until a gateway can serve jobs."""
+    while True:
+        try:
+            if httpx.get(f"{url}/ready", trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+
+
 async def one_after_another(url: str, engine: str, count: int) -> None:
     """Latency of a job through the gateway, beside that of the same job at the engine."""
     from ryla_nodes.client import AsyncClient, from_graph
@@ -166,13 +177,7 @@ def main() -> None:
         serve = ("serve", "--server", engine_url, "--workflow", "trivial", "--state", str(root / "state"))
         gateway, url = start(*serve, environment=environment)
         try:
-            while True:
-                try:
-                    if httpx.get(f"{url}/ready", trust_env=False).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
-                time.sleep(0.2)
+            until_ready(url)
             asyncio.run(measure(options, url, engine_url, (gateway.pid, engine.pid)))
         finally:
             for process in (gateway, engine):

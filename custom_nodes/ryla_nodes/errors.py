@@ -215,7 +215,16 @@ _CODES = (
     ErrorCode("webhooks_off", "No secret is set to sign webhooks with.", "Set RYLA_WEBHOOK_SECRET where the gateway runs.", 2, 422),
     ErrorCode("not_a_gateway", "What answers at this address is not a gateway.", "Check the address and the port; an engine is named by --server.", 4, 502),
     ErrorCode("gateway_gone", "The gateway stopped while it had the job.", "Start it again: the job goes on there.", 4, 503),
-    # A ComfyUI of our own
+    # Deployments
+    ErrorCode("invalid_deployment", "The file that describes a deployment cannot be used.", "Correct the file; deploy/README.md tells what it may say.", 2, 500),
+    ErrorCode("modal_missing", "Modal's program is not installed.", "pip install 'ryla-nodes[modal]'", 3, 500),
+    ErrorCode("deployment_failed", "A command of a deployment failed.", "Its own lines above tell why; run the same command again.", 5, 500),
+    # A cluster
+    ErrorCode("ray_not_installed", "Ray is not installed.", "pip install 'ryla-nodes[gateway,ray]'", 3, 503),
+    ErrorCode("cluster_unreachable", "No Ray cluster answers at this address.", "ray start --head, or ryla serve --ray for a cluster of this machine alone.", 4, 503),
+    ErrorCode("pack_versions_differ", "Two versions of this pack meet in one cluster.", "Install one version on every node and every gateway, then deploy again.", 4, 503),
+    # An engine of our own
+    ErrorCode("gpu_missing", "The machine has fewer GPUs than were asked for.", "nvidia-smi -L lists them.", 3, 503),
     ErrorCode("comfyui_start_failed", "A ComfyUI could not be started.", "ryla doctor", 4, 503),
     ErrorCode("comfyui_crashed", "The ComfyUI that this command started has died.", "Look at the end of its log above.", 4, 503),
 )
@@ -294,8 +303,15 @@ class RylaError(Exception):
                 start = mark.end()
         return found
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.code, self.message, self.hint, self.details)
+
     def __str__(self) -> str:
         return f"{self.message}{_NEXT}{commands.spelled(self.hint)} [{self.code}]"
+
+
+def _unpickled(code: str, message: str, hint: str, details: dict[str, Any]) -> RylaError:
+    return RylaError.registered(code, "internal_error", message, hint, details)
 
 
 class RylaErrors(Exception):

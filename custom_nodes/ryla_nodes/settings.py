@@ -35,6 +35,7 @@ class Settings:
             comma-separated there.
         prefetch: RYLA_PREFETCH: workflows and models whose files are read while an engine starts,
             comma-separated there.
+        modal: RYLA_MODAL: TOML file of the deployment on Modal; deploy/modal.toml of the repository when unset.
         warm_up: RYLA_WARMUP: workflows that an engine runs once before it is called ready, comma-separated there.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     gateway: str | None = None
     prefetch: tuple[str, ...] = ()
     warm_up: tuple[str, ...] = ()
+    modal: Path | None = None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -90,6 +92,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         gateway=text("RYLA_GATEWAY") or None,
         prefetch=listed("RYLA_PREFETCH"),
         warm_up=listed("RYLA_WARMUP"),
+        modal=path("RYLA_MODAL"),
     )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +21,7 @@ import httpx
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.gateway.app import Gateway
+from ryla_nodes.gateway.backend import Backend
 from ryla_nodes.gateway.options import Limits, Options
 from ryla_nodes.gateway.server import Server, listen
 
@@ -118,8 +119,8 @@ def photo(size: tuple[int, int] = (32, 24), kind: str = "PNG") -> bytes:
 class Served:
     """A running gateway; ``http`` speaks to it."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, backend: Callable[[], Backend] | None = None) -> None:
+        self.options, self._backend = options, backend
         self._listening = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=60.0)
@@ -133,7 +134,7 @@ class Served:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.gateway = Gateway(self.options)
+        self.gateway = Gateway(self.options, backend=self._backend() if self._backend else None)
         self.server = Server(self.gateway, self._listening, 5.0)
         watcher = asyncio.ensure_future(self._when_started())
         with contextlib.suppress(asyncio.CancelledError):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from gateway.process import ServeProcess
+from gateway.process import MAIN, ServeProcess
 from gateway.served import photo, until
 from PIL import Image
-from ryla_nodes.cli.serve import _input_folder
+from ryla_nodes.cli.own_engines import input_folder
 
 SHAPE = {"prompt": "a red star at the top left, navy background", "width": 256, "height": 256, "steps": 2, "seed": 7}
 
@@ -89,6 +91,37 @@ def test_an_engine_of_its_own_keeps_no_upload(tmp_path: Path, tiny_home: Path) -
             until(lambda: set(kept.iterdir()) == before)
 
 
+@pytest.mark.parametrize("engines", [[], ["--server", "http://127.0.0.1:1"]])
+def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path, engines: list[str]) -> None:
+    command = [sys.executable, "-c", MAIN, "serve", "--json", "--port", "0", "--state", "/proc/ryla", *engines]
+    environment = {**os.environ, "RYLA_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert (done.returncode, error["code"]) == (7, "not_writable") and "/proc/ryla" in error["message"]
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_its_number(tmp_path: Path) -> None:
+    """With an nvidia-smi that tells of one GPU."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho NVIDIA L40S, 46068\n")
+    smi.chmod(0o755)
+    comfyui = tmp_path / "ComfyUI"
+    for name in ("main.py", "nodes.py", "comfy", "comfy_extras"):
+        (comfyui / name).mkdir(parents=True)
+    serve = ["serve", "--json", "--port", "0", "--state", str(tmp_path / "state"), "--start-comfyui", str(comfyui)]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *serve, "--gpus", "0,1"],
+        env={**os.environ, "RYLA_HOME": str(tmp_path), "PATH": f"{smi.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (3, "gpu_missing")
+    assert error["message"] == "There is no GPU 1 on this machine: it has 0 (NVIDIA L40S)."
+
+
 @pytest.mark.parametrize(
     ("arguments", "folder"),
     [
@@ -99,4 +132,4 @@ def test_an_engine_of_its_own_keeps_no_upload(tmp_path: Path, tiny_home: Path) -
     ],
 )
 def test_where_a_started_comfyui_keeps_uploads(arguments: str, folder: str) -> None:
-    assert _input_folder(Path("/comfy"), arguments.split()) == Path(folder)
+    assert input_folder(Path("/comfy"), arguments.split()) == Path(folder)

@@ -82,10 +82,10 @@ def test_requirements_are_what_the_package_imports() -> None:
 def test_the_gateway_imports_what_its_extra_brings() -> None:
     extra = _project()["project"]["optional-dependencies"]["gateway"]
     declared = {re.split(r"[<>=;]", line)[0].replace("-", "_") for line in extra}
-    # FastAPI requires the first two, DBOS the third; traces are an extra of their own.
-    brought = {"pydantic", "starlette", "sqlalchemy", "opentelemetry"}
+    # FastAPI requires the first two, DBOS the third; traces, Ray and Modal are extras of their own.
+    brought = {"pydantic", "starlette", "sqlalchemy", "opentelemetry", "ray"}
     needed = _imported_by((PACKAGE / "gateway").rglob("*.py"))
-    assert needed - brought - declared == needed & {"filelock", "httpx", "pillow", "tomli"}
+    assert needed - brought - declared == needed & {"filelock", "httpx", "pillow", "pyyaml", "tomli"}
 
 
 def test_requirements_pin_nothing_and_leave_comfyuis_own_alone() -> None:
@@ -96,7 +96,7 @@ def test_requirements_pin_nothing_and_leave_comfyuis_own_alone() -> None:
 
 def test_no_extra_brings_a_second_onnxruntime() -> None:
     extras = _project()["project"]["optional-dependencies"]
-    assert extras.keys() == {"all", "comfy", "dev", "embedded", "gateway", "identity", "traces"}
+    assert extras.keys() == {"all", "comfy", "dev", "embedded", "gateway", "identity", "modal", "ray", "traces"}
     assert "insightface" in extras["identity"][0], "which itself requires onnxruntime"
     assert [line for lines in extras.values() for line in lines if "onnxruntime" in line] == []
 

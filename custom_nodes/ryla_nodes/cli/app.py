@@ -15,8 +15,10 @@ from ..errors import RylaError
 from . import engine, face, interrupt, loras, output, serve, workflows
 from .accept import command as accept
 from .comfyui import command as comfyui
+from .deploy import command as deploy
 from .doctor import command as doctor
 from .models import command as models
+from .ray_engines import ServeCommand
 from .run import command as run
 from .sheet import command as sheet
 
@@ -50,12 +52,13 @@ app.command(cls=run.RunCommand)(sheet.sheet)
 app.command(cls=run.RunCommand)(accept.accept)
 app.command()(doctor.doctor)
 app.command()(engine.engine)
-app.command()(serve.serve)
+app.command(cls=ServeCommand)(serve.serve)
 app.add_typer(workflows.app, name="workflows")
 app.add_typer(models.app, name="models")
 app.add_typer(loras.app, name="loras")
 app.add_typer(face.app, name="face")
 app.add_typer(comfyui.app, name="comfyui")
+app.add_typer(deploy.app, name="deploy")
 
 
 def main() -> None:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import sys
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import settings as environment
-from ..engines import embedded
 from ..errors import RylaError
-from ..settings import Settings
 from . import output
-from .doctor.python import of_comfyui
+from .own_engines import comfyuis, embedded_engine
+from .ray_engines import OPTION, RayChoice
 
 if TYPE_CHECKING:
-    from ..gateway.children import ChildSpec
-    from ..gateway.options import Options, Token
+    from ..gateway.app import Gateway
+    from ..gateway.options import Token
 
+_SET_TOKEN = "Set RYLA_TOKEN or RYLA_TOKENS_FILE."
 _PACKAGES = ("dbos", "fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
-_START_EMBEDDED = "from ryla_nodes.cli.app import main; main()"
 
 
 def serve(
@@ -44,6 +43,23 @@ def serve(
         Path | None, typer.Option(help="The Python for --start-comfyui. Default: its own environment's.")
     ] = None,
     comfyui_args: Annotated[str, typer.Option(help="Arguments for --start-comfyui, such as '--cpu'.")] = "",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            OPTION,
+            metavar="[ADDRESS]",
+            help="Engines on a Ray cluster: HOST:PORT, auto for the one of this machine; a new one without a value.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(help="Engines to deploy with --ray: 2, or 0:8 by the length of the queue.", show_default=False),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs for each of them. Default: 1 for a ComfyUI.", show_default=False),
+    ] = None,
     workflow: Annotated[
         list[str] | None, typer.Option(help="Serve only this workflow; repeat it for several.", show_default=False)
     ] = None,
@@ -72,6 +88,9 @@ def serve(
     host_name: Annotated[
         list[str] | None, typer.Option(help="Name by which it may be addressed; any with --host.", show_default=False)
     ] = None,
+    require_token: Annotated[
+        bool, typer.Option("--require-token", help="Do not start without a token, as behind a proxy all may come.")
+    ] = False,
     allow_url_inputs: Annotated[
         bool, typer.Option("--allow-url-inputs", help="Take pictures by URL, from public addresses.")
     ] = False,
@@ -86,18 +105,23 @@ def serve(
 ) -> None:
     """Serve an HTTP endpoint for each workflow. Ctrl-C stops it; jobs that wait go on at the next start.
 
-    Without --server and --start-comfyui: RYLA_SERVER, else the embedded engine.
+    Without --server, --start-comfyui and --ray: RYLA_SERVER, else the embedded engine.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RylaError("gateway_not_installed", f"Not installed: {', '.join(missing)}.")
+    from ..gateway.app import Gateway
     from ..gateway.options import MIB, Limits, Options
     from ..gateway.security import tokens_of
 
     settings = environment.load()
     folder = (state or settings.home / "gateway").expanduser().absolute()
     tokens = tokens_of(settings)
-    servers = tuple(server or ()) or (() if start_comfyui else settings.servers)
+    if require_token and not tokens:
+        raise RylaError("token_required", "--require-token was given, and there is no token.", hint=_SET_TOKEN)
+    servers = tuple(server or ()) or (() if start_comfyui or ray is not None else settings.servers)
+    cluster = RayChoice(ray, replicas, gpus_per_replica)
+    cluster.require_alone(tuple(server or ()), gpus)
     if start_comfyui and server:
         raise RylaError("conflicting_options", "--start-comfyui goes without --server.", hint="ryla serve --help")
     options = Options(
@@ -121,65 +145,30 @@ def serve(
             keep_bytes=int(keep_gib * 1024 * MIB),
         ),
     )
+    if cluster.address is not None:
+        gateway = partial(cluster.gateway, options, start_comfyui, comfyui_python, comfyui_args)
+        _run(gateway, (host, port), drain, log_format == "json", [f"Ray ({cluster.address})"])
+        return
     if start_comfyui:
-        children = _comfyuis(start_comfyui, comfyui_python, comfyui_args, gpus, folder)
+        children = comfyuis(start_comfyui, comfyui_python, comfyui_args, gpus, folder)
     else:
-        children = [] if servers else [_embedded(settings)]
-    _run(options, children, (host, port), drain, log_format == "json")
+        children = [] if servers else [embedded_engine(settings)]
+    engines = [*(child.name for child in children), *(one.rsplit("@", 1)[-1] for one in servers)]
+    _run(lambda: Gateway(options, children), (host, port), drain, log_format == "json", engines)
 
 
 def _is_loopback(host: str, tokens: tuple[Token, ...]) -> bool:
     loopback = host in ("localhost", "::1") or host.startswith("127.")
     if not loopback and not tokens:
         message = f"The gateway was to listen on {host}, where other machines reach it, without a token."
-        raise RylaError("token_required", message, hint="Set RYLA_TOKEN or RYLA_TOKENS_FILE, or drop --host.")
+        raise RylaError("token_required", message, hint=f"{_SET_TOKEN[:-1]}, or drop --host.")
     return loopback
 
 
-def _embedded(settings: Settings) -> ChildSpec:
-    """The embedded engine in a process of its own, so that its work never keeps the gateway from answering."""
-    from ..gateway.children import ChildSpec
-
-    embedded.require()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    engine = ("engine", "--port", "{port}", "--home", str(settings.home))
-    command = (sys.executable, "-c", _START_EMBEDDED, *engine)
-    return ChildSpec("embedded", command, settings.home, inputs=settings.home / "input")
-
-
-def _comfyuis(comfyui: Path, python: Path | None, arguments: str, gpus: str, state: Path) -> list[ChildSpec]:
-    """A ComfyUI for each GPU; one, on whatever it finds, without ``gpus``."""
-    from ..gateway.children import ChildSpec
-    from ..models.workspace import is_comfyui
-
-    folder = comfyui.expanduser().absolute()
-    if not is_comfyui(folder):
-        raise RylaError("comfyui_start_failed", f"{folder} is not the folder of a ComfyUI.", path=str(folder))
-    inputs = _input_folder(folder, shlex.split(arguments))
-    children = []
-    for gpu in [part.strip() for part in gpus.split(",") if part.strip()] or [""]:
-        name = f"comfyui-{gpu}" if gpu else "comfyui"
-        # Two that write into one folder would give their pictures the same names.
-        outputs = state / "engines" / name
-        command = (
-            str(python or of_comfyui(folder)), "main.py", "--listen", "127.0.0.1", "--port", "{port}",
-            "--disable-auto-launch", "--output-directory", str(outputs), *shlex.split(arguments),
-        )  # fmt: skip
-        variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-        children.append(ChildSpec(name, command, folder, variables, inputs=inputs, outputs=outputs))
-    return children
-
-
-def _input_folder(comfyui: Path, arguments: list[str]) -> Path:
-    """Where a ComfyUI that is started with ``arguments`` keeps its uploads."""
-    given = dict(pairwise(arguments))
-    base = Path(given.get("--base-directory", comfyui))
-    return comfyui / given.get("--input-directory", base / "input")
-
-
-def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], drain: float, json_log: bool) -> None:
+def _run(
+    make: Callable[[], Gateway], address: tuple[str, int], drain: float, json_log: bool, engines: Sequence[str]
+) -> None:
     from ..gateway import logs, traces
-    from ..gateway.app import Gateway
     from ..gateway.server import Server, listen
 
     logs.configure(as_json=json_log, level="info")
@@ -188,15 +177,15 @@ def _run(options: Options, children: list[ChildSpec], address: tuple[str, int], 
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     url = f"http://{host}:{listening.getsockname()[1]}"
 
-    gateway = Gateway(options, children)
-    _tell(url, options, children)
+    gateway = make()
+    _tell(url, gateway.options.state, engines)
     Server(gateway, listening, drain).serve_to_end()
 
 
-def _tell(url: str, options: Options, children: list[ChildSpec]) -> None:
+def _tell(url: str, state: Path, engines: Sequence[str]) -> None:
     if output.json_mode():
-        output.emit({"url": url, "state": str(options.state)})
+        output.emit({"url": url, "state": str(state)})
         sys.stdout.flush()
         return
-    engines = ", ".join([*(child.name for child in children), *(one.rsplit("@", 1)[-1] for one in options.servers)])
-    output.console.print(f"Gateway at {url} (Ctrl-C stops it), engines: {engines}", soft_wrap=True, markup=False)
+    told = f"Gateway at {url} (Ctrl-C stops it), engines: {', '.join(engines)}"
+    output.console.print(told, soft_wrap=True, markup=False)

@@ -322,10 +322,13 @@ class AsyncClient(BaseAsyncClient):
     def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
         prompt = self.bind(workflow, parameters)
         if prompt.best_of is None:
-            return EngineJob(self._pool, prompt, options)
+            return self._begin(prompt, options)
         from .best_of import BestOfJob  # Most jobs need none of it.
 
-        return BestOfJob(self._pool, prompt, options)
+        return BestOfJob(self._begin, prompt, options)
+
+    def _begin(self, prompt: BoundPrompt, options: Options) -> Job:
+        return EngineJob(self._pool, prompt, options)
 
     async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
         loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow

@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt
-from .job import EngineJob, Job, Options, Submission
+from .job import Job, Options, Submission
 from .polling import Phase, Progress
-from .pool import Pool
 from .protocol import State
 from .results import Result, Timings
 from .scores import Candidate
 
 _IDS = uuid.UUID("0f7a4c52-5a0e-4e8e-9d4a-6b1f3f0f9c35")
 _NOT_THERE = ("job_lost", "server_restarted", "interrupted_elsewhere")
+Begin = Callable[[BoundPrompt, Options], Job]
 _FINAL = ("cancel_unverified", "cancelled")
 
 
@@ -32,17 +32,20 @@ def id_of(job_id: str, number: int) -> str:
 
 
 class BestOfJob(Job):
-    """Several pictures of one prompt on the engines of a pool; the best is its result.
+    """Several pictures of one prompt; the best is its result.
+
+    Args:
+        begin: begins the job of one picture.
 
     Its ``prompt_id`` is that of the whole until a picture is begun, then that picture's. The deadline holds for all
     together, from the moment that the first has an engine. Pictures that fail leave the choice to the rest.
     """
 
-    def __init__(self, pool: Pool, prompt: BoundPrompt, options: Options) -> None:
-        self._pool = pool
+    def __init__(self, begin: Begin, prompt: BoundPrompt, options: Options) -> None:
+        self._begin = begin
         attach = options.attach
         self._id = attach.prompt_id if attach else options.prompt_id or str(uuid.uuid4())
-        self._jobs: list[EngineJob] = []
+        self._jobs: list[Job] = []
         self._prompts = prompt.candidates()
         self._shown: dict[int, Progress] = {}
         self._stopped = self._late = False
@@ -89,7 +92,7 @@ class BestOfJob(Job):
         return await self._end_of(prompt, fresh)
 
     async def _end_of(self, prompt: BoundPrompt, options: Options) -> Result:
-        job = EngineJob(self._pool, prompt, options)
+        job = self._begin(prompt, options)
         self._jobs.append(job)
         if self._stopped:
             job.cancel()

@@ -14,20 +14,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows import warm_up
 from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.manifest import available, load
 from ..workflows.workflow import Workflow
+from .backend import Backend, servers
 from .children import Children, ChildSpec
+from .database import Database, is_postgres
+from .elsewhere import Elsewhere
 from .endpoints import Endpoint
 from .janitor import Janitor
+from .job_files import DatabaseFiles, FolderFiles
 from .jobs import Jobs
 from .metrics import Metrics
 from .openapi import components
 from .options import Options
 from .pages import Pages
+from .peers import Peers
 from .problems import described, problem
 from .readiness import Readiness
 from .routes import Routes
@@ -48,26 +52,43 @@ class Gateway:
 
     Args:
         children: engines to start and supervise, besides ``options.servers``.
+        backend: what runs the jobs, in the place of both.
 
     Raises:
-        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``.
+        RylaError: ``unknown_workflow``, ``invalid_workflow``, ``invalid_parameter``, ``not_writable``.
     """
 
-    def __init__(self, options: Options, children: Sequence[ChildSpec] = ()) -> None:
+    def __init__(self, options: Options, children: Sequence[ChildSpec] = (), backend: Backend | None = None) -> None:
         self.options = options
         self.workflows = enabled(options)
         self.children = Children(children, options.state / "engines")
-        servers = (*self.children.urls, *options.servers)
         self.metrics = Metrics()
-        self.client = AsyncClient(*servers, settings=options.settings)
+        self.backend = backend or servers(options, self.children)
+        self.client = self.backend.client
         self.readiness = Readiness(
-            options, self.client.servers, self.workflows, self.metrics, trouble=self.children.trouble
+            options,
+            self.client.servers,
+            self.workflows,
+            self.metrics,
+            trouble=self.children.trouble,
+            lookout=self.backend.lookout,
         )
         inputs = [child.inputs for child in children if child.inputs is not None]
-        self.jobs = Jobs(options, self.client, self.workflows, self.metrics, self.readiness.gpu_of, inputs)
-        self.store = JobStore(
-            options.state, options.settings.jobs_url, {"job": self.jobs.run, "webhook": self._webhook}
+        url = options.settings.jobs_url
+        self.database = Database(url) if url and is_postgres(url) else None
+        files = DatabaseFiles(self.database) if self.database else FolderFiles(options.state / "results")
+        self.jobs = Jobs(
+            options,
+            self.client,
+            self.workflows,
+            self.metrics,
+            self.readiness.gpu_of,
+            self.backend.places,
+            files,
+            inputs,
         )
+        self.store = JobStore(options.state, url, {"job": self.jobs.run, "webhook": self._webhook})
+        self.jobs.elsewhere = Elsewhere(files, self.jobs.uploads, self.store)
         self.webhooks = Webhooks(options, self.store, self.metrics)
         self.jobs.store, self.jobs.on_end = self.store, self.webhooks.ended
         outputs = [child.outputs for child in children if child.outputs is not None]
@@ -85,6 +106,8 @@ class Gateway:
                 (self.options.state / name).mkdir(parents=True, exist_ok=True)
             self.store.open()
             stack.callback(self.store.close)
+            if self.database is not None:
+                await self._join(self.database, stack)
             stack.push_async_callback(self.client.aclose)
             self.children.start()
             stack.push_async_callback(self.children.stop)
@@ -94,6 +117,16 @@ class Gateway:
             self._janitor.start()
             stack.push_async_callback(self._janitor.stop)
             yield
+
+    async def _join(self, database: Database, stack: AsyncExitStack) -> None:
+        """Become one of the gateways of a Postgres."""
+        stack.callback(database.close)
+        self.jobs.results.owner = self.store.identity
+        peers = Peers(
+            database, self.store.identity, self.store.take_over, self.jobs.give_up_moved, self.jobs.look_for_cancelled
+        )
+        await peers.start()
+        stack.push_async_callback(peers.stop)
 
     async def drain(self, seconds: float) -> None:
         """Take no more jobs, be no longer ready, and wait for the jobs that engines have."""

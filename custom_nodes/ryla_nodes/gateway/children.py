@@ -58,7 +58,12 @@ class ChildSpec:
 
 
 class Child:
-    """One engine process."""
+    """One engine process.
+
+    Attributes:
+        trouble: why it does not work; None while it does.
+        deaths: how often it ended since it last answered.
+    """
 
     def __init__(self, spec: ChildSpec, state: Path) -> None:
         self.spec = spec
@@ -67,6 +72,7 @@ class Child:
         self._pid, port = self._recorded()
         self._port = port if port and (self._pid or _is_free(port)) else _free_port()
         self.trouble: RylaError | None = None
+        self.deaths = 0
 
     @property
     def url(self) -> str:
@@ -164,10 +170,17 @@ class Child:
 
 
 class Children:
-    """All of them, under supervision."""
+    """All of them, under supervision.
+
+    Raises:
+        RylaError: ``not_writable``: the folder ``state`` of their logs.
+    """
 
     def __init__(self, specs: Sequence[ChildSpec], state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RylaError("not_writable", f"{state} cannot be written: {error.strerror}.") from error
         self.children = [Child(spec, state) for spec in specs]
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -191,7 +204,7 @@ class Children:
             began = time.monotonic()
             await self._until_dead(child)
             failures = 0 if time.monotonic() - began > _SETTLED_SECONDS else failures + 1
-            child.trouble = child.died()
+            child.trouble, child.deaths = child.died(), child.deaths + 1
             log.error("%s", child.trouble.message, extra={"engine": child.spec.name})
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             try:
@@ -205,7 +218,8 @@ class Children:
         while child.alive:
             if not answered:
                 answered = await child.ready()
-                child.trouble = None if answered else child.trouble
+                if answered:
+                    child.trouble, child.deaths = None, 0
                 if not answered and time.monotonic() > end:
                     log.error("The engine was not ready in time.", extra={"engine": child.spec.name})
                     await asyncio.to_thread(child.stop)

@@ -7,19 +7,21 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows.best_of import NAME as BEST_OF
 from ..workflows.best_of import require_score
 from ..workflows.workflow import BoundPrompt, Workflow
+from .backend import Client
+from .found import Found
 from .job import JobSpec, LiveJob, job_id_of
-from .jobs import Found, Jobs
+from .jobs import Jobs
 from .metrics import Metrics
 from .models import check, request_model
 from .openapi import endpoint_docs
@@ -61,7 +63,7 @@ class Endpoint:
         self,
         workflow: Workflow,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         jobs: Jobs,
         metrics: Metrics,
         webhooks: Webhooks,
@@ -188,12 +190,19 @@ class Endpoint:
 
     def _later(self, found: Found) -> Response:
         told = {"Location": f"/jobs/{found.id}", "X-Job-Id": found.id, "Preference-Applied": "respond-async"}
-        return JSONResponse(facts(found, self._jobs), 202, told)
+        held = BackgroundTask(_ended, found.live) if self._options.hold and found.live is not None else None
+        return JSONResponse(facts(found, self._jobs), 202, told, background=held)
 
     async def _waited(self, request: Request, found: Found, asked: Asked) -> Response:
         """The answer once the job has ended, the client's patience is over, or the client itself is gone."""
+        limit = asked.wishes.wait if asked.wishes.respond_async else None
         if found.live is not None:
-            await self._wait(request, found.live, asked.wishes.wait if asked.wishes.respond_async else None)
+            await self._wait(request, found.live, limit)
+            if found.live.moved:
+                found = await self._jobs.find(found.id, found.spec.owner)
+        if found.live is None and found.stored is None:
+            left = max(0.0, found.spec.deadline - time.time()) if limit is None else limit
+            found = replace(found, stored=await self._jobs.elsewhere.end(found.id, left))
         if found.outcome is None:
             return self._later(found)
         return await answer(found, asked.kind, self._jobs, self._metrics)
@@ -205,10 +214,15 @@ class Endpoint:
             await asyncio.wait({ended, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-        if job.outcome.cancelled():
+        if job.outcome.cancelled() and not job.moved:
             raise RylaError("shutting_down", "The gateway was stopped; the job goes on when it is started again.")
         if gone.done() and not job.outcome.done() and not job.keep and job.watchers == 1:
             self._jobs.stop(job)
+
+
+async def _ended(job: LiveJob) -> None:
+    """Until a job has ended, or is left to the next process."""
+    await asyncio.wait({job.outcome})
 
 
 async def _disconnected(request: Request) -> None:

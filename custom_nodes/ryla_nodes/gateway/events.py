@@ -16,7 +16,9 @@ from ..client import Preview
 MEDIA_TYPE = "text/event-stream"
 
 _KEPT = 256
-_HEARTBEAT = 15.0
+HEARTBEAT = 15.0
+"""Seconds without an event after which a comment is sent."""
+STILL_HERE = b": still here\n\n"
 _PREVIEW_PAUSE = 0.3
 _PREVIEW_BYTES = 2**20
 
@@ -104,12 +106,17 @@ class EventLog:
                 yield encoded("preview", self._preview)
                 continue
             try:
-                await asyncio.wait_for(self._changed.wait(), _HEARTBEAT)
+                await asyncio.wait_for(self._changed.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
-                yield b": still here\n\n"
+                yield STILL_HERE
 
 
 def encoded(kind: str, data: Mapping[str, Any], event_id: str = "") -> bytes:
     """One event on the wire."""
     identity = f"id: {event_id}\n" if event_id else ""
     return f"{identity}event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def done(job_id: str, state: str, error: Mapping[str, Any] | None) -> bytes:
+    """The last event of a job that is not alive here."""
+    return encoded("done", {"job_id": job_id, "state": state, "error": error})

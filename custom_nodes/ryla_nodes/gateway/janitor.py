@@ -51,10 +51,10 @@ class Janitor:
         jobs, limits = self._jobs, self._limits
         while old := await jobs.store.ended_before(time.time() - limits.keep_seconds):
             for job_id in old:
-                await asyncio.to_thread(jobs.results.forget, job_id)
+                await asyncio.to_thread(jobs.files.forget, job_id)
                 jobs.forget(job_id)
             await jobs.store.delete(old)
-        removed = await asyncio.to_thread(jobs.results.shrink, limits.keep_bytes, jobs.alive)
+        removed = await asyncio.to_thread(jobs.files.shrink, limits.keep_bytes, jobs.alive)
         if removed:
             log.info("The pictures of %d jobs were deleted to keep within --keep-gib.", removed)
         await asyncio.to_thread(jobs.uploads.sweep)

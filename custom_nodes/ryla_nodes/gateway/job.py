@@ -133,6 +133,7 @@ class LiveJob:
         data: its first picture, while somebody waits for it.
         ending: how it ended, not yet stored.
         stop: it is to be cancelled.
+        moved: another gateway has it now.
         outcome: done when it has ended and that is stored; cancelled when this process ends before.
     """
 
@@ -149,6 +150,7 @@ class LiveJob:
     data: bytes | None = None
     progress: Progress | None = None
     ending: Outcome | None = None
+    moved: bool = False
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

@@ -9,15 +9,18 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
-from ..client import AsyncClient
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
 from . import traces
+from .backend import Client
+from .elsewhere import Elsewhere
 from .events import EventLog
+from .found import Found, same, unknown
 from .job import JobSpec, LiveJob, Outcome
+from .job_files import JobFiles, JobMoved
 from .line import Line
 from .metrics import Metrics
 from .options import Options, Token
@@ -35,23 +38,7 @@ _REMEMBERED = 512
 _AT_THE_DOOR = 4
 _LATEST = 300
 _CANCEL_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Found:
-    """A job by its id: alive (or fresh) in this process, or as it is stored."""
-
-    id: str
-    spec: JobSpec
-    live: LiveJob | None
-    stored: Outcome | None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
-        if self.live is None:
-            return self.stored
-        return self.live.outcome.result() if self.live.outcome.done() else None
+_GIVE_UP_SECONDS = 5.0
 
 
 class Jobs:
@@ -60,6 +47,8 @@ class Jobs:
     Args:
         workflows: the enabled ones by name.
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+        places: how many jobs may be with the engines at once.
+        files: those of the jobs.
         inputs: the input folders of the gateway's own engines.
 
     Attributes:
@@ -69,25 +58,29 @@ class Jobs:
     def __init__(
         self,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         workflows: Mapping[str, Workflow],
         metrics: Metrics,
         gpu_of: Callable[[str], str],
+        places: int,
+        files: JobFiles,
         inputs: Sequence[Path] = (),
     ) -> None:
-        self.results = Results(options.state / "results")
+        self.files = files
+        self.results = Results(files)
         self.uploads = Uploads(options.state / "uploads", options.limits, inputs)
         self.door = asyncio.Semaphore(_AT_THE_DOOR)
         self.draining = False
         self._limits, self._metrics = options.limits, metrics
-        self._line = Line(max(1, len(client.servers)) * options.limits.engine_depth, self._moved)
-        self._runner = Runner(options, client, workflows, self.results, self.uploads, self._line, gpu_of)
+        self._line = Line(places, self._moved)
+        self._runner = Runner(options, client, workflows, self.results, self.uploads, self._line, gpu_of, self._bring)
         self._live: dict[str, LiveJob] = {}
         self._ended: OrderedDict[str, LiveJob] = OrderedDict()
         self._of: Counter[str] = Counter()
         self._epoch = secrets.token_hex(4)
         self._seconds = 1.0
         self.store: JobStore
+        self.elsewhere: Elsewhere
         self.on_end: OnEnd
 
     # --- taking ----------------------------------------------------------------------------------------------------
@@ -103,11 +96,12 @@ class Jobs:
         """
         known = self._live.get(job_id) or self._ended.get(job_id)
         if known is not None:
-            return _same(Found(job_id, known.spec, known, None), spec)
+            return same(Found(job_id, known.spec, known, None), spec)
         self._admit(token)
         job = self._enter(job_id, spec, keep)
         job.prompt = prompt
         try:
+            await self.elsewhere.share(job_id, spec)
             fresh = await self.store.start("job", job_id, spec.record())
         except RylaError as error:
             job.ending = Outcome("failed", time.time(), described(error))
@@ -117,7 +111,7 @@ class Jobs:
             return Found(job_id, spec, job, None)
         self._drop(job)
         found = await self.find(job_id, spec.owner)
-        return _same(found, spec)
+        return same(found, spec)
 
     def _admit(self, token: Token | None) -> None:
         if self.draining:
@@ -152,8 +146,13 @@ class Jobs:
             return 0
         if job.engine_job is not None:
             known = job.progress.ahead if job.progress else None
-            return self._line.busy - 1 if known is None else known
+            return self._earlier(job) if known is None else known
         return self._line.ahead(job.spec.accepted) + self._line.busy
+
+    def _earlier(self, job: LiveJob) -> int:
+        """How many that an engine has, or is to get, were accepted before this one."""
+        given = (other for other in self._live.values() if other.engine_job is not None)
+        return sum(other.spec.accepted < job.spec.accepted for other in given)
 
     def _moved(self) -> None:
         self._metrics.waiting.set(len(self._line))
@@ -165,16 +164,31 @@ class Jobs:
 
     async def run(self, job_id: str, record: Record) -> Record:
         """The body of a stored job: run it, or take it up when an earlier process began it."""
-        job = self._live.get(job_id) or self._revive(job_id, JobSpec.parse(record))
+        job = self._live.get(job_id)
+        if job is not None and job.task is not None:
+            # It was taken away from us, and came back.
+            await self._give_up([job])
+            job = None
+        job = job or self._revive(job_id, JobSpec.parse(record))
         self._metrics.alive.set(len(self._live))
         task = job.task = asyncio.current_task()
         assert task is not None
         # The task ends when the end is stored: only then is it told.
         task.add_done_callback(lambda _: self._leave(job))
-        ending = await self._runner.run(job)
+        try:
+            ending = await self._runner.run(job)
+        except JobMoved:
+            # As at the end of the process: nothing is stored of it here.
+            job.moved = True
+            raise asyncio.CancelledError from None
+        with suppress(RylaError):  # Then they go with the job's other files.
+            await self.elsewhere.forget(job_id, job.spec)
         await self.on_end(job_id, job.spec, ending)
         job.ending = ending
         return ending.record()
+
+    async def _bring(self, job: LiveJob) -> None:
+        await self.elsewhere.bring(job.id, job.spec)
 
     def _revive(self, job_id: str, spec: JobSpec) -> LiveJob:
         log.info("A job of an earlier process goes on.", extra={"job_id": job_id})
@@ -184,6 +198,10 @@ class Jobs:
         """The job's end is stored, or it is left to the next process."""
         if job.ending is None and self.draining:
             # Its uploads stay, too.
+            job.outcome.cancel()
+            return
+        if job.moved:
+            self._drop(job)
             job.outcome.cancel()
             return
         self._drop(job)
@@ -232,10 +250,10 @@ class Jobs:
         else:
             stored = await self.store.get(job_id)
             if stored is None or "workflow" not in stored[0]:
-                raise _unknown(job_id)
+                raise unknown(job_id)
             found = self._found(job_id, *stored)
         if found.spec.owner != owner:
-            raise _unknown(job_id)
+            raise unknown(job_id)
         return found
 
     async def cancel(self, found: Found) -> Found:
@@ -245,10 +263,40 @@ class Jobs:
         await asyncio.to_thread(self.results.cancelling, found.id)
         job = found.live or self._live.get(found.id)
         if job is None:
-            return found
+            ending = await self.elsewhere.end(found.id, _CANCEL_SECONDS)
+            return Found(found.id, found.spec, None, ending)
         self.stop(job)
         await asyncio.wait({job.outcome}, timeout=_CANCEL_SECONDS)
         return Found(found.id, found.spec, job, None)
+
+    async def look_for_cancelled(self) -> None:
+        """Stop those that were cancelled at another gateway.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        if self._live:
+            for job_id in await asyncio.to_thread(self.results.cancelled, self.alive):
+                if (job := self._live.get(job_id)) is not None and not job.stop.is_set():
+                    self.stop(job)
+
+    async def give_up_moved(self) -> None:
+        """Let go of the jobs that another gateway has taken over.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        begun = [job for job in self._live.values() if job.task is not None]
+        own = await self.store.own()
+        await self._give_up([job for job in begun if job.id not in own])
+
+    async def _give_up(self, jobs: Sequence[LiveJob]) -> None:
+        tasks = [job.task for job in jobs if job.task is not None]
+        for job, task in zip(jobs, tasks, strict=True):
+            job.moved = True
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS)
 
     @staticmethod
     def stop(job: LiveJob) -> None:
@@ -291,14 +339,4 @@ class Jobs:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
-
-
-def _same(found: Found, spec: JobSpec) -> Found:
-    if found.spec.digest != spec.digest:
-        raise RylaError("idempotency_conflict", "This Idempotency-Key was used for another request.")
-    return found
-
-
-def _unknown(job_id: str) -> RylaError:
-    return RylaError("job_not_found", f"There is no job {job_id[:60]}.")
+            await asyncio.wait(tasks, timeout=_GIVE_UP_SECONDS)

@@ -74,6 +74,8 @@ class Options:
         warm_up: the workflows that each engine runs once before the gateway is ready.
         url_inputs: pictures may be given by URL.
         private_urls: webhooks and picture URLs may lead to private addresses.
+        hold: the call of a job in the background is held open, its answer sent, until the job has ended: for a host
+            that counts the calls, to tell what is busy.
         require_models: a workflow whose models the engines do not list keeps the gateway from being ready.
     """
 
@@ -88,5 +90,6 @@ class Options:
     warm_up: tuple[str, ...] = ()
     url_inputs: bool = False
     private_urls: bool = False
+    hold: bool = False
     require_models: bool = True
     limits: Limits = Limits()

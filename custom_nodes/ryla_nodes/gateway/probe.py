@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,7 @@ class Sight:
         embedded: it is the embedded engine, whose small models stand in for missing ones.
         inventory: node class -> its ``/object_info``; None before it was asked.
         models: folder -> the names that the engine lists there.
+        replicas: how many engines run, of a cluster; None for one engine.
     """
 
     up: bool = False
@@ -61,37 +63,71 @@ class Sight:
     lacks: tuple[Lack, ...] = ()
     inventory: Mapping[str, Any] | None = None
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    replicas: int | None = None
 
 
-class Probe:
-    """Looks at one engine again and again; ``sight`` is what it saw last.
+class Lookout(ABC):
+    """Looks at whatever runs jobs again and again; ``sight`` is what it saw last.
 
     Args:
+        server: its base URL, or what stands for it.
         graphs: the graphs of the enabled workflows by name.
         folders: the model folders to list.
     """
 
     def __init__(self, server: str, graphs: Mapping[str, Graph], folders: Iterable[str]) -> None:
-        self._address = Address.parse(server)
-        self.server = self._address.base
+        self.server, self.sight = server, Sight()
         self._graphs, self._folders = graphs, sorted({*folders, "loras"})
         self._classes = sorted({str(node["class_type"]) for graph in graphs.values() for node in graph.values()})
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Look no more."""
+
+    @abstractmethod
+    async def look(self) -> None:
+        """Look once. Never raises for what is looked at."""
+
+    def gpu_of(self, server: str) -> str:
+        """The GPU of an engine; "" when it is not known here."""
+        return self.sight.gpu if server == self.server else ""
+
+    def lacks_of(self, workflow: str) -> list[Lack]:
+        """What is lacking to run a workflow: node classes, and files that its graph names."""
+        if self.sight.inventory is None:
+            return []
+        return [
+            Lack("model" if fault.code == "missing_model" else "node", fault.message, fault.hint, workflow)
+            for fault in problems(self._graphs[workflow], self.sight.inventory)
+            if fault.severity == "error"
+        ]
+
+
+class Probe(Lookout):
+    """Looks at one engine."""
+
+    def __init__(self, server: str, graphs: Mapping[str, Graph], folders: Iterable[str]) -> None:
+        self._address = Address.parse(server)
+        super().__init__(self._address.base, graphs, folders)
         limits = Limits(connect=_SECONDS, answer=_SECONDS, submit=_INVENTORY_SECONDS)
         self._engine = EngineApi(self._address, limits)
         self._idle_since: float | None = None
         self._inventory_at = float("-inf")
-        self.sight = Sight()
 
     async def aclose(self) -> None:
         await self._engine.aclose()
 
+    def watch(self, classes: Iterable[str], folders: Iterable[str]) -> None:
+        """Also look at these node classes, and at these model folders."""
+        self._classes = sorted({*self._classes, *classes})
+        self._folders = sorted({*self._folders, *folders})
+
     async def look(self) -> None:
-        """Look once. Never raises for what the engine does."""
         try:
             stats = await self._engine.read("/system_stats")
             queue, log = await asyncio.gather(self._engine.read("/queue"), self._engine.worker_died())
             lacks = [*self._worker(queue, log.worker_died), *(await self._websocket())]
-            if time.monotonic() - self._inventory_at > _INVENTORY_SECONDS:
+            if self._classes and time.monotonic() - self._inventory_at > _INVENTORY_SECONDS:
                 await self._take_inventory()
             devices, version = stats["devices"], str(stats["system"].get("comfyui_version") or "?")
         except (CallFailed, RylaError, KeyError, TypeError, AttributeError) as error:
@@ -142,16 +178,6 @@ class Probe:
                 models[folder] = tuple(await self._engine.models(folder))
         self.sight.inventory, self.sight.models = found, models
         self._inventory_at = time.monotonic()
-
-    def lacks_of(self, workflow: str) -> list[Lack]:
-        """What the engine lacks to run a workflow: node classes, and files that its graph names."""
-        if self.sight.inventory is None:
-            return []
-        return [
-            Lack("model" if fault.code == "missing_model" else "node", fault.message, fault.hint, workflow)
-            for fault in problems(self._graphs[workflow], self.sight.inventory)
-            if fault.severity == "error"
-        ]
 
 
 def _gpu(device: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from ..errors import RylaError
 from ..models import catalogue, listed
 from ..models.catalogue import Catalogue
 from ..workflows import warm_up
+from ..workflows.graph import Graph
 from ..workflows.workflow import Workflow
 from .metrics import Metrics
 from .options import Options
-from .probe import Lack, Probe
+from .probe import Lack, Lookout, Probe
 from .problems import redact
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
+
+MakeLookout = Callable[[Mapping[str, Graph], Iterable[str]], Lookout]
 
 
 class Readiness:
@@ -31,6 +34,7 @@ class Readiness:
 
     Args:
         trouble: why a supervised engine does not work; None for one that does.
+        lookout: makes what looks at a cluster, in the place of a probe for each of the ``servers``.
         free_bytes: what is free on the disk of the state folder.
     """
 
@@ -42,6 +46,7 @@ class Readiness:
         metrics: Metrics,
         *,
         trouble: Callable[[str], RylaError | None] = lambda _: None,
+        lookout: MakeLookout | None = None,
         free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
         self._options, self._workflows, self._metrics = options, workflows, metrics
@@ -50,8 +55,12 @@ class Readiness:
         entries = [self._catalogue.get(each) for workflow in workflows.values() for each in workflow.models]
         graphs = {name: workflow.graph for name, workflow in workflows.items()}
         folders = listed.folders(entries, self._catalogue)
-        self.probes = [Probe(server, graphs, folders) for server in servers]
-        self._cold = {(probe.server, name) for probe in self.probes for name in options.warm_up}
+        self.probes: list[Lookout]
+        if lookout is not None:
+            self.probes, self._cold = [lookout(graphs, folders)], set()  # Each replica warms itself up.
+        else:
+            self.probes = [Probe(server, graphs, folders) for server in servers]
+            self._cold = {(probe.server, name) for probe in self.probes for name in options.warm_up}
         self._warming: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._looked = False
@@ -75,7 +84,7 @@ class Readiness:
 
     def gpu_of(self, server: str) -> str:
         """The GPU of an engine; "" while it is not known."""
-        return next((probe.sight.gpu for probe in self.probes if probe.server == server), "")
+        return next((gpu for probe in self.probes if (gpu := probe.gpu_of(server))), "")
 
     async def _watch(self) -> None:
         while True:
@@ -107,7 +116,7 @@ class Readiness:
             found.append(Lack("warm_up", message, "Wait: the first run is the slowest."))
         return found
 
-    def _supervised(self, probe: Probe) -> tuple[Lack, ...]:
+    def _supervised(self, probe: Lookout) -> tuple[Lack, ...]:
         error = self._trouble(probe.server)
         return (Lack("engine", redact(error.message), "ryla doctor"),) if error else ()
 
@@ -118,12 +127,12 @@ class Readiness:
         message = f"The disk of the results has {free / 2**20:.0f} MiB free; {least / 2**20:.0f} are needed."
         return [Lack("disk", message, "Free some space, or keep less: ryla serve --keep-gib N")]
 
-    def _workflow(self, name: str, probes: list[Probe]) -> list[Lack]:
+    def _workflow(self, name: str, probes: list[Lookout]) -> list[Lack]:
         """What a workflow lacks on the engine that lacks the least."""
         each = [[*probe.lacks_of(name), *self._models(name, probe)] for probe in probes]
         return min(each, key=len, default=[])
 
-    def _models(self, name: str, probe: Probe) -> list[Lack]:
+    def _models(self, name: str, probe: Lookout) -> list[Lack]:
         if not self._options.require_models or probe.sight.embedded or probe.sight.inventory is None:
             return []
         entries = [self._catalogue.get(model) for model in self._workflows[name].models]
@@ -157,6 +166,7 @@ class Readiness:
                 "version": probe.sight.version,
                 "gpu": probe.sight.gpu,
                 "queued": probe.sight.queued,
+                **({} if probe.sight.replicas is None else {"replicas": probe.sight.replicas}),
                 "lacks": [asdict(lack) for lack in probe.sight.lacks],
             }
             for number, probe in enumerate(self.probes)
@@ -165,7 +175,7 @@ class Readiness:
 
     # --- warming up ------------------------------------------------------------------------------------------------
 
-    async def _warm_up(self, probe: Probe, names: list[str]) -> None:
+    async def _warm_up(self, probe: Lookout, names: list[str]) -> None:
         """Run workflows once on an engine, each again until it succeeds."""
         async with AsyncClient(probe.server, settings=self._options.settings) as client:
             for name in names:
@@ -173,7 +183,7 @@ class Readiness:
                     await asyncio.sleep(EVERY_SECONDS)
                 self._cold.discard((probe.server, name))
 
-    async def _warmed(self, client: AsyncClient, probe: Probe, name: str) -> bool:
+    async def _warmed(self, client: AsyncClient, probe: Lookout, name: str) -> bool:
         if not probe.sight.up:
             return False
         workflow = self._workflows[name]

@@ -9,8 +9,9 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ..errors import RylaError
+from .found import Found
 from .job import Outcome, StoredPicture
-from .jobs import Found, Jobs
+from .jobs import Jobs
 from .metrics import Metrics
 from .problems import problem
 from .requests import JSON

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from ..client import Candidate, Picture, Result, Submission
 from ..errors import RylaError
-from ..files import write_whole
 from ..workflows.workflow import BoundPrompt
 from .job import LiveJob, Outcome, StoredPicture
+from .job_files import JobFiles
 from .problems import described, redact
 
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
@@ -27,14 +25,15 @@ _QUALITY = 92
 
 
 class Results:
-    """A folder a job: where it was submitted, that it is to be cancelled, its pictures."""
+    """Of each job: where it was submitted, that it is to be cancelled, its pictures.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Attributes:
+        owner: the gateway that keeps them, where several share the files.
+    """
 
-    def folder(self, job_id: str) -> Path:
-        """The folder of one job; of several thousand none lies beside all others."""
-        return self._folder / job_id[:2] / job_id
+    def __init__(self, files: JobFiles) -> None:
+        self._files = files
+        self.owner = ""
 
     # --- while it goes on ------------------------------------------------------------------------------------------
 
@@ -42,35 +41,28 @@ class Results:
         """Note where a job is about to be posted, on disk before this returns.
 
         Raises:
-            RylaError: ``disk_full``: then it must not be posted.
+            RylaError: ``disk_full``, ``job_store_unreachable``: then it must not be posted.
+            JobMoved: nor then: another gateway has the job.
         """
-        told = json.dumps({"server": submission.server, "prompt_id": submission.prompt_id})
-        await asyncio.to_thread(self._write, job_id, _SUBMISSION, told.encode())
-
-    def _write(self, job_id: str, name: str, content: bytes) -> None:
-        try:
-            self.folder(job_id).mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder(job_id) / name, content)
-        except OSError as error:
-            raise RylaError("disk_full", f"The job's folder cannot be written: {error.strerror}.") from error
+        told = json.dumps({"server": submission.server, "prompt_id": submission.prompt_id}).encode()
+        await asyncio.to_thread(self._files.write, job_id, _SUBMISSION, told, owner=self.owner)
 
     def submission(self, job_id: str) -> Submission | None:
         """Where a job may have been posted; None when it provably was not."""
-        path = self.folder(job_id) / _SUBMISSION
-        if not path.exists():
+        content = self._files.read(job_id, _SUBMISSION)
+        if content is None:
             return None
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(content)
         return Submission(told["server"], told["prompt_id"])
 
     def cancelling(self, job_id: str) -> None:
         """Note that a job is to be cancelled, for the process that takes it up after this one."""
-        with contextlib.suppress(OSError):
-            self.folder(job_id).mkdir(parents=True, exist_ok=True)
-            (self.folder(job_id) / _CANCELLED).touch()
+        with contextlib.suppress(RylaError):
+            self._files.write(job_id, _CANCELLED, b"")
 
-    def is_cancelled(self, job_id: str) -> bool:
-        """Whether ``cancelling`` was noted."""
-        return (self.folder(job_id) / _CANCELLED).exists()
+    def cancelled(self, job_ids: frozenset[str]) -> list[str]:
+        """For which of these jobs ``cancelling`` was noted."""
+        return self._files.among(job_ids, _CANCELLED)
 
     # --- pictures --------------------------------------------------------------------------------------------------
 
@@ -78,20 +70,16 @@ class Results:
         """Store a result's pictures.
 
         Raises:
-            RylaError: ``disk_full``.
+            RylaError: ``disk_full``, ``job_store_unreachable``.
         """
         return await asyncio.to_thread(self._keep, job_id, pictures)
 
     def _keep(self, job_id: str, pictures: tuple[Picture, ...]) -> tuple[StoredPicture, ...]:
-        folder, stored = self.folder(job_id), []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, picture in enumerate(pictures):
-                name = f"{number}.{picture.format.value}"
-                write_whole(folder / name, picture.data)
-                stored.append(StoredPicture(name, TYPES[picture.format.value], len(picture.data)))
-        except OSError as error:
-            raise RylaError("disk_full", f"The picture could not be stored: {error.strerror}.") from error
+        stored = []
+        for number, picture in enumerate(pictures):
+            name = f"{number}.{picture.format.value}"
+            self._files.write(job_id, name, picture.data)
+            stored.append(StoredPicture(name, TYPES[picture.format.value], len(picture.data)))
         return tuple(stored)
 
     async def read(self, job_id: str, picture: StoredPicture) -> bytes:
@@ -100,50 +88,10 @@ class Results:
         Raises:
             RylaError: ``result_gone``.
         """
-        try:
-            return await asyncio.to_thread((self.folder(job_id) / picture.file).read_bytes)
-        except OSError:
-            raise RylaError("result_gone", "The picture of this job is no longer kept.") from None
-
-    # --- retention -------------------------------------------------------------------------------------------------
-
-    def forget(self, job_id: str) -> None:
-        """Delete what is kept of a job."""
-        shutil.rmtree(self.folder(job_id), ignore_errors=True)
-
-    def shrink(self, most: int, alive: frozenset[str]) -> int:
-        """Delete the pictures that are the oldest until all take ``most`` bytes; how many jobs lost theirs."""
-        jobs = [job for job in self._jobs() if job.path.name not in alive]
-        total, removed = sum(job.size for job in jobs), 0
-        for job in sorted(jobs, key=lambda job: job.modified):
-            if total <= most:
-                break
-            shutil.rmtree(job.path, ignore_errors=True)
-            total, removed = total - job.size, removed + 1
-        return removed
-
-    def _jobs(self) -> list[_Kept]:
-        folders = [path for group in self._folder.iterdir() if group.is_dir() for path in group.iterdir()]
-        return [_kept(path) for path in folders]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    path: Path
-    size: int
-    modified: float
-
-
-def _kept(path: Path) -> _Kept:
-    sizes = []
-    for file in path.iterdir():
-        with contextlib.suppress(OSError):
-            sizes.append(file.stat().st_size)
-    try:
-        modified = path.stat().st_mtime
-    except OSError:
-        modified = 0.0
-    return _Kept(path, sum(sizes), modified)
+        content = await asyncio.to_thread(self._files.read, job_id, picture.file)
+        if content is None:
+            raise RylaError("result_gone", "The picture of this job is no longer kept.")
+        return content
 
 
 def converted(data: bytes, kind: str) -> bytes:

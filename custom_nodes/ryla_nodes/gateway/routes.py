@@ -14,7 +14,8 @@ from ..loras.library import describe, of_machine
 from ..workflows.parameter import Parameter
 from ..workflows.workflow import Workflow
 from . import events, metrics
-from .jobs import Found, Jobs
+from .found import Found
+from .jobs import Jobs
 from .openapi import problems
 from .options import Options, Token
 from .readiness import Readiness
@@ -83,7 +84,12 @@ class Routes:
         if found.live is not None:
             stream = found.live.log.stream(request.headers.get("last-event-id", ""), previews=preview)
             return StreamingResponse(stream, headers=headers, media_type=events.MEDIA_TYPE)
-        return Response(_stored_event(found), headers=headers, media_type=events.MEDIA_TYPE)
+        if found.stored is None:
+            return StreamingResponse(
+                self._jobs.elsewhere.stream(found.id), headers=headers, media_type=events.MEDIA_TYPE
+            )
+        done = events.done(found.id, found.stored.state, found.stored.error)
+        return Response(done, headers=headers, media_type=events.MEDIA_TYPE)
 
     async def get_result(self, request: Request, job_id: str, number: int = 0) -> Response:
         """The picture of a job that has ended, or the failure that it ended with."""
@@ -153,13 +159,6 @@ def _token(request: Request) -> Token | None:
 def _owner(request: Request) -> str:
     token = _token(request)
     return token.name if token else ""
-
-
-def _stored_event(found: Found) -> bytes:
-    outcome = found.outcome
-    if outcome is None:
-        return events.encoded("queued", {"job_id": found.id})
-    return events.encoded("done", {"job_id": found.id, "state": outcome.state, "error": outcome.error})
 
 
 def _safe(names: tuple[str, ...]) -> list[str]:

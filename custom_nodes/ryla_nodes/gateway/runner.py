@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ..client import AsyncClient, Result
 from ..client import Job as EngineJob
+from ..client import Result
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
+from .backend import Client
 from .cost import price_of
 from .job import JobSpec, LiveJob, Outcome, StoredPicture, prompt_id_of
 from .line import Line
@@ -30,20 +31,23 @@ class Runner:
 
     Args:
         gpu_of: the GPU of the engine at a base URL; "" when it is not known.
+        bring: has the photos of a job here.
     """
 
     def __init__(
         self,
         options: Options,
-        client: AsyncClient,
+        client: Client,
         workflows: Mapping[str, Workflow],
         results: Results,
         uploads: Uploads,
         line: Line,
         gpu_of: Callable[[str], str],
+        bring: Callable[[LiveJob], Awaitable[None]],
     ) -> None:
         self._options, self._client, self._workflows = options, client, workflows
         self._results, self._uploads, self._line, self._gpu_of = results, uploads, line, gpu_of
+        self._bring = bring
 
     async def run(self, job: LiveJob) -> Outcome:
         """Run a job to its end, whatever that is; one that an earlier process submitted is taken up where it is."""
@@ -67,10 +71,11 @@ class Runner:
     async def _run(self, job: LiveJob) -> Outcome:
         if job.prompt is not None:
             return await self._in_turn(job, job.prompt)
-        if self._results.is_cancelled(job.id):
+        if await asyncio.to_thread(self._results.cancelled, frozenset({job.id})):
             job.stop.set()
+        await self._bring(job)
         prompt = job.prompt = await asyncio.to_thread(self.bind, job.spec)
-        submission = self._results.submission(job.id)
+        submission = await asyncio.to_thread(self._results.submission, job.id)
         if submission is None:
             return await self._in_turn(job, prompt)
         # It may be running, so it waits for no turn; and it is never posted again.

@@ -22,6 +22,8 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, Wo
 from dbos import error as dbos_error
 
 from ..errors import RylaError
+from ..files import write_whole
+from .database import failed
 
 FORMAT = 1
 """Raised when what the store holds changes so that older versions cannot read it."""
@@ -34,15 +36,19 @@ _VERSION = "jobs-1"
 _CONNECTIONS = 4
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _PAGE = 500
+_IDENTITY = "gateway.json"
 
 
 class JobStore:
-    """Jobs by id. One process at a time works on a state folder.
+    """Jobs by id. One process at a time works on a state folder; those of several may share a Postgres.
 
     Args:
         folder: the state folder; made when absent.
         url: a Postgres database; None for a SQLite file in the folder.
         bodies: what runs a job of each kind: takes id and input, returns the output, and raises nothing.
+
+    Attributes:
+        identity: whose jobs this process runs, once the store is open.
     """
 
     def __init__(self, folder: Path, url: str | None, bodies: dict[str, Body]) -> None:
@@ -50,6 +56,7 @@ class JobStore:
         self._lock = filelock.FileLock(folder / "lock")
         self._bodies = bodies
         self._workflows: dict[str, Callable[[Record], Any]] = {}
+        self.identity = ""
 
     def open(self) -> None:
         """Open the store and take up what an earlier process left; call it in the running event loop.
@@ -77,13 +84,15 @@ class JobStore:
         self._lock.release()
 
     def _launch(self) -> None:
-        identity = self._identity()
+        before = self._identity()
+        # Whose jobs other gateways may take over is never the same one again.
+        self.identity = str(uuid.uuid4()) if self.shared else before
         for name in ("dbos", "DBOS"):
             logging.getLogger(name).setLevel(logging.ERROR)
         config = DBOSConfig(
             name=_NAME,
             system_database_url=self._url,
-            executor_id=identity,
+            executor_id=self.identity,
             application_version=_VERSION,
             serializer=DBOSPortableJSONSerializer(),
             log_level="ERROR",
@@ -100,6 +109,10 @@ class JobStore:
             for kind, body in self._bodies.items():
                 self._workflows[kind] = _registered(kind, body)
             DBOS.launch()
+            if self.shared:
+                # The folder is ours, so the process that had it before is gone.
+                self.take_over([before])
+                self._write_identity(self.identity)
         except (dbos_error.DBOSException, sqlalchemy.exc.SQLAlchemyError, OSError, ValueError) as error:
             with suppress(dbos_error.DBOSException):
                 DBOS.destroy(destroy_registry=True)
@@ -108,9 +121,9 @@ class JobStore:
 
     def _identity(self) -> str:
         """Who works on this folder: jobs are taken up again by the same one. Also checks the folder's format."""
-        path = self._folder / "gateway.json"
+        path = self._folder / _IDENTITY
         if not path.exists():
-            path.write_text(json.dumps({"format": FORMAT, "id": str(uuid.uuid4())}), encoding="utf-8")
+            self._write_identity(str(uuid.uuid4()))
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             written, identity = int(told["format"]), str(told["id"])
@@ -120,6 +133,36 @@ class JobStore:
             message = f"{self._folder} was written by a newer version: format {written}; this one knows {FORMAT}."
             raise RylaError("job_store_newer", message)
         return identity
+
+    def _write_identity(self, identity: str) -> None:
+        write_whole(self._folder / _IDENTITY, json.dumps({"format": FORMAT, "id": identity}).encode())
+
+    @property
+    def shared(self) -> bool:
+        """Whether other gateways may use it, too."""
+        return not self._url.startswith("sqlite")
+
+    # --- whose jobs ------------------------------------------------------------------------------------------------
+
+    def take_over(self, identities: list[str]) -> None:
+        """Have the jobs of processes that are gone run by those that live: each by one of them.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        try:
+            DBOS._recover_pending_workflows(identities)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise failed(error) from error
+
+    async def own(self) -> frozenset[str]:
+        """The ids of the jobs that this process has to run.
+
+        Raises:
+            RylaError: ``job_store_unreachable``.
+        """
+        found = await self._list(status="PENDING", executor_id=self.identity, load_input=False, load_output=False)
+        return frozenset(each.workflow_id for each in found)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -135,7 +178,7 @@ class JobStore:
         except dbos_error.DBOSWorkflowIDInUseError:
             return False
         except sqlalchemy.exc.SQLAlchemyError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return True
 
     async def get(self, job_id: str) -> tuple[Record, Record | None] | None:
@@ -168,7 +211,7 @@ class JobStore:
         try:
             return await DBOS.list_workflows_async(**filters)
         except sqlalchemy.exc.SQLAlchemyError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
 
 def _registered(kind: str, body: Body) -> Callable[[Record], Any]:
@@ -198,10 +241,3 @@ def _sqlite(url: str) -> sqlalchemy.Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
-
-
-def _failed(error: Exception) -> RylaError:
-    why = str(getattr(error, "orig", error)).splitlines()[0][:200]
-    if "disk is full" in why or "No space left" in why:
-        return RylaError("disk_full", "The job could not be stored: the disk is full.")
-    return RylaError("job_store_unreachable", f"The job store does not answer: {why}.")

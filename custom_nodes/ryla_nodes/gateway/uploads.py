@@ -62,11 +62,19 @@ class Uploads:
         check(parameter, data, self._limits.image_pixels)
         path = self.path(name)
         if not path.exists():
-            try:
-                write_whole(path, data)
-            except OSError as error:
-                raise RylaError("disk_full", f"{parameter} could not be stored: {error.strerror}.") from error
+            self.put(name, data)
         return name
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a picture that another gateway has checked.
+
+        Raises:
+            RylaError: ``disk_full``.
+        """
+        try:
+            write_whole(self.path(name), data)
+        except OSError as error:
+            raise RylaError("disk_full", f"A photo could not be stored: {error.strerror}.") from error
 
     def hold(self, names: Iterable[str]) -> None:
         """A job of an earlier process needs these."""

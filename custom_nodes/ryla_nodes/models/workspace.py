@@ -43,6 +43,20 @@ def discover(cwd: Path | None = None) -> Path | None:
     return here or next((path for path in candidates if is_comfyui(path)), None)
 
 
+def python_of(comfyui: Path) -> Path:
+    """The Python of a ComfyUI: its own environment or portable one, else the active one, as comfy-cli chooses."""
+    active = [Path(value) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (value := os.environ.get(name))]
+    inside = [python_in(comfyui / name) for name in (".venv", "venv")]
+    places = [*inside, comfyui.parent / "python_embeded" / "python.exe", *map(python_in, active)]
+    # A link to a Python that is gone is still the answer: it is what is wrong.
+    return next((path for path in places if path.exists() or path.is_symlink()), Path(sys.executable))
+
+
+def python_in(environment: Path) -> Path:
+    """The Python of a virtual environment."""
+    return environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
 def config_value(key: str) -> str:
     """A value of comfy-cli's configuration, empty when there is none."""
     parser = configparser.ConfigParser(interpolation=None)

@@ -24,11 +24,11 @@ from ...client.comfyui_process import ComfyUIProcess, EmbeddedProcess
 from ...engines import embedded
 from ...errors import RylaError
 from ...models import folders
+from ...models.workspace import python_of
 from ...settings import Settings
 from ...workflows.manifest import available
 from ...workflows.workflow import Workflow
 from .. import output
-from ..doctor.python import of_comfyui
 from ..face import face_models
 from ..run.command import workflow_at
 from ..run.engines import EMBEDDED, OF_OURS, Choice, arguments_of, require_one, servers_of
@@ -105,7 +105,7 @@ def _ours(choice: Choice, settings: Settings) -> Supervised:
         return Supervised(process, client, lambda: folders.standalone(settings))
     home = choice.start.expanduser().absolute()
     output.say(f"Engine: ComfyUI in {home}")
-    comfyui = ComfyUIProcess(home, choice.python or of_comfyui(home), arguments=arguments_of(choice))
+    comfyui = ComfyUIProcess(home, choice.python or python_of(home), arguments=arguments_of(choice))
     return Supervised(comfyui, client, lambda: folders.of_comfyui(home).merged(folders.standalone(settings)))
 
 

@@ -203,7 +203,7 @@ def _version(wanted: Wanted) -> str:
 
 def _asked(wanted: Wanted) -> doctor_python.Python:
     """What ComfyUI's Python says of itself."""
-    python = doctor_python.in_folder(wanted.venv) if wanted.venv else doctor_python.of_comfyui(wanted.folder)
+    python = workspace.python_in(wanted.venv) if wanted.venv else workspace.python_of(wanted.folder)
     answer = doctor_python.ask(python)
     if isinstance(answer, doctor_finding.Finding):
         raise RylaError("comfyui_install_failed", answer.message)

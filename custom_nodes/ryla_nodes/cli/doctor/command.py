@@ -91,7 +91,7 @@ def _local(
     else:
         yield from doctor_comfyui.check(comfyui)
         if workspace.is_comfyui(comfyui):
-            answer = doctor_python.ask(python or doctor_python.of_comfyui(comfyui))
+            answer = doctor_python.ask(python or workspace.python_of(comfyui))
             yield from [answer] if isinstance(answer, Finding) else doctor_python.check(answer, bool(gpus), faces)
     yield _shipped()
     yield from _volume(ctx)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,20 +32,6 @@ class Python:
     def pip(self, arguments: str) -> str:
         """The command that runs pip in it."""
         return f"{self.path} -m pip {arguments}"
-
-
-def of_comfyui(comfyui: Path) -> Path:
-    """The Python of a ComfyUI: its own environment or portable one, else the active one, as comfy-cli chooses."""
-    active = [Path(value) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (value := os.environ.get(name))]
-    inside = [in_folder(comfyui / name) for name in (".venv", "venv")]
-    places = [*inside, comfyui.parent / "python_embeded" / "python.exe", *map(in_folder, active)]
-    # A link to a Python that is gone is still the answer: it is what is wrong.
-    return next((path for path in places if path.exists() or path.is_symlink()), Path(sys.executable))
-
-
-def in_folder(environment: Path) -> Path:
-    """The Python of a virtual environment."""
-    return environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def ask(python: Path) -> Python | Finding:

@@ -23,7 +23,6 @@ from ...errors import RylaError
 from ...settings import Settings
 from ...workflows import prefetch
 from .. import interrupt, output
-from ..doctor.python import of_comfyui
 from .request import EngineKind
 
 EMBEDDED = "+ryla.embedded"
@@ -184,12 +183,13 @@ def _embedded(settings: Settings, why: str) -> Iterator[str]:
 @contextmanager
 def _started(folder: Path, python: Path | None, arguments: Sequence[str]) -> Iterator[str]:
     from ...client.comfyui_process import ComfyUIProcess
+    from ...models.workspace import python_of
 
     folder = folder.expanduser().absolute()
     with output.console.status(f"Starting ComfyUI in {folder}") as status:
         process = ComfyUIProcess(
             folder,
-            python or of_comfyui(folder),
+            python or python_of(folder),
             arguments=arguments,
             on_line=lambda line: status.update(f"Starting ComfyUI: [dim]{escape(line[:100])}[/]"),
         ).start()
