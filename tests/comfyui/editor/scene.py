@@ -14,6 +14,13 @@ PACKS = tuple(
 )
 PHOTO = "photo.png"
 SIDE, STEPS = 256, 2
+# What small models and a test want, on the nodes that are seen and on those in subgraphs.
+MAKE_SMALL = """(values) => {
+    const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
+    for (const node of all(app.rootGraph ?? app.graph))
+        for (const widget of node.widgets ?? [])
+            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
+}"""
 
 
 def photo(server: ComfyUI, seed: int = 3, name: str = PHOTO) -> str:

@@ -18,13 +18,6 @@ from ryla_nodes.engines.embedded.inference import tiny_sdxl
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
 ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
 TEMPLATES = {"flux": "4 FLUX.1 Dev with the face of a photo", "sdxl": "3 SDXL with the face of a photo"}
-# What small models and a test want, on the nodes that are seen and on those in subgraphs.
-MAKE_SMALL = """(values) => {
-    const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
-    for (const node of all(app.rootGraph ?? app.graph))
-        for (const widget of node.widgets ?? [])
-            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
-}"""
 SMALL = {"steps": scene.STEPS, "width": scene.SIDE, "height": scene.SIDE, "size": scene.SIDE, "image": scene.PHOTO}
 
 
@@ -46,7 +39,7 @@ def test_a_card_becomes_a_picture(edit: Edit, server: ComfyUI, tmp_path: Path, n
     editor = edit(server)
     editor.open_template(TEMPLATES[name])
     editor.page.keyboard.press("Escape")  # 0.3.64 lists the models that the template names.
-    editor.js(MAKE_SMALL, SMALL)
+    editor.js(scene.MAKE_SMALL, SMALL)
     if name == "flux":
         editor.set("RYLA_FluxLoader", "model", "tiny-flux.safetensors")
     editor.run()

@@ -1,4 +1,4 @@
-"""What our extension of the editor asks ComfyUI's server for: what a graph lacks, the LoRAs to choose from."""
+"""What our extension of the editor asks ComfyUI's server for: what a graph lacks, opened or run, and the LoRAs."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def register() -> None:
             )
         return web.json_response(await preflight.report(prompt, targets if isinstance(targets, list) else None))
 
+    @routes.post("/ryla/models")  # type: ignore[untyped-decorator]
+    async def models(request: Any) -> Any:
+        from . import opening
+
+        asked = await _json(request)
+        nodes, listed = (_objects(asked.get(name)) for name in ("nodes", "models"))
+        if nodes is None or listed is None:
+            return web.json_response(
+                {"error": 'Wanted: {"nodes": [{"type": ..., "values": [...]}], "models": [{"name": ...}]}.'}, status=400
+            )
+        return web.json_response(await asyncio.to_thread(opening.report, nodes, listed))
+
     @routes.get("/ryla/loras")  # type: ignore[untyped-decorator]
     async def loras(request: Any) -> Any:
         return web.json_response({"loras": await asyncio.to_thread(_every)})
@@ -58,6 +70,11 @@ async def _json(request: Any) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]] | None:
+    """A list of objects; None for anything else."""
+    return value if isinstance(value, list) and all(isinstance(each, dict) for each in value) else None
 
 
 def _store() -> Any:
