@@ -59,6 +59,19 @@ def text_on(editor: Editor, kind: str) -> str:
     )
 
 
+def told_by(editor: Editor, title: str) -> str:
+    """What the node or the folded stage of a title reports, as it is shown on it."""
+    return str(
+        editor.js(
+            """(title) => {
+                const node = app.graph.nodes.find((each) => each.title === title);
+                return node.widgets?.find((each) => each.name === "ryla_report")?.element.textContent ?? "";
+            }""",
+            title,
+        )
+    )
+
+
 def look_at(editor: Editor, kind: str, scale: float = 1.2) -> None:
     """Bring the first node of a type into view."""
     editor.js(

@@ -36,11 +36,13 @@ function values(node) {
 function mark(node, files) {
   const rest = (node.widgets ?? []).filter((widget) => !widget.name.startsWith(MARK));
   if (rest.length !== (node.widgets ?? []).length) node.widgets = rest;
+  const size = [...node.size]; // A new widget makes room for itself.
   for (const { name } of files) {
     if (rest.some((widget) => widget.value === name)) continue; // It is told of the list that names it.
     const options = { values: [], serialize: false, hidden: true };
     Object.assign(node.addWidget("combo", MARK + name, name, () => {}, options), { hidden: true, serialize: false });
   }
+  node.setSize(size);
 }
 
 // Mark what our nodes lack now; the list of models that goes with it.
