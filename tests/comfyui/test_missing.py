@@ -225,13 +225,17 @@ def test_without_its_recogniser_a_score_is_left_out_and_told_and_the_picture_mad
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_a_score_that_fails_takes_no_picture_with_it(server: ComfyUI, attempt: int) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["now", "as saved before"])
+def test_a_score_that_fails_takes_no_picture_with_it(server: ComfyUI, attempt: int, before: bool) -> None:
+    """In a workflow of before, a score takes its picture from where the save takes it, and could run first."""
     scorer = server.base / "models" / "insightface" / "models" / "buffalo_l" / "w600k_r50.onnx"
     scorer.parent.mkdir(parents=True, exist_ok=True)
     scorer.touch()
     try:
         graph = scored()
-        graph["image"] = {**EMPTY, "inputs": {**EMPTY["inputs"], "color": attempt + 1}}
+        graph["image"] = {**EMPTY, "inputs": {**EMPTY["inputs"], "color": 10 * before + attempt + 1}}
+        if before:
+            graph["score"]["inputs"]["image"] = link("image")
         entry = server.run(graph)
     finally:
         scorer.unlink()

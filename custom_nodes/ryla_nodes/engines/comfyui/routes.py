@@ -13,13 +13,17 @@ _KEEP = "private, max-age=86400"  # A picture's address changes with the picture
 
 
 def register() -> None:
-    """Add the routes to the server of this process; without one, as in ComfyUI's own tests, there is nothing to do."""
+    """Add the routes, and what is done to a submitted job, to the server of this process.
+
+    Without one, as in ComfyUI's own tests, there is nothing to do.
+    """
     server: Any = sys.modules.get("server")
     prompt_server = getattr(getattr(server, "PromptServer", None), "instance", None)
     if prompt_server is None:
         return
     import asyncio
 
+    prompt_server.add_on_prompt_handler(_saved_first)
     web, routes = server.web, prompt_server.routes
 
     @routes.post("/ryla/missing")  # type: ignore[untyped-decorator]
@@ -61,6 +65,17 @@ def register() -> None:
         if data is None:
             return web.Response(status=404)
         return web.Response(body=data, content_type="image/webp", headers={"Cache-Control": _KEEP})
+
+
+def _saved_first(submitted: dict[str, Any]) -> dict[str, Any]:
+    """A job as it was submitted, with pictures saved before they are scored."""
+    from ...workflows.save_first import save_first
+
+    if "prompt" not in submitted:
+        return submitted
+    targets = submitted.get("partial_execution_targets")
+    prompt = save_first(submitted["prompt"], targets if isinstance(targets, list) else None)
+    return {**submitted, "prompt": prompt}
 
 
 async def _json(request: Any) -> dict[str, Any]:
