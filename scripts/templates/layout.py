@@ -28,7 +28,7 @@ _TO_DO = {"Photo": "choose a photo"}
 _REPORT = {
     "RYLA_FluxLoader": 150,
     "RYLA_SDXLLoader": 50,
-    "RYLA_LoraLoader": 110,
+    "RYLA_LoraLoader": 135,
     "RYLA_InstantIDLoader": 60,
     "RYLA_Prompt": 50,
     "RYLA_FaceAnalyzer": 40,
