@@ -93,7 +93,7 @@ def _document(workflow: Workflow, info: ObjectInfo) -> dict[str, Any]:
         **({"definitions": {"subgraphs": [_subgraph(each) for each in folded]}} if folded else {}),
         "config": {},
         "extra": {**_view(read_me), **layout.reroutes(plan.bends), "linearData": app_data},
-        "models": list(models.downloads(workflow.models)),
+        "models": models.downloads(workflow.models),
         "version": FORMAT_VERSION,
     }
 

@@ -14,21 +14,30 @@ from dataclasses import dataclass
 _GROUPS = "comfyui|doctor|engine|face|loras|run|serve|workflows"
 # Compiled when a command is first told: ComfyUI waits for this file at every start.
 _COMMAND = rf"(?<![\w/.-])ryla (?:(models)(?: (install|check|remove))?|({_GROUPS}))\b"
-_WORD = r"(?:\"[^\"]*\"|'[^']*'|\S+)"
+_WORD = r"(?:[^\s\"']*\"[^\"]*\"|'[^']*'|\S+)"
 _SCRIPT = r"(?:\"[^\"]*|'[^']*|\S*)[/\\]scripts[/\\](install_models|ryla)\.py[\"']?"
 _SPELLED = rf"{_WORD} {_SCRIPT}( [a-z]+)(?: --(?:comfyui|volume) {_WORD})?"
-_SPECIAL = r"[\s&|<>^()%!=;,']"
-"""What Windows' shells do not take as it is; a quotation mark is in no path there."""
+_SPECIAL = r"[\s&|<>^()%!=;,'@{}`$]"
+"""What Windows' shells, cmd and PowerShell, do not take as it is; a quotation mark is in no path there."""
 _INSTALL = r"\bryla models install((?: [\w.-]+)+)"
 
 
 def quoted(words: Sequence[str], *, windows: bool = sys.platform == "win32") -> str:
-    """One command line of ``words``, for a POSIX shell or for Windows' command prompt."""
+    """One command line of ``words``, for a POSIX shell, or for Windows' command prompt and PowerShell alike."""
     if not windows:
         import shlex
 
         return shlex.join(words)
-    return " ".join(f'"{word}"' if re.search(_SPECIAL, word) else word for word in words)
+    program, *rest = words
+    return " ".join([_program(program), *(f'"{word}"' if re.search(_SPECIAL, word) else word for word in rest)])
+
+
+def _program(path: str) -> str:
+    """A program's path for Windows: PowerShell runs no line that begins with a quotation mark."""
+    if not re.search(_SPECIAL, path):
+        return path
+    drive, separator, rest = path.partition("\\")
+    return f'{drive}{separator}"{rest}"' if separator else f'"{path}"'
 
 
 def pip(*packages: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
-from ryla_nodes.workflows.object_info import ObjectInfo, node_class
+from ryla_nodes.workflows.object_info import NodeClass, ObjectInfo, node_class
 
-from templates.level import WIDTH, Level, Link, height, widget_value
+from templates.level import WIDE, WIDTH, Level, Link, Node, height, widget_value
 
 INPUTS, OUTPUTS = -10, -20  # The editor's ids of a subgraph's two ends.
 
@@ -21,28 +21,28 @@ class Fold:
 
     Attributes:
         shown: the widgets that the folded node has: its name for it -> title and input; several are set as one.
+        beside: the title of a node or a fold without which this one is not made.
     """
 
     title: str
     nodes: tuple[str, ...]
     shown: Mapping[str, tuple[tuple[str, str], ...]]
+    beside: str = ""
 
 
-FLUX = Fold(
-    "FLUX settings",
-    ("Speed", "Negative prompt", "Guidance", "Negative guidance", "Size"),
-    {
-        "width": (("Size", "width"),),
-        "height": (("Size", "height"),),
-        "guidance": (("Guidance", "guidance"), ("Negative guidance", "guidance")),
-        "speed": (("Speed", "mode"),),
-    },
-)
+_PICTURE = {
+    "width": (("Size", "width"),),
+    "height": (("Size", "height"),),
+    "guidance": (("Guidance", "guidance"), ("Negative guidance", "guidance")),
+    "speed": (("Speed", "mode"),),
+}
+_SETTINGS = ("Speed", "Negative prompt", "Guidance", "Negative guidance", "Size")
+FLUX = Fold("FLUX settings", _SETTINGS, _PICTURE)
 FACE = Fold(
     "Face of the photo",
     (
         "Face analyzer", "Reference face", "Face crop", "SDXL", "InstantID", "Face prompt", "Face negative prompt",
-        "Identity", "Soft mask", "Encode crop", "Face latent", "Face sampler", "Face picture", "Composite",
+        "Identity", "Soft mask", "Encode crop", "Face latent", "Face sampler", "Face picture", "Composite", "Scene",
     ),
     {
         "sdxl_checkpoint": (("SDXL", "checkpoint"),),
@@ -52,6 +52,12 @@ FACE = Fold(
         "on_no_face": (("Face crop", "on_no_face"),),
     },
 )  # fmt: skip
+PROMPT = Fold(
+    "Prompt and settings",
+    ("Prompt", "Encode prompt", *_SETTINGS),
+    {"prompt": (("Prompt", "text"),), **_PICTURE},
+    beside=FACE.title,
+)
 INSTANTID = Fold(
     "InstantID",
     ("Face analyzer", "Reference face", "Keypoints", "InstantID", "Identity", "Size"),
@@ -62,7 +68,7 @@ INSTANTID = Fold(
         "identity_strength": (("Identity", "ip_weight"),),
     },
 )
-FOLDS = (FLUX, FACE, INSTANTID)
+FOLDS = (FACE, PROMPT, FLUX, INSTANTID)  # The long one shows its two stages; the others the nodes of the first.
 
 
 @dataclass
@@ -84,7 +90,7 @@ def fold(level: Level, info: ObjectInfo, workflow: str) -> list[Folded]:
     numbers = count(1 + max(link.id for link in level.links))
     for each in FOLDS:
         members = [level.titled(title) for title in each.nodes]
-        if None not in members:
+        if None not in members and (not each.beside or level.titled(each.beside)):
             folded.append(_Folding(each, set(filter(None, members)), level, info, workflow).fold(numbers))
     return folded
 
@@ -97,6 +103,7 @@ class _Folding:
         self.inner = Level({key: node for key, node in level.nodes.items() if key in members})
         self.inputs: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
+        self.values: dict[str, Any] = {}  # Of the widgets, by the names of their inputs.
 
     def fold(self, numbers: Iterator[int]) -> Folded:
         arriving = [link for link in self.level.links if link.target in self.members]
@@ -115,9 +122,9 @@ class _Folding:
             name = self.inner.nodes[source]["outputs"][slot]["name"]
             self.outputs.append({"id": self.uuid(f"out {name}"), "name": name, "type": kind, "linkIds": [inner.id]})
             outer += [Link(link.id, self.node_id, place, link.target, link.socket, kind) for link in links]
-        links_only = len(self.inputs)
-        values = [self._show(name, targets, numbers) for name, targets in self.plan.shown.items()]
-        self._replace(outer, links_only, values)
+        for name, targets in self.plan.shown.items():
+            self._show(name, targets, numbers)
+        self._replace(outer)
         shown = {target: name for name, targets in self.plan.shown.items() for target in targets}
         return Folded(self.uuid("itself"), self.node_id, self.plan.title, self.inner, self.inputs, self.outputs, shown)
 
@@ -128,15 +135,18 @@ class _Folding:
         return next(each for each in chain([name], numbered) if each not in taken)
 
     def _take_in(self, name: str, kind: str, targets: list[tuple[int, int]], numbers: Iterator[int]) -> None:
-        """Add an input to the subgraph that leads to some sockets in it."""
+        """Add an input to the subgraph that leads to some sockets in it, with the widget of the first of them."""
         place = len(self.inputs)
+        first, socket = self.inner.nodes[targets[0][0]], targets[0][1]
+        if "widget" in first["inputs"][socket]:
+            self.values[name] = widget_value(first, self._class(first), first["inputs"][socket]["name"])
         links = [Link(next(numbers), INPUTS, place, node, socket, kind) for node, socket in targets]
         self.inner.links += links
         ids = [link.id for link in links]
         self.inputs.append({"id": self.uuid(f"in {name}"), "name": name, "type": kind, "linkIds": ids})
 
-    def _show(self, name: str, targets: tuple[tuple[str, str], ...], numbers: Iterator[int]) -> Any:
-        """Let the folded node have a widget of nodes in it; its value."""
+    def _show(self, name: str, targets: tuple[tuple[str, str], ...], numbers: Iterator[int]) -> None:
+        """Let the folded node have a widget of nodes in it."""
         found = []
         for title, socket_name in targets:
             key = self.inner.titled(title)
@@ -145,29 +155,40 @@ class _Folding:
             found.append((key, names.index(socket_name)))
         key, socket = found[0]
         self._take_in(name, self.inner.nodes[key]["inputs"][socket]["type"], found, numbers)
-        kind = node_class(self.info, self.inner.nodes[key]["type"])
-        assert kind is not None
-        return widget_value(self.inner.nodes[key], kind, targets[0][1])
 
-    def _replace(self, links: list[Link], links_only: int, values: list[Any]) -> None:
+    def _class(self, node: Node) -> NodeClass:
+        found = node_class(self.info, node["type"])
+        assert found is not None
+        return found
+
+    def _is_text(self, title: str, name: str) -> bool:
+        """Whether a widget has several lines."""
+        key = self.inner.titled(title)
+        assert key is not None
+        return bool(self._class(self.inner.nodes[key]).inputs[name].options.get("multiline"))
+
+    def _replace(self, links: list[Link]) -> None:
         for key in self.members:
             del self.level.nodes[key]
         self.level.links[:] = links
-        inputs = [{"name": entry["name"], "type": entry["type"]} for entry in self.inputs]
-        for entry in inputs[links_only:]:
-            entry["widget"] = {"name": entry["name"]}
-        rows = height(max(links_only, len(self.outputs)), len(values))
+        inputs = [
+            {**entry, **({"widget": {"name": entry["name"]}} if entry["name"] in self.values else {})}
+            for entry in ({"name": each["name"], "type": each["type"]} for each in self.inputs)
+        ]
+        texts = sum(self._is_text(*targets[0]) for targets in self.plan.shown.values())
+        sockets = max(len(inputs) - len(self.values), len(self.outputs))
+        rows = height(sockets, len(self.values) - texts, texts)
         self.level.nodes[self.node_id] = {
             "id": self.node_id,
             "type": self.uuid("itself"),
-            "size": [WIDTH, rows],
+            "size": [WIDE if texts else WIDTH, rows],
             "flags": {},
             "mode": 0,
             "inputs": inputs,
             "outputs": [{"name": entry["name"], "type": entry["type"]} for entry in self.outputs],
             "title": self.plan.title,
             "properties": {},
-            "widgets_values": values,
+            "widgets_values": list(self.values.values()),
         }
 
 

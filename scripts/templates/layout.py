@@ -19,22 +19,25 @@ _REST = "Picture"
 STAGES: dict[str, tuple[str, ...]] = {
     "Models": ("RYLA_FluxLoader", "RYLA_LoraLoader", "RYLA_SDXLLoader", "RYLA_InstantIDLoader"),
     "Photo": ("LoadImage", folds.FACE.title, folds.INSTANTID.title),
-    "Prompt": ("RYLA_Prompt", "CLIPTextEncode", "EmptyLatentImage", folds.FLUX.title),
+    "Prompt": ("RYLA_Prompt", "CLIPTextEncode", "EmptyLatentImage", folds.FLUX.title, folds.PROMPT.title),
     _REST: (),
     "Result": ("RYLA_SaveImage", "RYLA_FaceSimilarity"),
 }
 _TO_DO = {"Photo": "choose a photo"}
-# What a node's report takes below it after a run; those of faces are pictures.
+# What the report of a node, or of a fold by its title, takes below it after a run; those of faces are pictures.
 _REPORT = {
     "RYLA_FluxLoader": 150,
     "RYLA_SDXLLoader": 50,
-    "RYLA_LoraLoader": 110,
+    "RYLA_LoraLoader": 135,
     "RYLA_InstantIDLoader": 60,
     "RYLA_Prompt": 50,
     "RYLA_FaceAnalyzer": 40,
     "RYLA_FaceEmbed": 40,
     "RYLA_FaceCrop": 350,
     "RYLA_FaceSimilarity": 350,
+    folds.PROMPT.title: 50,
+    folds.FACE.title: 160,
+    folds.INSTANTID.title: 130,
 }
 
 
@@ -99,7 +102,7 @@ def _columns(level: Level, columns: Iterable[list[int]]) -> Layout:
 def _height(level: Level, key: int) -> int:
     """A node's height with its report."""
     node = level.nodes[key]
-    return int(node["size"][1]) + _REPORT.get(node["type"], 0)
+    return int(node["size"][1]) + _REPORT.get(node["type"], _REPORT.get(node["title"], 0))
 
 
 def _box(level: Level, layout: Layout, key: int) -> tuple[int, int, int, int]:

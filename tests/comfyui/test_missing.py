@@ -10,6 +10,7 @@ from typing import Any
 
 import lora_files
 import pytest
+import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.process import REPO, ComfyUI
 from ryla_nodes.client import failures
@@ -135,6 +136,43 @@ def test_a_body_that_is_no_graph_is_refused_in_words(server: ComfyUI, body: str)
     assert answer.status_code == 400 and answer.json()["error"].startswith("Wanted: ")
 
 
+def test_an_opened_graph_is_told_by_what_auto_would_take(server: ComfyUI) -> None:
+    loader = {"type": "RYLA_FluxLoader", "values": ["auto", "default", "auto"]}
+    other = {"name": "theirs.safetensors", "directory": "checkpoints"}
+    stale = {"name": "t5xxl_fp16.safetensors", "directory": "text_encoders"}
+    encoders = server.base / "models" / "text_encoders"
+    encoders.mkdir(exist_ok=True)
+    (encoders / "t5xxl_fp8_e4m3fn.safetensors").symlink_to(_a_file(server, "t5xxl"))
+    try:
+        asked = {"nodes": [loader, {"type": "KSampler", "values": [1]}], "models": [other, stale]}
+        told = server.http.post("/ryla/models", json=asked).json()
+    finally:
+        (encoders / "t5xxl_fp8_e4m3fn.safetensors").unlink()
+    [of_loader, of_sampler] = told["files"]
+    assert of_sampler == []
+    assert [each["name"] for each in of_loader] == ["flux1-dev.safetensors", "clip_l.safetensors", "ae.safetensors"]
+    assert all(each["url"].startswith("https://huggingface.co/") and each["directory"] for each in of_loader)
+    assert [each["name"] for each in told["models"]] == ["theirs.safetensors", "clip_l.safetensors", "ae.safetensors"]
+
+
+def _a_file(server: ComfyUI, part: str) -> Path:
+    made = tiny_flux.ensure(server.base / "made")
+    return Path(getattr(made, part))
+
+
+@pytest.mark.parametrize("body", ["[]", "{", '{"nodes": 3}', '{"nodes": ["x"]}', '{"nodes": [], "models": {}}'])
+def test_a_body_that_is_no_list_of_nodes_is_refused_in_words(server: ComfyUI, body: str) -> None:
+    answer = server.http.post("/ryla/models", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"].startswith("Wanted: ")
+
+
+@pytest.mark.parametrize("values", [None, 3, {}, [], [[]], ["auto", "default"], ["auto", 1, None, "more"]])
+def test_values_that_no_node_has_are_no_fault(server: ComfyUI, values: Any) -> None:
+    kinds = ("RYLA_FluxLoader", "RYLA_SDXLLoader", "x", None)
+    asked = {"nodes": [{"type": kind, "values": values} for kind in kinds], "models": []}
+    assert server.http.post("/ryla/models", json=asked).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["bilder/größe 模型.safetensors", "bilder\\größe 模型.safetensors"])
 def test_a_name_in_any_script_and_by_either_separator_is_taken(server: ComfyUI, name: str) -> None:
     graph = {"loader": node("RYLA_SDXLLoader", checkpoint=name), **encoded(link("loader", 1))}
@@ -187,13 +225,17 @@ def test_without_its_recogniser_a_score_is_left_out_and_told_and_the_picture_mad
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_a_score_that_fails_takes_no_picture_with_it(server: ComfyUI, attempt: int) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["now", "as saved before"])
+def test_a_score_that_fails_takes_no_picture_with_it(server: ComfyUI, attempt: int, before: bool) -> None:
+    """In a workflow of before, a score takes its picture from where the save takes it, and could run first."""
     scorer = server.base / "models" / "insightface" / "models" / "buffalo_l" / "w600k_r50.onnx"
     scorer.parent.mkdir(parents=True, exist_ok=True)
     scorer.touch()
     try:
         graph = scored()
-        graph["image"] = {**EMPTY, "inputs": {**EMPTY["inputs"], "color": attempt + 1}}
+        graph["image"] = {**EMPTY, "inputs": {**EMPTY["inputs"], "color": 10 * before + attempt + 1}}
+        if before:
+            graph["score"]["inputs"]["image"] = link("image")
         entry = server.run(graph)
     finally:
         scorer.unlink()

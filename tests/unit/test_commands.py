@@ -73,13 +73,14 @@ def test_a_command_is_pasted_as_it_stands_on_posix(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_command_is_quoted_for_windows() -> None:
+def test_a_command_is_quoted_for_both_shells_of_windows() -> None:
+    """PowerShell runs no line that begins with a quotation mark; within a word both shells take one."""
     place = ("--comfyui", "D:\\Comfy & Co")
     line = Scripts("C:\\Python 3\\python.exe", "D:\\packs\\scripts", place, windows=True).spell(
         "ryla models install ae"
     )
     assert (
-        line == '"C:\\Python 3\\python.exe" D:\\packs\\scripts\\install_models.py install --comfyui "D:\\Comfy & Co" ae'
+        line == 'C:\\"Python 3\\python.exe" D:\\packs\\scripts\\install_models.py install --comfyui "D:\\Comfy & Co" ae'
     )
     assert commands.quoted(["pip", "insightface>=2.0"], windows=True) == 'pip "insightface>=2.0"'
 
@@ -88,7 +89,7 @@ def test_a_command_is_quoted_for_windows() -> None:
 @pytest.mark.parametrize("place", [(), ("--volume", "D:/a b"), ("--comfyui", "/comfy")])
 @pytest.mark.parametrize("command", ["ryla models install flux-dev", "ryla models check --repair", "ryla loras list"])
 def test_another_process_reads_it_as_ryla_again(command: str, place: tuple[str, ...], windows: bool) -> None:
-    scripts = Scripts("/a b/python", "/x y/scripts", place, windows=windows)
+    scripts = Scripts("C:\\a b\\python" if windows else "/a b/python", "/x y/scripts", place, windows=windows)
     assert commands.plain(f"Do it, then: {scripts.spell(command)}") == f"Do it, then: {command}"
 
 

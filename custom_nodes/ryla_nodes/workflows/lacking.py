@@ -70,6 +70,12 @@ def report(graph: Mapping[str, Any], node_errors: Mapping[str, Any], folders: Mo
     return made.report() if made.ours else None
 
 
+def absent(errors: Iterable[RylaError], folders: ModelFolders) -> list[ModelEntry]:
+    """The models of the catalogue that some errors name as missing, each once."""
+    known = catalogue.load()
+    return list(dict.fromkeys(entry for error in errors for entry in _entries(error, folders, known)))
+
+
 class _Made:
     """A report on its way: titles of nodes by the id of a model, and by the words of a fault."""
 

@@ -27,7 +27,13 @@ from comfyui.process import ComfyUI, Install
 Edit = Callable[..., Editor]
 # Said by the editor of pictures, workflows or nodes that are missing, whoever's they are.
 _HUB = {"access-control-allow-origin": "*", "content-length": "1000000"}  # The size of a file is asked of the hub.
-_EDITORS_OWN = ("Failed to load resource", "legacy queue/history menu", "is deprecated", "willReadFrequently")
+_EDITORS_OWN = (
+    "Failed to load resource",
+    "legacy queue/history menu",
+    "is deprecated",
+    "willReadFrequently",
+    "Content Security",
+)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ class Editor:
         server.http.post("/api/settings", json={**SETTINGS, **(settings or {})}).raise_for_status()
         self.context = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}, **context})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("console", lambda said: self._note(said.text) if said.type in ("error", "warning") else None)

@@ -14,6 +14,13 @@ PACKS = tuple(
 )
 PHOTO = "photo.png"
 SIDE, STEPS = 256, 2
+# What small models and a test want, on the nodes that are seen and on those in subgraphs.
+MAKE_SMALL = """(values) => {
+    const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
+    for (const node of all(app.rootGraph ?? app.graph))
+        for (const widget of node.widgets ?? [])
+            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
+}"""
 
 
 def photo(server: ComfyUI, seed: int = 3, name: str = PHOTO) -> str:
@@ -48,6 +55,19 @@ def text_on(editor: Editor, kind: str) -> str:
                 return node.widgets?.find((each) => each.name === "ryla_report")?.element.textContent ?? "";
             }""",
             kind,
+        )
+    )
+
+
+def told_by(editor: Editor, title: str) -> str:
+    """What the node or the folded stage of a title reports, as it is shown on it."""
+    return str(
+        editor.js(
+            """(title) => {
+                const node = app.graph.nodes.find((each) => each.title === title);
+                return node.widgets?.find((each) => each.name === "ryla_report")?.element.textContent ?? "";
+            }""",
+            title,
         )
     )
 

@@ -15,15 +15,10 @@ from comfyui.process import ComfyUI
 from ryla_nodes.identity.demo_faces import portrait
 
 MANY = 10_000
-# Rows are there when the click has been handled: what takes longer is the browser's painting, which others slow down.
 OPEN = """async () => {
     const node = app.graph.nodes.find((each) => each.type === "RYLA_LoraLoader");
-    const start = performance.now();
     node.widgets.find((each) => each.name === "choose_lora").callback();
-    const end = start + 20_000;
-    while (!document.querySelector(".ryla-loras .row") && performance.now() < end)
-        await new Promise((done) => setTimeout(done, 5));
-    return performance.now() - start;
+    while (!document.querySelector(".ryla-loras .row")) await new Promise((done) => setTimeout(done, 5));
 }"""
 ROWS = """() => [...document.querySelectorAll(".ryla-loras .row")].map((row) => ({
     id: row.querySelector(".id").textContent, about: row.querySelector(".about").textContent,
@@ -148,13 +143,9 @@ def test_ten_thousand_loras_open_at_once(
     editor = edit(server)
     editor.load_api(graph())
     editor.settle(6)  # The list is read in the background.
-    times = []
-    for _ in range(3):
-        times.append(editor.js(OPEN))
-        assert 0 < len(editor.js(ROWS)) < 100
-        editor.page.keyboard.press("Escape")
-    assert min(times) < 300, times
     editor.js(OPEN)
+    assert 0 < len(editor.js(ROWS)) < 40, "only those in sight are in the page"
+    assert len(server.http.get("/ryla/loras").content) < 64 * MANY, "a line for each, and no file opened"
     editor.page.keyboard.type("a9999")
     assert [row["id"] for row in editor.js(ROWS)] == ["a9999"]
     editor.page.keyboard.press("Escape")

@@ -18,13 +18,17 @@ from ryla_nodes.engines.embedded.inference import tiny_sdxl
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
 ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
 TEMPLATES = {"flux": "4 FLUX.1 Dev with the face of a photo", "sdxl": "3 SDXL with the face of a photo"}
-# What small models and a test want, on the nodes that are seen and on those in subgraphs.
-MAKE_SMALL = """(values) => {
-    const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
-    for (const node of all(app.rootGraph ?? app.graph))
-        for (const widget of node.widgets ?? [])
-            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
-}"""
+# What the nodes that are folded into a stage say, shown on the stage.
+STAGES = {
+    "flux": {
+        "Prompt and settings": ["Prompt: a portrait"],
+        "Face of the photo": ["Face analyzer: antelopev2", "SDXL: checkpoint", "InstantID: adapter", "Face crop: "],
+    },
+    "sdxl": {"InstantID": ["Face analyzer: antelopev2", "Reference face: ", "InstantID: adapter"]},
+}
+# How many values each stage has: a seed among them is another after a run.
+_VALUES = """() => app.graph.serialize().nodes.filter((node) => node.type.includes("-"))
+    .map((node) => node.widgets_values.length)"""
 SMALL = {"steps": scene.STEPS, "width": scene.SIDE, "height": scene.SIDE, "size": scene.SIDE, "image": scene.PHOTO}
 
 
@@ -46,9 +50,10 @@ def test_a_card_becomes_a_picture(edit: Edit, server: ComfyUI, tmp_path: Path, n
     editor = edit(server)
     editor.open_template(TEMPLATES[name])
     editor.page.keyboard.press("Escape")  # 0.3.64 lists the models that the template names.
-    editor.js(MAKE_SMALL, SMALL)
+    editor.js(scene.MAKE_SMALL, SMALL)
     if name == "flux":
         editor.set("RYLA_FluxLoader", "model", "tiny-flux.safetensors")
+    before = editor.js(_VALUES)
     editor.run()
     entry = editor.finish()
     assert entry, editor.shown() + str(editor.shot(tmp_path / "stopped.png"))
@@ -59,4 +64,8 @@ def test_a_card_becomes_a_picture(edit: Edit, server: ComfyUI, tmp_path: Path, n
         assert picture.format == "JPEG" and picture.size == (scene.SIDE, scene.SIDE)
     assert any("face_similarity" in output for output in outputs)
     assert "face similarity" in scene.text_on(editor, "RYLA_FaceSimilarity")
+    for stage, lines in STAGES[name].items():
+        told = scene.told_by(editor, stage)
+        assert [line for line in lines if line not in told] == [], told
+    assert editor.js(_VALUES) == before, "reports are not saved"
     scene.shot(editor, tmp_path, name)

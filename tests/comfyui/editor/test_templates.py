@@ -116,7 +116,7 @@ def test_a_workflow_that_was_saved_before_is_sent_as_it_was(edit: Edit, start_co
 
 def test_the_long_one_shows_its_stages(edit: Edit, start_comfyui: StartComfyUI) -> None:
     editor = opened(edit(start_comfyui(route="clone")), "flux-instantid")
-    assert len(editor.js(_BOXES)) <= 12
+    assert len(editor.js(_BOXES)) == 8 + 1, "and the note"
     assert len(editor.prompt()) == 28
 
 
@@ -142,11 +142,16 @@ def test_app_mode_is_filled_in(edit: Edit, start_comfyui: StartComfyUI, comfyui_
     editor.command("Comfy.ToggleLinear")
     editor.settle(2)
     said = editor.page.inner_text("body")
-    wanted = ["text", "seed", "width", "height"]
+    wanted = ["prompt" if name == "flux-instantid" else "text", "seed", "width", "height"]
     wanted += ["image"] if name.endswith("instantid") else []
     wanted += ["lora_id", "strength"] if name.startswith("flux") else []
     assert [each for each in wanted if each not in said.split("\n")] == []
     assert not [line for line in editor.complaints if "appModeStore" in line]
+    if "lora_id" in wanted:
+        editor.page.keyboard.press("Escape")  # The welcome of the first time.
+        editor.page.get_by_role("button", name="Choose a LoRA").locator("visible=true").click()
+        editor.page.locator(".ryla-loras").wait_for()
+        editor.page.keyboard.press("Escape")
     assert essence(editor.prompt()) == essence(shipped(name))
 
 

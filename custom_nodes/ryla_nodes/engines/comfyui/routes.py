@@ -1,4 +1,4 @@
-"""What our extension of the editor asks ComfyUI's server for: what a graph lacks, the LoRAs to choose from."""
+"""What our extension of the editor asks ComfyUI's server for: what a graph lacks, opened or run, and the LoRAs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ _KEEP = "private, max-age=86400"  # A picture's address changes with the picture
 
 
 def register() -> None:
-    """Add the routes to the server of this process; without one, as in ComfyUI's own tests, there is nothing to do."""
+    """Add the routes, and what is done to a submitted job, to the server of this process.
+
+    Without one, as in ComfyUI's own tests, there is nothing to do.
+    """
     server: Any = sys.modules.get("server")
     prompt_server = getattr(getattr(server, "PromptServer", None), "instance", None)
     if prompt_server is None:
         return
     import asyncio
 
+    prompt_server.add_on_prompt_handler(_saved_first)
     web, routes = server.web, prompt_server.routes
 
     @routes.post("/ryla/missing")  # type: ignore[untyped-decorator]
@@ -31,6 +35,18 @@ def register() -> None:
                 {"error": 'Wanted: {"prompt": {"1": {"class_type": ..., "inputs": ...}}}.'}, status=400
             )
         return web.json_response(await preflight.report(prompt, targets if isinstance(targets, list) else None))
+
+    @routes.post("/ryla/models")  # type: ignore[untyped-decorator]
+    async def models(request: Any) -> Any:
+        from . import opening
+
+        asked = await _json(request)
+        nodes, listed = (_objects(asked.get(name)) for name in ("nodes", "models"))
+        if nodes is None or listed is None:
+            return web.json_response(
+                {"error": 'Wanted: {"nodes": [{"type": ..., "values": [...]}], "models": [{"name": ...}]}.'}, status=400
+            )
+        return web.json_response(await asyncio.to_thread(opening.report, nodes, listed))
 
     @routes.get("/ryla/loras")  # type: ignore[untyped-decorator]
     async def loras(request: Any) -> Any:
@@ -51,6 +67,17 @@ def register() -> None:
         return web.Response(body=data, content_type="image/webp", headers={"Cache-Control": _KEEP})
 
 
+def _saved_first(submitted: dict[str, Any]) -> dict[str, Any]:
+    """A job as it was submitted, with pictures saved before they are scored."""
+    from ...workflows.save_first import save_first
+
+    if "prompt" not in submitted:
+        return submitted
+    targets = submitted.get("partial_execution_targets")
+    prompt = save_first(submitted["prompt"], targets if isinstance(targets, list) else None)
+    return {**submitted, "prompt": prompt}
+
+
 async def _json(request: Any) -> dict[str, Any]:
     """The body's object; an empty one for anything else."""
     try:
@@ -58,6 +85,11 @@ async def _json(request: Any) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]] | None:
+    """A list of objects; None for anything else."""
+    return value if isinstance(value, list) and all(isinstance(each, dict) for each in value) else None
 
 
 def _store() -> Any:

@@ -1,4 +1,5 @@
-// What a node reports (its `text` in the history) is shown on it. The editor itself shows texts of two core nodes only.
+// What a node reports (its `text` in the history) is shown on it, and on the stage that it is folded into. The editor
+// itself shows texts of two core nodes only.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -46,15 +47,32 @@ function addReport(node) {
   return widget;
 }
 
+function reportOf(node) {
+  return node.widgets?.find((widget) => widget.name === NAME);
+}
+
 function show(node, output) {
-  const text = (output?.text ?? []).join("\n");
-  const known = node.widgets?.find((widget) => widget.name === NAME);
+  write(node, (output?.text ?? []).join("\n"));
+  const folded = node.graph;
+  for (const stage of everyNode().filter((each) => each.subgraph && each.subgraph === folded)) {
+    const told = folded.nodes.map((each) => [each.title, reportOf(each)?.element.textContent]).filter(([, text]) => text);
+    write(stage, told.map(([title, text]) => `${title}: ${text}`).join("\n"));
+  }
+}
+
+function write(node, text) {
+  const known = reportOf(node);
   if (!text && !known) return;
   const widget = known ?? addReport(node);
   widget.element.textContent = text;
   const [width, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   node.setDirtyCanvas(true, true);
+}
+
+function everyNode() {
+  const root = app.rootGraph ?? app.graph;
+  return [root, ...(root.subgraphs?.values() ?? [])].flatMap((graph) => graph.nodes);
 }
 
 function isOurs(type) {
@@ -94,7 +112,7 @@ async function catchUp(job) {
   for (const [id, output] of Object.entries(outputs)) {
     const node = nodeOf(id);
     const same = isOurs(node?.type) && prompt?.[2]?.[id]?.class_type === node.type;
-    if (!same || !output?.text || node.widgets?.some((widget) => widget.name === NAME)) continue;
+    if (!same || !output?.text || reportOf(node)) continue;
     keep(id, output);
     show(node, output);
   }

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ....workflows.save_first import save_first
 from ..execution.calls import Reporter, shown
 from ..execution.jobs import Job, JobQueue
 from ..execution.registry import Registry
@@ -68,11 +69,12 @@ class JobRoutes:
         prompt_id = _prompt_id(body.get("prompt_id"))
         extra_data = _extra_data(body)
         targets = None if body.get("partial_execution_targets") is None else _ids(body, "partial_execution_targets")
-        verdict = await asyncio.to_thread(validate, body["prompt"], self._registry, self._reporter, targets)
+        prompt = save_first(body["prompt"], targets)
+        verdict = await asyncio.to_thread(validate, prompt, self._registry, self._reporter, targets)
         if verdict.error is not None:
             return json_answer({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
         size = request.app[BODIES].size_of(request)
-        if not self._queue.put(Job(number, prompt_id, body["prompt"], extra_data, tuple(verdict.outputs), size)):
+        if not self._queue.put(Job(number, prompt_id, prompt, extra_data, tuple(verdict.outputs), size)):
             raise Refused(429, "queue_full", "Too many jobs wait: the engine takes no more now.")
         return json_answer({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
