@@ -234,7 +234,7 @@ def test_a_picture_and_events_over_https(gateway: str, tmp_path: Path) -> None:
     general = "admin off\nskip_install_trust\nauto_https disable_redirects\n"
     (tmp_path / "Caddyfile").write_text(f"{{\n{general}}}\nimport {DEPLOY / 'caddy' / 'Caddyfile'}\n")
     variables = {
-        **os.environ, "SITE": f"localhost:{secure}", "GATEWAY": gateway.removeprefix("http://"),
+        **os.environ, "SITE": f"localhost:{secure}", "PORT": gateway.rpartition(":")[2],
         "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CONFIG_HOME": str(tmp_path / "config"),
     }  # fmt: skip
     command = ["caddy", "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
