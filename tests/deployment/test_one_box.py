@@ -112,9 +112,9 @@ def _free_port() -> int:
 
 
 def told(root: Path, port: int, **more: str) -> Path:
-    """The pattern of ryla.env, filled in."""
+    """The patterns of site.env and ryla.env in one, filled in."""
     given = {"RYLA_TOKEN": "secret", "SITE": "images.test", "PORT": str(port), **more}
-    lines = (DEPLOY / "systemd" / "ryla.env").read_text().splitlines()
+    lines = [line for name in ("site", "ryla") for line in (DEPLOY / f"systemd/{name}.env").read_text().splitlines()]
     names = {line.split("=")[0] for line in lines}
     assert set(given) <= names, "the pattern has to have each"
     path = root / "ryla.env"
@@ -163,6 +163,18 @@ def test_the_unit_does_not_start_without_a_token(tmp_path: Path) -> None:
     status = REGISTRY["token_required"].exit_status
     assert done.returncode == status and "there is no token" in done.stderr
     assert unit.settings["RestartPreventExitStatus"] == str(status)  # It is not started again and again.
+
+
+def test_the_token_is_kept_from_caddy() -> None:
+    """Debian's unit of Caddy writes its environment into the journal."""
+    assert Unit.read(DEPLOY / "systemd" / "caddy.conf").settings["EnvironmentFile"] == "/etc/ryla/site.env"
+    assert "TOKEN" not in (DEPLOY / "systemd" / "site.env").read_text()
+
+
+def test_each_folder_on_the_way_is_the_unit_s_own() -> None:
+    """systemd gives the user the folders that are listed, not those between."""
+    listed = Unit.read(DEPLOY / "systemd" / "ryla.service").settings["StateDirectory"].split()
+    assert all(str(parent) in listed for name in listed for parent in Path(name).parents if parent.name)
 
 
 # --- Compose ---------------------------------------------------------------------------------------------------------
