@@ -79,7 +79,8 @@ async def pictures(url: str, options: argparse.Namespace, count: int) -> float:
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=3600, limits=limits) as http:
         began = time.perf_counter()
         for answer in await asyncio.gather(*(http.post("/flux-dev", json=body) for _ in range(count))):
-            answer.raise_for_status()
+            if answer.status_code != 200:
+                sys.exit(f"a picture failed: {answer.text}")
         return time.perf_counter() - began
 
 
