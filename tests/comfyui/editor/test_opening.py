@@ -31,7 +31,7 @@ TEXT_TO_IMAGE = "1 FLUX.1 Dev, text to image"
 
 def listed(editor: Editor) -> str:
     """The editor's list of missing models, opened where it has to be; empty without one."""
-    editor.settle(1)
+    editor.settle(3)
     details = editor.page.get_by_role("button", name="View details")
     if details.count():
         details.click()
@@ -129,7 +129,7 @@ def test_what_has_come_leaves_the_list(edit: Edit, start_comfyui: StartComfyUI, 
     made.vae.rename(tmp_path / "vae" / "ae.safetensors")
     if server.install.version >= LISTS_NODES:
         editor.page.get_by_role("button", name=re.compile("Refresh")).first.click()
-        editor.settle(1)
+        editor.page.get_by_role("button", name="Download ae.safetensors").wait_for(state="detached")
     else:
         editor.page.keyboard.press("Escape")
         editor.command("Comfy.RefreshNodeDefinitions")
