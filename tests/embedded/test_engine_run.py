@@ -62,9 +62,34 @@ class Lost(io.ComfyNode):
         return io.NodeOutput(1)
 
 
+class Save(io.ComfyNode):
+    """Saves as our node does, by its name."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        sockets = {"inputs": [io.Image.Input("images")], "outputs": [io.Image.Output()]}
+        return io.Schema("RYLA_SaveImage", is_output_node=True, **sockets)
+
+    @classmethod
+    def execute(cls, images: Any) -> io.NodeOutput:
+        return io.NodeOutput(images, ui={"text": ["saved"]})
+
+
+class Score(io.ComfyNode):
+    """Fails to score."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema("RYLA_FaceSimilarity", inputs=[io.Image.Input("image")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, image: Any) -> io.NodeOutput:
+        raise ValueError("no face")
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with Engine(tmp_path_factory.mktemp("home"), more=[Trouble, Lost]) as started:
+    with Engine(tmp_path_factory.mktemp("home"), more=[Trouble, Lost, Save, Score]) as started:
         yield started
 
 
@@ -94,6 +119,18 @@ def test_files_are_numbered_on_and_batches_make_several(engine: Engine) -> None:
     names = [image["filename"] for image in engine.succeed(graph)["3"]["images"]]
     assert names == ["numbered_00001_.png", "numbered_00002_.png"]
     assert engine.succeed(picture(color=2, prefix="numbered"))["3"]["images"][0]["filename"] == "numbered_00003_.png"
+
+
+def test_a_score_that_fails_takes_no_picture_with_it(engine: Engine) -> None:
+    """As older workflows have it: both take the picture from one node, and the score stands first."""
+    graph = {
+        "score": node("RYLA_FaceSimilarity", image=["1", 0]),
+        "1": picture(color=5)["1"],
+        "save": node("RYLA_SaveImage", images=["1", 0]),
+    }
+    entry = engine.run(graph)
+    assert entry["status"]["status_str"] == "error"
+    assert entry["outputs"] == {"save": {"text": ["saved"]}}
 
 
 def test_previews_go_to_temp(engine: Engine) -> None:
