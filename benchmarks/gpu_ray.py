@@ -4,7 +4,7 @@
 
 Full-size noise weights, or those of a folder, as in `gpu_flux.py`. First one replica, then as many as there are GPUs,
 each with jobs enough to keep it busy. Then pictures of two characters, drawn by lot: to the replicas that had the
-character before, and to any, by turns. `--cpu --rows throughput` tries it with small weights and no GPU.
+character before, and to any, by turns. `--cpu` tries it with small weights and no GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "custom_nodes")]
 
 import gpu_lora  # noqa: E402
+import lora_files  # noqa: E402
 from bench_ray import serving, until  # noqa: E402
 from gpubench import Rows, add_picture, models_of, parser_of  # noqa: E402
 
@@ -126,7 +127,7 @@ def affinity(host: Host, rows: Rows) -> None:
     from ryla_nodes.gateway.cluster import client
 
     options, chance = host.options, random.Random(3)
-    names = [chance.choice("ab") for _ in range(options.pictures * options.gpus)]
+    names = chance.choices("ab", k=options.pictures * options.gpus)
     by_character = client.near
     for turn in ("warm", "near", "any", "any", "near"):
         client.near = (lambda prompt: "") if turn == "any" else by_character  # type: ignore[assignment]
@@ -147,7 +148,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=["throughput", "affinity"])
     options = parser.parse_args()
     models = models_of(options)
-    if "affinity" in options.rows:
+    if "affinity" in options.rows and options.cpu:
+        for name in "ab":
+            lora_files.write(models / "loras" / f"{name}.safetensors", lora_files.kohya(lora_files.flux(256), std=0.02))
+    elif "affinity" in options.rows:
         gpu_lora.write_loras(models / "loras")
     host, rows = Host(options, models), Rows("gpu_ray")
     try:

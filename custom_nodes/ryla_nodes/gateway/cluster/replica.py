@@ -29,8 +29,8 @@ from .work import Work, Works
 
 log = logging.getLogger(__name__)
 
-_NEAR = 4
-"""How many kinds of work an engine is said to be near: jobs of these rather come here."""
+_NEAR = 1
+"""Of how many LoRAs Serve is told that an engine has them: of more, soon all would have all, and nothing be gained."""
 _PAUSE = 0.5
 _SILENT_SECONDS = 60.0
 """An engine that loads a large model may be deaf for so long."""
