@@ -290,7 +290,7 @@ def test_a_result_that_has_expired_is_lost(client: GatewayClient, gateway: Serve
     noted: list[Submission] = []
     prompt = client.call(client.asynchronous.bound("paint", {"prompt": "old", "seed": 11}))
     done = _gateway_result(client.wait(client.submit(prompt, on_submit=noted.append)))
-    gateway.gateway.jobs.results.forget(done.job_id)
+    gateway.gateway.jobs.files.forget(done.job_id)
     result = client.wait(client.attach(prompt, noted[0]))
     assert result.state is State.LOST and result.error is not None
     assert result.error.code == "result_gone" and "--seed 11" in result.error.hint

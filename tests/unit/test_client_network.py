@@ -116,7 +116,7 @@ BAD = [
     ({"SSL_CERT_FILE": "/nonexistent"}, "engine_unreachable", "192.0.2.77"),
     ({"SSL_CERT_FILE": "/nonexistent", "SERVER": "https://192.0.2.77"}, "invalid_certificate", "SSL_CERT_FILE is"),
     ({"SSL_CERT_FILE": os.devnull, "SERVER": "https://192.0.2.77"}, "invalid_certificate", "SSL_CERT_FILE is"),
-    ({"SSL_CERT_DIR": "/nonexistent", "SERVER": "https://192.0.2.77"}, "invalid_certificate", "SSL_CERT_DIR is"),
+    ({"SSL_CERT_DIR": f"{os.devnull}/none", "SERVER": "https://192.0.2.77"}, "invalid_certificate", "SSL_CERT_DIR is"),
 ]  # fmt: skip
 
 
