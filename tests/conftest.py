@@ -7,8 +7,9 @@ here, however complete the machine is, begins its reason with ``Does not apply``
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,14 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     tiny_flux.ensure(home / "models")
     return home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loggers() -> Iterator[None]:
+    """Take back where a command that ran in this process sent the package's log: that stderr is closed behind it."""
+    found = [logging.getLogger(name) for name in ("ryla_nodes", "uvicorn")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in found]
+    yield
+    for logger, (handlers, propagate, level) in zip(found, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
