@@ -7,8 +7,6 @@ import copy
 import dataclasses
 import json
 import random
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from tokenizers import Tokenizer
 from . import bank, export, rehearsal, sample, stages
 from .batches import Data
 from .captions import mira_caption
-from .loop import autocast, timed
+from .loop import autocast, reporter, timed
 from .networks import autoencoder
 from .plan import CANVAS, SMOKE, Bucket, Plan
 from .render import render
@@ -36,7 +34,7 @@ class Run:
 
     def __init__(self, plan: Plan, folder: Path, device: torch.device, start: Path | None = None) -> None:
         self.plan, self.folder, self.device = plan, folder, device
-        self.begun = time.monotonic()
+        self.report = reporter()
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
         self.tokenizers = (
@@ -58,10 +56,6 @@ class Run:
         if not kept.is_file():
             make(self.plan.seed).save(str(kept))
         return Tokenizer.from_file(str(kept))
-
-    def report(self, line: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
-        sys.stdout.flush()
 
     def stage(self, name: str, module: torch.nn.Module, work: Callable[[], object]) -> None:
         """Do ``work`` and keep ``module``'s weights, or load them where an earlier run did it."""

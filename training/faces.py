@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -29,7 +27,7 @@ from .face_stages import (
     recogniser_bank,
     recogniser_batch,
 )
-from .loop import Batch, Trainer
+from .loop import Batch, Trainer, reporter
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,8 @@ class Run:
 
     def __init__(self, plan: Plan, folder: Path, device: torch.device) -> None:
         self.plan, self.folder, self.device = plan, folder, device
-        self.begun = time.monotonic()
+        self.report = reporter()
         folder.mkdir(parents=True, exist_ok=True)
-
-    def report(self, line: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
-        sys.stdout.flush()
 
     def run(self) -> None:
         target = self.folder / "insightface" / "models"

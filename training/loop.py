@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,17 @@ Batch = dict[str, Tensor]
 def autocast(device: torch.device) -> Callable[[], torch.autocast]:
     """bfloat16 where the device is fast at it, else none."""
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def reporter() -> Callable[[str], None]:
+    """What writes a line to stdout, behind the seconds since now."""
+    begun = time.monotonic()
+
+    def report(line: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - begun:6.1f}s] {line}\n")
+        sys.stdout.flush()
+
+    return report
 
 
 def learning_rate(step: int, steps: int) -> float:

@@ -58,16 +58,9 @@ def _crop(images: Tensor, chance: torch.Generator) -> Tensor:
     return torch.cat(parts)
 
 
-def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, report: Report) -> None:
-    """Reconstruction (L1 and L2), a little Kullback-Leibler and latent noise; then FLUX.1's latent statistics."""
-    device, cast = bank.device, autocast(bank.device)
-
-    def draw(step: int) -> Batch:
-        chance = generator(plan, 1, step, device)
-        rows = torch.randint(bank.shape[0], (plan.vae_batch,), generator=chance, device=device)
-        images = _crop(bank[rows], chance)
-        noise = torch.randn((plan.vae_batch, LATENT_CHANNELS, 16, 16), generator=chance, device=device)
-        return {"images": images, "noise": noise}
+def autoencoder_loss(vae: Autoencoder, device: torch.device) -> Loss:
+    """Reconstruction (L1 and L2) of ``images`` through latents with ``noise``, and a little Kullback-Leibler."""
+    cast = autocast(device)
 
     def loss(batch: Batch) -> Tensor:
         with cast():
@@ -78,7 +71,21 @@ def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, 
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
         return gap.abs().mean() + gap.square().mean() + KL_WEIGHT * kl
 
-    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, loss, report)
+    return loss
+
+
+def train_autoencoder(vae: Autoencoder, bank: Tensor, plan: Plan, folder: Path, report: Report) -> None:
+    """Reconstruct crops of ``bank``; then FLUX.1's latent statistics."""
+    device, cast = bank.device, autocast(bank.device)
+
+    def draw(step: int) -> Batch:
+        chance = generator(plan, 1, step, device)
+        rows = torch.randint(bank.shape[0], (plan.vae_batch,), generator=chance, device=device)
+        images = _crop(bank[rows], chance)
+        noise = torch.randn((plan.vae_batch, LATENT_CHANNELS, 16, 16), generator=chance, device=device)
+        return {"images": images, "noise": noise}
+
+    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, autoencoder_loss(vae, device), report)
     with torch.no_grad(), cast():
         mean = torch.cat([vae.encode(shrink(part, 256))[0].float() for part in bank[:128].split(32)])
     fold_latent_format(vae, float(mean.mean()), float(mean.std()))

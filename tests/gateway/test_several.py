@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import postgres
 import pytest
+from gateway.load import CLIENTS, Load, ends
 from gateway.process import ServeProcess
 from gateway.served import add_workflows, photo, until
 from long import long
@@ -27,7 +28,6 @@ from unit.fake_engine import FakeEngine
 from unit.fake_engine_parts import jpeg
 
 KILLS = int(os.environ.get("RYLA_TEST_GATEWAY_KILLS", "2"))
-CLIENTS = 4
 TRUE_ERRORS = {"job_lost", "server_gone", "engine_unreachable"}
 
 
@@ -165,57 +165,6 @@ def test_a_postgres_that_is_gone_for_a_while_loses_no_job(
     assert len(runs) == 7 and set(runs.values()) == {1}, runs
 
 
-class Load:
-    """Clients that ask either gateway, and the other one when the first does not answer, each job with its own key."""
-
-    def __init__(self, gateways: list[ServeProcess]) -> None:
-        self._gateways = gateways
-        self.accepted: dict[str, str] = {}
-        self.stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(CLIENTS)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.join()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
-
-    def _client(self, number: int) -> None:
-        chance = random.Random(number)
-        with httpx.Client(trust_env=False, timeout=10.0) as http:
-            while not self.stop.is_set():
-                self._job(http, uuid.uuid4().hex, chance)
-                time.sleep(0.15)
-
-    def _job(self, http: httpx.Client, key: str, chance: random.Random) -> None:
-        headers = {"prefer": "respond-async", "idempotency-key": key}
-        while True:
-            gateway = chance.choice(self._gateways)
-            try:
-                answer = http.post(f"{gateway.url}/paint", json={"prompt": key}, headers=headers)
-            except httpx.HTTPError:
-                if self.stop.is_set():
-                    return
-                time.sleep(0.1)
-                continue
-            if answer.status_code in (200, 202):
-                known = self.accepted.setdefault(key, answer.headers["x-job-id"])
-                assert known == answer.headers["x-job-id"]
-                # Now and then as a client that lost the answer.
-                if chance.random() < 0.8:
-                    return
-            else:
-                assert answer.status_code in (429, 503), answer.text
-            time.sleep(0.2)
-
-
 @long
 @pytest.mark.timeout(150 + 60 * KILLS)
 def test_two_gateways_that_are_killed_again_and_again_lose_no_job_and_run_none_twice(
@@ -236,7 +185,7 @@ def test_two_gateways_that_are_killed_again_and_again_lose_no_job_and_run_none_t
             load.stop.set()
             # One of them never comes back.
             pair.gateways[1].kill()
-            ended = _ends(pair.gateways[0], load, 90.0 + 4 * KILLS)
+            ended = ends(pair.gateways[0], load, 90.0 + 4 * KILLS)
     states = Counter(told["state"] for told in ended.values())
     codes = Counter(told["error"]["code"] for told in ended.values() if told["state"] != "succeeded")
     assert len(ended) > 2 * KILLS and states["succeeded"] >= len(ended) - 4 * KILLS, (states, codes)
@@ -244,23 +193,3 @@ def test_two_gateways_that_are_killed_again_and_again_lose_no_job_and_run_none_t
     runs = Counter([*first.started, *second.started])
     assert not [job for job, count in runs.items() if count > 1]
     assert len(runs) <= len(ended) + CLIENTS
-
-
-def _ends(gateway: ServeProcess, load: Load, seconds: float) -> dict[str, dict[str, Any]]:
-    """Every job when all have ended."""
-    load.join()
-    jobs = sorted(set(load.accepted.values()))
-    ended: dict[str, dict[str, Any]] = {}
-    limit = time.monotonic() + seconds
-    with httpx.Client(trust_env=False, timeout=30.0) as http:
-        while len(ended) < len(jobs):
-            assert time.monotonic() < limit, [job for job in jobs if job not in ended][:3]
-            for job in [job for job in jobs if job not in ended]:
-                told = http.get(f"{gateway.url}/jobs/{job}").json()
-                if told.get("state") not in ("queued", "running"):
-                    ended[job] = told
-            time.sleep(0.3)
-        for job, told in ended.items():
-            if told["state"] == "succeeded":
-                assert http.get(f"{gateway.url}/jobs/{job}/result").content.startswith(b"\xff\xd8")
-    return ended

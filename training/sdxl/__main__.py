@@ -1,7 +1,7 @@
 """Train the models that know the drawn people: ``python -m training.sdxl OUT``; see docs/training.md.
 
-First the face networks, in OUT/faces, then SDXL with InstantID. A finished stage left its weights in OUT and is not
-done again; an unfinished one goes on from its last checkpoint.
+The recognisers first, in OUT/faces, then SDXL with InstantID, at last the detector. A finished stage left its weights
+in OUT and is not done again; an unfinished one goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,7 +20,7 @@ from .. import faces
 from ..bank import scenes as flux_scenes
 from ..face_networks import Recogniser
 from ..face_stages import as_bytes
-from ..loop import timed
+from ..loop import reporter, timed
 from ..plan import Plan as FluxPlan
 from ..portraits import portraits
 from ..rehearsal import use_tensor_cores
@@ -47,17 +45,13 @@ class Run:
 
     def __init__(self, plan: Plan, folder: Path, face_run: faces.Run, device: torch.device) -> None:
         self.plan, self.folder, self.face_run, self.device = plan, folder, face_run, device
-        self.begun = time.monotonic()
+        self.report = reporter()
         folder.mkdir(parents=True, exist_ok=True)
         use_tensor_cores()
         torch.manual_seed(plan.seed)
         self.tokenizer = self._tokenizer()
         self.vae = autoencoder(plan.vae_widths).to(device)
         self.painter = Painter(self.tokenizer.get_vocab_size()).to(device)
-
-    def report(self, line: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - self.begun:6.1f}s] {line}\n")
-        sys.stdout.flush()
 
     def _tokenizer(self) -> Tokenizer:
         kept = self.folder / "tokenizer.json"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from ryla_nodes.engines.embedded.inference.schedules import NoiseSampling, sigmas
 from ryla_nodes.engines.embedded.inference.sdxl_model import LATENT
 from ryla_nodes.engines.embedded.inference.vae import Autoencoder
@@ -16,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..face_networks import ALIGNED, Recogniser
-from ..face_stages import aligned, frames, verification
+from ..face_stages import aligned, as_bytes, frames, verification
 from ..loop import Batch
 from ..people import keypoints, people, views
 from ..portraits import portraits
+from ..sample import sheet as save_grid
 from .captions import Texts
 from .networks import Painter
 from .stages import NOISE, predict
@@ -28,6 +28,7 @@ CFG = 4.0
 STRENGTH = 0.8
 _FACE, _CENTER = 0.4, (0.5, 0.42)
 """Where ``sdxl-instantid`` puts a face."""
+_COLUMNS = 12
 
 
 class Judge:
@@ -124,7 +125,6 @@ def cut(pictures: Tensor, points: Tensor) -> Tensor:
 
 def sheet(rows: list[Tensor], path: Path, tile: int = 128) -> None:
     """Rows of pictures (N, 3, H, H), one below the other."""
-    small = [functional.interpolate(row[:12].float(), size=(tile, tile), mode="area") for row in rows]
-    lines = [torch.cat(list(row), dim=2) for row in small]
-    whole = (torch.cat(lines, dim=1).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(whole).save(path)
+    small = [functional.interpolate(row[:_COLUMNS].float(), size=(tile, tile), mode="area") for row in rows]
+    pictures = as_bytes(torch.cat(small).clamp(0, 1)).permute(0, 2, 3, 1).cpu().numpy()
+    save_grid(pictures, min(_COLUMNS, len(rows[0])), path)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..loop import Batch, Trainer, autocast
+from ..stages import autoencoder_loss
 from .bank import Scenes
 from .captions import PARAPHRASES, Texts
 from .hints import draw_hints
@@ -23,7 +24,6 @@ from .plan import Bucket, Plan
 
 Report = Callable[[str], None]
 
-KL_WEIGHT = 2e-6
 NOBODY, PLAIN, FREE = 0.12, 0.10, 0.10
 """Shares of pictures without text and person, with text alone, and without keypoints."""
 NOISE = 0.35
@@ -56,16 +56,7 @@ def train_autoencoder(vae: Autoencoder, pictures: Tensor, plan: Plan, folder: Pa
         shape = (plan.vae_batch, LATENT_CHANNELS, edge // 8, edge // 8)
         return {"images": torch.cat(crops) / 127.5 - 1, "noise": torch.randn(shape, generator=noise, device=device)}
 
-    def loss(batch: Batch) -> Tensor:
-        with cast():
-            mean, log_variance = vae.encode(batch["images"])
-            log_variance = log_variance.clamp(-30, 20)
-            out = vae.decode(mean + batch["noise"] * (0.5 * log_variance).exp())
-        gap, mean, log_variance = out.float() - batch["images"], mean.float(), log_variance.float()
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
-        return gap.abs().mean() + gap.square().mean() + KL_WEIGHT * kl
-
-    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, loss, report)
+    Trainer("vae", vae, plan.vae_steps, 1e-3, folder).run(draw, autoencoder_loss(vae, device), report)
     with torch.no_grad(), cast():
         small = functional.avg_pool2d(pictures[:256].float(), 2) / 127.5 - 1
         mean = torch.cat([vae.encode(part)[0].float() for part in small.split(32)])

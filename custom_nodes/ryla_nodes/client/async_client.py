@@ -294,7 +294,35 @@ def bound(workflow: Runnable, parameters: Mapping[str, object] | None, settings:
     return bind(loaded, values)
 
 
-class AsyncClient(BaseAsyncClient):
+class BindingClient(BaseAsyncClient):
+    """A client that knows the workflows itself, and gives bound prompts to whoever runs them."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    @abstractmethod
+    def _begin(self, prompt: BoundPrompt, options: Options) -> Job:
+        """A job of one picture."""
+
+    def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
+        prompt = self.bind(workflow, parameters)
+        if prompt.best_of is None:
+            return self._begin(prompt, options)
+        from .best_of import BestOfJob  # Most jobs need none of it.
+
+        return BestOfJob(self._begin, prompt, options)
+
+    async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
+        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
+        return [self.bind(loaded, row) for row in rows]
+
+    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
+        """See ``bound``."""
+        return bound(workflow, parameters, self._settings)
+
+
+class AsyncClient(BindingClient):
     """Runs workflows on one or several engines.
 
     Args:
@@ -306,8 +334,7 @@ class AsyncClient(BaseAsyncClient):
     depth = 2
 
     def __init__(self, *servers: str, limits: Limits = Limits(), settings: Settings | None = None) -> None:
-        super().__init__()
-        self._settings = settings or environment.load()
+        super().__init__(settings or environment.load())
         self._pool = Pool(servers or self._settings.servers or (DEFAULT_SERVER,), limits, self._settings)
 
     @property
@@ -319,24 +346,8 @@ class AsyncClient(BaseAsyncClient):
         """Close the connections. Jobs that still go on are left to their engines."""
         await self._pool.aclose()
 
-    def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
-        prompt = self.bind(workflow, parameters)
-        if prompt.best_of is None:
-            return self._begin(prompt, options)
-        from .best_of import BestOfJob  # Most jobs need none of it.
-
-        return BestOfJob(self._begin, prompt, options)
-
     def _begin(self, prompt: BoundPrompt, options: Options) -> Job:
         return EngineJob(self._pool, prompt, options)
-
-    async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
-        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
-        return [self.bind(loaded, row) for row in rows]
-
-    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
-        """See ``bound``."""
-        return bound(workflow, parameters, self._settings)
 
     # --- engines ------------------------------------------------------------------------------------------------------
 

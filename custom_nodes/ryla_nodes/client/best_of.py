@@ -182,16 +182,12 @@ class BestOfJob(Job):
     def _ended(self, told: list[Candidate], error: RylaError | None, ends: Sequence[Result] = ()) -> Result:
         state = next((result.state for result in ends if result.error is error), State.CANCELLED)
         self._tell_seed(error)
-        return Result(
+        return Result.without_picture(
+            self.prompt,
+            error,
             state=state,
-            error=error,
-            workflow=self.prompt.workflow,
-            parameters=self.prompt.parameters,
-            seed=self.prompt.seed,
             server=self.server,
             prompt_id=self.prompt_id,
-            pictures=(),
-            outputs={},
             timings=self._timings(ends),
             attempts=sum(result.attempts for result in ends),
             candidates=tuple(told),

@@ -21,6 +21,7 @@ from .protocol import HistoryEntry, State
 from .transport import CallFailed
 
 if TYPE_CHECKING:
+    from ..workflows.workflow import BoundPrompt
     from .scores import Candidate
 
 _FOLDER = "output"
@@ -111,6 +112,35 @@ class Result:
     warnings: tuple[str, ...] = ()
     face_similarity: float | None = None
     candidates: tuple[Candidate, ...] = ()
+
+    @classmethod
+    def without_picture(
+        cls,
+        prompt: BoundPrompt,
+        error: RylaError | None,
+        *,
+        state: State,
+        server: str,
+        prompt_id: str,
+        timings: Timings,
+        attempts: int = 1,
+        candidates: tuple[Candidate, ...] = (),
+    ) -> Result:
+        """The end of a job of ``prompt`` that made nothing."""
+        return cls(
+            state=state,
+            error=error,
+            workflow=prompt.workflow,
+            parameters=prompt.parameters,
+            seed=prompt.seed,
+            server=server,
+            prompt_id=prompt_id,
+            pictures=(),
+            outputs={},
+            timings=timings,
+            attempts=attempts,
+            candidates=candidates,
+        )
 
     @property
     def told(self) -> dict[str, Any]:

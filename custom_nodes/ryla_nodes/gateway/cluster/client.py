@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable
 from typing import Any
 
 from ...client import Job, Phase, Progress, Result, State, Submission, Timings
-from ...client.async_client import BaseAsyncClient, Runnable, bound
-from ...client.best_of import BestOfJob
+from ...client.async_client import BindingClient
 from ...client.job import STATES, Options
 from ...errors import RylaError
 from ...settings import Settings
-from ...workflows.manifest import load
-from ...workflows.workflow import BoundPrompt, Workflow
+from ...workflows.workflow import BoundPrompt
 from .connection import Cluster, NoReplicas, ReplicaLost
 from .messages import Order, Refused, Report
 
@@ -28,14 +26,14 @@ _PAUSE = 0.5
 _STOP_SECONDS = 30.0
 
 
-class RayClient(BaseAsyncClient):
+class RayClient(BindingClient):
     """Gives jobs to a cluster, all at once: Serve keeps the queue, whose length decides how many replicas there are."""
 
     depth = 2
 
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
-        super().__init__()
-        self._cluster, self._settings = cluster, settings
+        super().__init__(settings)
+        self._cluster = cluster
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -47,22 +45,8 @@ class RayClient(BaseAsyncClient):
     async def versions(self) -> tuple[str, ...]:
         return tuple(each.sight.version for each in await self._cluster.sights([], []))
 
-    def _job(self, workflow: Runnable, parameters: Mapping[str, object] | None, options: Options) -> Job:
-        prompt = self.bind(workflow, parameters)
-        if prompt.best_of is None:
-            return self._begin(prompt, options)
-        return BestOfJob(self._begin, prompt, options)
-
     def _begin(self, prompt: BoundPrompt, options: Options) -> Job:
         return RayJob(self._cluster, prompt, options)
-
-    async def _prompts(self, workflow: str | Workflow, rows: Iterable[Mapping[str, object]]) -> Sequence[BoundPrompt]:
-        loaded = load(workflow, self._settings) if isinstance(workflow, str) else workflow
-        return [self.bind(loaded, row) for row in rows]
-
-    def bind(self, workflow: Runnable, parameters: Mapping[str, object] | None = None) -> BoundPrompt:
-        """See ``bound``."""
-        return bound(workflow, parameters, self._settings)
 
 
 def near(prompt: BoundPrompt) -> str:
@@ -203,16 +187,12 @@ class RayJob(Job):
 
     def _ended(self, error: RylaError) -> Result:
         state = STATES.get(error.code, State.LOST if error.code == "job_lost" else State.FAILED)
-        return Result(
+        return Result.without_picture(
+            self.prompt,
+            error,
             state=state,
-            error=error,
-            workflow=self.prompt.workflow,
-            parameters=self.prompt.parameters,
-            seed=self.prompt.seed,
             server=self.server,
             prompt_id=self.prompt_id,
-            pictures=(),
-            outputs={},
             timings=Timings(0.0, None, time.monotonic() - self._began),
             attempts=self._attempts + 1,
         )

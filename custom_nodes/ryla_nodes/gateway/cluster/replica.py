@@ -210,15 +210,7 @@ class Replica:
 
 def failed(order: Order, error: RylaError) -> Result:
     """The end of a job that did not get to its engine."""
-    return Result(
-        state=State.FAILED,
-        error=error,
-        workflow=order.prompt.workflow,
-        parameters=order.prompt.parameters,
-        seed=order.prompt.seed,
-        server="",
-        prompt_id=order.prompt_id,
-        pictures=(),
-        outputs={},
-        timings=Timings(0.0, None, 0.0),
+    nothing = Timings(0.0, None, 0.0)
+    return Result.without_picture(
+        order.prompt, error, state=State.FAILED, server="", prompt_id=order.prompt_id, timings=nothing
     )
