@@ -226,14 +226,14 @@ def flux_instantid(bench: Bench) -> None:
     bench.measure("first", bench.graph("flux-instantid", 1), new_face=True, scene=True)
     for seed in WARM_SEEDS:
         bench.measure("warm, both stages", bench.graph("flux-instantid", seed), new_face=False, scene=True)
+    for crop_factor in CROP_FACTORS:
+        graph = with_crop_factor(bench.graph("flux-instantid", WARM_SEEDS[-1]), crop_factor)
+        bench.measure("warm, face stage, the scene from the cache", graph, new_face=False, scene=False)
     for mode in bench.speeds:
         bench.measure(f"first, {mode}", bench.graph("flux-instantid", 5, speed=mode), new_face=False, scene=True)
         for seed in WARM_SEEDS:
             graph = bench.graph("flux-instantid", seed, speed=mode)
             bench.measure(f"warm, both stages, {mode}", graph, new_face=False, scene=True)
-    for crop_factor in CROP_FACTORS:
-        graph = with_crop_factor(bench.graph("flux-instantid", WARM_SEEDS[-1]), crop_factor)
-        bench.measure("warm, face stage, the scene from the cache", graph, new_face=False, scene=False)
 
 
 def flux_alone(bench: Bench) -> None:
