@@ -35,8 +35,10 @@ OFFSET = 0.12
 _GAMMA = 5.0
 _LOOKED_AT = 16
 """Of one in so many pictures the face is looked at."""
-_LIKENESS = 0.2
+_LIKENESS = 0.5
 """What a cosine counts beside the square of the noise that was not found."""
+_LEAST, _MOST = 0.05, 100.0
+"""Bounds of a level's weight."""
 
 
 # --- the autoencoder --------------------------------------------------------------------------------------------------
@@ -160,7 +162,11 @@ class Likeness:
 
 
 class Loss:
-    """The noise that the painter does not find, each level weighted by min-SNR (Hang et al. 2023).
+    """The noise that the painter does not find.
+
+    A level of signal-to-noise ratio r is weighted so that the picture left without the noise counts min(r, 5) + 1: the
+    first term is min-SNR (Hang et al. 2023), the second that of a velocity. Without it the levels of much noise count
+    next to nothing, and it is there that skin and hair are settled, by nothing but the photo.
 
     With ``likeness`` also who it takes the people to be, by the picture that is left without the noise.
     """
@@ -170,8 +176,7 @@ class Loss:
         sigmas = NoiseSampling().sigmas.to(device)
         self.signal, self.noise = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
         ratio = sigmas**-2
-        self.weight = ratio.clamp(max=_GAMMA) / ratio.clamp(min=1e-3)
-        self.weight = self.weight.clamp(min=0.05)
+        self.weight = ((ratio.clamp(max=_GAMMA) + 1) / ratio).clamp(_LEAST, _MOST)
 
     def __call__(self, batch: Batch) -> Tensor:
         noise = batch["noise"] + OFFSET * batch["shift"]
@@ -186,7 +191,7 @@ class Loss:
             unlike = self.likeness((noisy - level * out) / signal, batch)
         rows = len(unlike)
         # Of much noise little of a face is left to be seen.
-        seen = signal[:rows].view(-1).square() * batch["known"][:rows]
+        seen = signal[:rows].view(-1) * batch["known"][:rows]
         return loss + _LIKENESS * (seen * unlike).mean()
 
 
