@@ -33,9 +33,9 @@ NOISE = 0.35
 OFFSET = 0.12
 """Noise that is one for a whole channel: without it a network reads the mean of the picture off the noise."""
 _GAMMA = 5.0
-_LOOKED_AT = 16
+_LOOKED_AT = 8
 """Of one in so many pictures the face is looked at."""
-_LIKENESS = 0.5
+_LIKENESS = 1.0
 """What a cosine counts beside the square of the noise that was not found."""
 _LEAST, _MOST = 0.05, 100.0
 """Bounds of a level's weight."""
