@@ -42,7 +42,7 @@ import folder_paths  # noqa: E402, F401 - tells our package that it is inside Co
 import torch  # noqa: E402
 from comfyui import true_width  # noqa: E402
 from ryla_nodes.engines.comfyui import speed  # noqa: E402
-from ryla_nodes.engines.speed import compiler, fp8, layers, machine  # noqa: E402
+from ryla_nodes.engines.speed import compiler, layers, machine  # noqa: E402
 
 SIZES = ((1024, 1024), (832, 1216), (1216, 832), (768, 768))
 REPEATS = 2 if options.cpu else 8
@@ -194,51 +194,6 @@ def _variant(step: Step, name: str, inputs: dict[str, Any], reference: torch.Ten
     return row
 
 
-class _Passing(layers.Gelu):
-    """Leaves GELU to the layer behind it."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def own_kernel(step: Step, reference: torch.Tensor) -> dict[str, Any]:
-    """`fast` with GELU, the row's maximum and the cast in one kernel (row_kernel.py)."""
-    import row_kernel
-
-    inputs = step.inputs(*SIZES[0])
-    model, _ = speed.accelerate(step.model, "fast")
-    step.run(model, inputs)
-    for place, module in speed._kept[step.model.model].modules:
-        module.gelu = place.weight.endswith(("mlp.2.weight", "linear2.weight"))
-
-    def forward(self: Any, *parts: torch.Tensor) -> torch.Tensor:
-        if len(parts) < len(self.widths):
-            parts = torch.split(parts[0], self.widths, dim=-1)
-        bias, total = self.bias, None
-        for index, part in enumerate(parts):
-            rows, last = part.reshape(-1, part.shape[-1]), index == len(parts) - 1
-            values, row_scale = row_kernel.quantised(rows, True) if self.gelu and last else fp8.quantised(rows)
-            out = torch._scaled_mm(
-                values,
-                getattr(self, f"weight{index}").t(),
-                scale_a=row_scale,
-                scale_b=getattr(self, f"scale{index}").t(),
-                bias=bias,
-                out_dtype=torch.bfloat16,
-                use_fast_accum=True,
-            )
-            bias, total = None, out if total is None else total + out
-        assert total is not None
-        return total.view(*parts[0].shape[:-1], -1)
-
-    kept = speed.Fp8Linear.forward, speed._GELU
-    speed.Fp8Linear.forward, speed._GELU = forward, _Passing()
-    try:
-        return _variant(step, "own kernel", inputs, reference)
-    finally:
-        speed.Fp8Linear.forward, speed._GELU = kept
-
-
 def profile(step: Step, mode: str) -> dict[str, Any]:
     """The kernels that take longest in one step: name, calls, milliseconds."""
     model, _ = speed.accelerate(step.model, mode)
@@ -271,8 +226,6 @@ def main() -> None:
         if options.variants:
             for row in variants(step, reference[SIZES[0]]):
                 add(row)
-            if not options.cpu:
-                add(own_kernel(step, reference[SIZES[0]]))
         if options.profile:
             for mode in options.modes.split(","):
                 add(profile(step, mode))

@@ -96,3 +96,29 @@ def test_changes_of_speed_and_of_size_leave_nothing_behind(probe: dict[str, Any]
 
 def test_quantised_weights_are_refused(probe: dict[str, Any]) -> None:
     assert "quantised" in probe["quantised"]
+
+
+def row_kernel(install: Install, what: str) -> dict[str, Any]:
+    command = [str(install.python), str(Path(__file__).with_name("row_kernel_probe.py")), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = dict(json.loads(done.stdout.splitlines()[-1]))
+    if not found["triton"]:
+        pytest.skip("Does not apply: this ComfyUI's Python has no Triton")
+    return found
+
+
+def test_the_kernel_rounds_as_pytorch_does(comfyui_install: Install) -> None:
+    found = row_kernel(comfyui_install, "values")
+    assert found["rows"].keys() == {"whole", "beside others", "of a power of 2", "float"}
+    for name, row in found["rows"].items():
+        # In bfloat16 GELU itself may be a last bit off, and all of a row with its largest value.
+        assert row["scale"] <= (1e-6 if name == "float" else 2**-7)
+        assert row["steps"] <= 1 and row["equal"] > 0.95
+    assert found["zero"] == [0, pytest.approx(1e-12)]
+
+
+def test_the_compiler_sees_the_kernel_in_its_operator(comfyui_install: Install) -> None:
+    found = row_kernel(comfyui_install, "shapes")
+    assert found["made"] == [["torch.float8_e4m3fn", [5, 96], "cuda"], ["torch.float32", [5, 1], "cuda"]]
+    assert found["kernels"] == 1

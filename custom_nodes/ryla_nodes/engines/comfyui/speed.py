@@ -30,13 +30,12 @@ from ..protocol import SpeedMode
 from ..speed import cache, compiler, keeping, layers, machine, report
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
-from ..speed.layers import Gelu, Place
+from ..speed.layers import Place
 
 _KEY = report.WRAPPER
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
-_GELU = Gelu()
 _LATENT_SCALE = 8
 
 
@@ -282,11 +281,11 @@ def _swapped(known: _Fp8) -> Iterator[None]:
 
 @contextmanager
 def _compiled(network: Any) -> Iterator[None]:
-    """Let calls of the blocks run compiled functions, with a GELU that compiles well."""
+    """Let calls of the blocks run compiled functions, with GELUs that compile well."""
     gelus = list(layers.gelus(_blocks(network)))
     try:
         for parent, name, _ in gelus:
-            parent._modules[name] = _GELU
+            parent._modules[name] = layers.instead_of_gelu(parent, name)
         for block in network.double_blocks:
             block._compiled_call_impl = partial(_call, block, _DOUBLE, _double)
         for block in network.single_blocks:
@@ -319,8 +318,8 @@ def _is_plain(block: Any, more: dict[str, Any]) -> bool:
 
 
 def _takes_parts(block: Any) -> bool:
-    """Whether the last layer of a single block of FLUX.1 is one in 8 bits."""
-    return isinstance(block.linear2, Fp8Linear) and isinstance(block.mlp_act, Gelu)
+    """Whether the last layer of a single block of FLUX.1 is one in 8 bits, with the GELU before it inside."""
+    return isinstance(block.linear2, Fp8Linear) and block.linear2.gelu
 
 
 def _double(block: Any, img: torch.Tensor, txt: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor) -> Any:
@@ -338,4 +337,4 @@ def _single_in_parts(block: Any, x: torch.Tensor, vec: torch.Tensor, pe: torch.T
     qkv, fed = inside.split((3 * block.hidden_size, block.mlp_hidden_dim), dim=-1)
     query, key, value = qkv.unflatten(-1, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = attention(*block.norm(query, key, value), value, pe=pe)
-    return torch.addcmul(x, block.linear2(mixed, block.mlp_act(fed)), how.gate)
+    return torch.addcmul(x, block.linear2(mixed, fed), how.gate)

@@ -59,7 +59,9 @@ class Eighths:
         sources = {unread.of(place.linear.weight) for place in self._places}
         self.source = sources.pop() if len(sources) == 1 else None
         waiting = {id(place) for place in self._places} if self.source else set()
-        self.layers = [Fp8Linear(place.linear, place.widths, empty=id(place) in waiting) for place in places]
+        self.layers = [
+            Fp8Linear(place.linear, place.widths, gelu=place.gelu, empty=id(place) in waiting) for place in places
+        ]
         self._later = [(place, layer) for place, layer in zip(places, self.layers, strict=True) if id(place) in waiting]
         self._reader: Reader | None = None
         self._reading: Reading | None = None

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeGuard
 
-import torch
 from torch import nn
 
 from . import fp8
@@ -41,17 +41,27 @@ DOUBLE = (
 )
 SINGLE = ("linear1", "linear2")
 KINDS = (*DOUBLE, *SINGLE)
+_BEFORE = {"img_mlp.2": "img_mlp.1", "txt_mlp.2": "txt_mlp.1", "linear2": "mlp_act"}
+"""The layers whose input, or its last part, comes from a GELU: where that hangs."""
+_PASSING = nn.Identity()
 
 
 @dataclass(frozen=True)
 class Place:
-    """A linear layer where it hangs: ``parent``'s child ``name``. ``weight``: what the file calls its weight."""
+    """A linear layer where it hangs: ``parent``'s child ``name``.
+
+    Attributes:
+        weight: what the file calls its weight.
+        widths: of the parts of its input; () when it has but one.
+        gelu: the last part comes from a GELU in its tanh form.
+    """
 
     parent: nn.Module
     name: str
     linear: nn.Linear
     weight: str
     widths: tuple[int, ...] = ()
+    gelu: bool = False
 
     @property
     def size(self) -> int:
@@ -77,25 +87,25 @@ def places(double: Iterable[nn.Module], single: Iterable[nn.Module], kinds: Iter
                     yield place
 
 
-class Gelu(nn.Module):
-    """GELU in its tanh form, written with a sigmoid: the same function, at a fraction of the instructions.
-
-    Source: Hendrycks and Gimpel 2016, with tanh(z) = 2 sigmoid(2 z) - 1.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
-        twice = 1.5957691216057308 * wide * (1 + 0.044715 * wide * wide)  # 2 sqrt(2 / pi)
-        return (wide * torch.sigmoid(twice)).to(x.dtype)
-
-
 def gelus(*blocks: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.GELU]]:
     """Where a GELU in its tanh form hangs in the blocks: its parent, its name there, itself."""
     for block in chain.from_iterable(blocks):
         for parent in block.modules():
             for name, child in parent.named_children():
-                if isinstance(child, nn.GELU) and child.approximate == "tanh":
+                if _is_gelu(child):
                     yield parent, name, child
+
+
+def instead_of_gelu(parent: nn.Module, name: str) -> nn.Module:
+    """What stands in for the GELU at ``parent``'s ``name``: one that compiles well, or none where the layer behind it
+    is one in 8 bits that has it inside.
+    """
+    behind = parent[int(name) + 1] if isinstance(parent, nn.Sequential) else getattr(parent, "linear2", None)
+    return _PASSING if isinstance(behind, fp8.Fp8Linear) and behind.gelu else fp8.GELU
+
+
+def _is_gelu(module: nn.Module | None) -> TypeGuard[nn.GELU]:
+    return isinstance(module, nn.GELU) and module.approximate == "tanh"
 
 
 def widths_of(name: str, rows: int, columns: int) -> tuple[int, ...]:
@@ -125,4 +135,5 @@ def _place(block: nn.Module, name: str, weight: str) -> Place:
     linear = block.get_submodule(name)
     assert isinstance(linear, nn.Linear)
     widths = widths_of(name, linear.out_features, linear.in_features)
-    return Place(block.get_submodule(owner), leaf, linear, weight, widths)
+    gelu = name in _BEFORE and _is_gelu(block.get_submodule(_BEFORE[name]))
+    return Place(block.get_submodule(owner), leaf, linear, weight, widths, gelu)

@@ -237,15 +237,14 @@ class _SingleBlock(nn.Module):
         self.widths = [3 * width, 4 * width]
         self.modulation = _Modulation(width, 3)
         self.linear1, self.linear2 = nn.Linear(width, 7 * width), nn.Linear(5 * width, width)
-        self.norm = _QueryKeyNorm()
+        self.norm, self.mlp_act = _QueryKeyNorm(), nn.GELU(approximate="tanh")
 
     def forward(self, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
         shift, scale, gate = self.modulation(vector)
         qkv, inside = self.linear1(modulated(x, shift, scale)).split(self.widths, dim=-1)
         query, key, value = self.norm(qkv)
         mixed = attend(query, key, value, rope)
-        fed = functional.gelu(inside, approximate="tanh")
-        out: torch.Tensor = x + gate * self.linear2(torch.cat((mixed, fed), dim=-1))
+        out: torch.Tensor = x + gate * self.linear2(torch.cat((mixed, self.mlp_act(inside)), dim=-1))
         return out
 
 

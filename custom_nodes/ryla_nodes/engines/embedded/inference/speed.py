@@ -14,13 +14,10 @@ from ...loading import unread
 from ...protocol import SpeedMode
 from ...speed import cache, compiler, keeping, layers, machine, report
 from ...speed.fp8 import Fp8Linear
-from ...speed.layers import Gelu
 from .flux import FluxModel
 from .flux_network import attend, modulated
 from .sampling import Model
 from .weights import CastLinear, Network, shallow_clone
-
-_GELU = Gelu()
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,8 @@ class AcceleratedNetwork(Network):
                 place.put(layer)
             keeping.begin(self.base, settings.load().volume, device)
         unread.read_all(module)  # For exact all that is left in its file.
-        for parent, gelu, _ in list(layers.gelus(double.children())):
-            parent._modules[gelu] = _GELU
+        for parent, gelu, _ in list(layers.gelus(double.children(), single.children())):
+            parent._modules[gelu] = layers.instead_of_gelu(parent, gelu)
         for block in double.children():
             _run_by(block, _double, (1, 1, -1, 0))
         for block in single.children():
@@ -103,6 +100,6 @@ def _single(block: Any, x: torch.Tensor, vector: torch.Tensor, rope: torch.Tenso
     shift, scale, gate = block.modulation(vector)
     qkv, inside = block.linear1(modulated(x, shift, scale)).split(block.widths, dim=-1)
     query, key, value = block.norm(qkv)
-    both = attend(query, key, value, rope), _GELU(inside)
+    both = attend(query, key, value, rope), block.mlp_act(inside)
     out = block.linear2(*both) if isinstance(block.linear2, Fp8Linear) else block.linear2(torch.cat(both, dim=-1))
     return x + gate * out
