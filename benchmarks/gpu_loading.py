@@ -220,9 +220,9 @@ def _graph(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 
 def keep(bench: Bench, *modes: str) -> None:
-    """Have the volume hold the compiled code of ``modes`` and the 8-bit weights."""
+    """Have the volume hold the compiled code of ``modes``, the 8-bit weights, and what files such a process uses."""
     began = time.perf_counter()
-    with comfyui(bench, "keep", False) as engine:
+    with comfyui(bench, "keep", True) as engine:
         for mode in modes:
             gpu_flux.submit(engine, _graph(bench.options, f"ours {mode}", 7))
         while "fast" in modes and not bench.options.cpu and not list(bench.volume.glob("cache/fp8-*.safetensors")):

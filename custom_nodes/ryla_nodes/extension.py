@@ -8,6 +8,7 @@ from .engines.comfyui.engine import ComfyUIEngine
 from .engines.protocol import set_process_engine
 from .engines.schema import ComfyExtension, io
 from .nodes import node_classes
+from .workflows import prefetch
 
 
 class RylaExtension(ComfyExtension):
@@ -25,4 +26,5 @@ def load() -> RylaExtension:
     folders.register(volume)
     commands.speak(preflight.scripts(volume))
     routes.register()
+    prefetch.ready(volume)
     return RylaExtension()

@@ -11,7 +11,7 @@ if os.environ.get("RYLA_PREFETCH", "").strip() and "folder_paths" in sys.modules
         "_ryla_prefetch", Path(__file__).with_name("workflows") / "prefetch.py"
     )
     assert _spec is not None and _spec.loader is not None
-    _prefetch = importlib.util.module_from_spec(_spec)
+    _prefetch = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(_prefetch)
     _known = sys.modules["folder_paths"].folder_names_and_paths
     _prefetch.start({_name: _entry[0] for _name, _entry in _known.items()})

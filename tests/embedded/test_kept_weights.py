@@ -225,6 +225,24 @@ def test_what_is_read_ahead_begins_with_what_fast_needs(volume: Path) -> None:
     assert sum(part.end - part.start for part in parts if part.path == source) == source.stat().st_size
 
 
+def test_what_fast_does_not_need_is_not_read_once_it_runs_on_kept_weights(
+    volume: Path, texts: Any, graphs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = source_of(volume), keep(volume)
+    wanted = layers.of_file(read_header(source).tensors)
+    needless = {read_header(source).starts[name] for name in wanted}
+    told: list[bool] = []
+    monkeypatch.setattr(prefetch, "eighths_are_used", lambda: told.append(True))
+    ahead = prefetch.parts([source], volume, lambda: bool(told))
+    first = [next(ahead) for _ in range(len(read_header(source).tensors) - len(wanted) + 2)]
+    assert first[-1] == page_cache.whole(path) and not needless & {part.start for part in first}
+    assert next(ahead).start in needless, "off and exact do need it"
+    latent((None, *texts), speed.accelerate(load(volume), "exact")[0])
+    assert not told
+    latent((None, *texts), speed.accelerate(load(volume), "fast")[0])
+    assert told and list(ahead) == []
+
+
 def test_a_file_that_was_replaced_meanwhile_is_told(volume: Path) -> None:
     keep(volume)
     model = load(volume)

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ryla_nodes import settings
 from ryla_nodes.models import page_cache
 from ryla_nodes.models.folders import at_root
-from ryla_nodes.workflows import prefetch
+from ryla_nodes.workflows import prefetch, start_files
 
 PACKAGE = Path(prefetch.__file__).resolve().parents[1]
 PARTS = ("diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae")
@@ -53,6 +56,36 @@ def test_what_is_not_cached_is_read_and_what_is_cached_is_passed_over(
     if not is_cached(paths[0]):
         pytest.skip("Does not apply: this file system does not tell what is in its cache")
     assert page_cache.fill(parts, limit=10**9) == 0
+
+
+def test_one_thread_reads_until_the_disk_is_free_and_then_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, names = threading.Event(), []
+
+    def read(part: page_cache.Part) -> int:
+        names.append(threading.current_thread().name)
+        if len(names) == 20:
+            free.set()
+        time.sleep(0.01)
+        return part.end - part.start
+
+    monkeypatch.setattr(page_cache, "_read", read)
+    monkeypatch.setattr(page_cache, "_CHUNK", 10)
+    assert page_cache.fill([page_cache.Part(Path("any"), 0, 1005)], limit=2000, free=free) == 1005
+    assert len(names) == 101
+    assert len(set(names[:20])) == 1 and len(set(names)) == page_cache.THREADS
+
+
+def test_a_file_is_asked_for_when_it_is_its_turn(volume: Path) -> None:
+    """So what becomes needless meanwhile can be left out."""
+    asked: list[int] = []
+
+    def parts() -> Iterator[page_cache.Part]:
+        for number in range(100):
+            asked.append(number)
+            yield page_cache.whole(volume / "vae/ae.safetensors")
+
+    page_cache.fill(parts(), limit=3 * 40_000, threads=1)
+    assert len(asked) <= 4
 
 
 def is_cached(path: Path) -> bool:
@@ -110,6 +143,56 @@ def test_comfyui_goes_on_while_the_files_are_read(volume: Path) -> None:
     assert all(path.stat().st_atime > 0 for path in paths)
 
 
+def test_what_the_engine_is_made_of_is_read_before_its_weights(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = volume / "module.pyc"
+    module.write_bytes(b"code")
+    start_files.path_of(volume).parent.mkdir()
+    start_files.path_of(volume).write_text(json.dumps([str(module), "/absent", 3]))
+    read: list[str] = []
+    monkeypatch.setattr(page_cache, "_read", lambda part: read.append(part.path.name) or 0)
+    monkeypatch.setenv("RYLA_VOLUME", str(volume))
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    inside, outside = os.pipe()
+    with os.fdopen(inside) as pipe, os.fdopen(outside, "w") as parent:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        monkeypatch.setattr(prefetch, "_listen", lambda heard: heard["ready"].set())
+        parent.write(json.dumps({"names": ["flux-dev"], "folders": {}}) + "\n")
+        parent.flush()
+        prefetch.main()
+    assert read[0] == "module.pyc" and sorted(read[1:]) == sorted(f"{Path(name).name}.safetensors" for name in PARTS)
+
+
+def test_a_program_notes_its_modules_and_libraries(tmp_path: Path) -> None:
+    found = start_files.used()
+    assert Path(prefetch.__cached__) in found or Path(prefetch.__file__) in found
+    assert all(path.is_file() for path in found[:200])
+    if sys.platform == "linux":
+        assert any(".so" in path.name for path in found)
+    count = start_files.note(tmp_path)
+    assert start_files.known(tmp_path)[: count - 1] and start_files.note(tmp_path, count + 1) >= count
+    start_files.path_of(tmp_path).write_text("{")
+    assert start_files.known(tmp_path) == [] == start_files.known(None)
+
+
+def test_the_engine_says_that_it_has_started_and_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Path] = []
+    monkeypatch.setattr(start_files, "keep_noting", noted.append)
+    prefetch.ready(tmp_path)
+    assert noted == [], "nobody reads ahead"
+    code = "import sys; print([sys.stdin.readline() for _ in range(2)], flush=True)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        # ComfyUI's prestartup runs the file under another name than the package.
+        monkeypatch.setitem(sys.modules, "_ryla_prefetch", types.SimpleNamespace(_process=process))
+        prefetch.ready(tmp_path)
+        prefetch.eighths_are_used()
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.read().strip() == r"['ready\n', 'eighths\n']"
+        process.wait()
+        prefetch.eighths_are_used()  # It is gone.
+    assert noted == [tmp_path]
+
+
 @pytest.mark.parametrize(
     ("setting", "card", "names"),
     [("", False, None), ("", True, ("flux-dev",)), ("ae", False, ("ae",)), ("ae", True, ("ae",))],
@@ -127,8 +210,8 @@ def test_the_embedded_engine_on_a_card_reads_unasked(
 
 
 def test_the_process_ends_with_its_parent() -> None:
-    code = "import time; from ryla_nodes.workflows.prefetch import _end_with_parent, threading; "
-    code += "threading.Thread(target=_end_with_parent).start(); time.sleep(60)"
+    code = "import time; from ryla_nodes.workflows.prefetch import _listen, threading; "
+    code += "threading.Thread(target=_listen, args=({},)).start(); time.sleep(60)"
     command = [sys.executable, "-c", f"import sys; sys.path.append({str(PACKAGE.parent)!r}); {code}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         time.sleep(0.5)

@@ -47,6 +47,7 @@ def engine(
     folder = (home or environment.home).expanduser().absolute()
     server = EngineServer(folder, node_classes(), port, host, token=environment.token, settings=environment)
     with server:
+        prefetch.ready(environment.volume)
         if environment.warm_up:
             _warm_up(server.login_url, environment, stop)
         if output.json_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 THREADS = 4
 _CHUNK = 8 << 20
+_POLL_SECONDS = 0.05
 # Of the memory that is free at the beginning; the rest is for the program that wants the files.
 _SHARE = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
@@ -30,17 +32,38 @@ def whole(path: Path) -> Part:
     return Part(path, 0, path.stat().st_size)
 
 
-def fill(parts: Iterable[Part], limit: int | None = None) -> int:
+def fill(
+    parts: Iterable[Part], limit: int | None = None, threads: int = THREADS, free: threading.Event | None = None
+) -> int:
     """Read parts of files, or as much of them as ``limit`` bytes (the free memory's greater part when None) hold.
 
-    What is in the cache already is passed over. A file that cannot be read is left out.
+    What is in the cache already is passed over. A file that cannot be read is left out. ``parts`` are asked for as
+    they are read.
+
+    Args:
+        free: set once nobody else needs the disk; only one thread reads before.
 
     Returns:
         The bytes that were read.
     """
-    budget = int(available_memory() * _SHARE) if limit is None else limit
-    with ThreadPoolExecutor(THREADS) as pool:
-        return sum(pool.map(_read, _chunks(parts, budget)))
+    chunks = _chunks(parts, int(available_memory() * _SHARE) if limit is None else limit)
+    taking, done = threading.Lock(), threading.Event()
+
+    def work(helper: bool) -> int:
+        total = 0
+        while not done.is_set():
+            if helper and free is not None and not free.wait(_POLL_SECONDS):
+                continue
+            with taking:
+                chunk = next(chunks, None)
+            if chunk is None:
+                done.set()
+            else:
+                total += _read(chunk)
+        return total
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(work, (number > 0 for number in range(threads))))
 
 
 def available_memory() -> int:
@@ -64,6 +87,8 @@ def _chunks(parts: Iterable[Part], budget: int) -> Iterator[Part]:
         for start in range(part.start, end, _CHUNK):
             yield Part(part.path, start, min(start + _CHUNK, end))
         budget -= max(0, end - part.start)
+        if budget <= 0:
+            return
 
 
 def _read(part: Part) -> int:

@@ -2,6 +2,9 @@
 
 ``start`` is called from ComfyUI's prestartup, before this package can be imported: so the top of this file needs
 nothing but the standard library. The process ends with its parent, and when all is read.
+
+The disk is the engine's first. So what the engine itself is made of comes before the weights, those are read by one
+thread until the engine says that it has started, and what its ``speed`` makes needless is left out once it says so.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 _NVIDIA = ("/dev/nvidiactl", "/dev/dxg")
+_MODULE = "_ryla_prefetch"
+"""What ComfyUI's prestartup calls this file: it runs it before the package can be imported."""
+_READY, _EIGHTHS = "ready", "eighths"
+_process: subprocess.Popen[str] | None = None
 _RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.workflows.prefetch import main; main()"
 
 
@@ -31,6 +38,7 @@ def start(folders: Mapping[str, Sequence[str | Path]], names: Sequence[str] = ()
 
     They are looked for in RYLA_VOLUME and in ``folders``, paths by ComfyUI's names of folders.
     """
+    global _process
     root = Path(__file__).resolve().parents[2]
     request = {"names": list(names), "folders": {name: list(map(str, paths)) for name, paths in folders.items()}}
     try:
@@ -41,6 +49,31 @@ def start(folders: Mapping[str, Sequence[str | Path]], names: Sequence[str] = ()
         process.stdin.flush()
     except OSError as error:
         print(f"RYLA_PREFETCH: no process can be started ({error}).", file=sys.stderr)  # noqa: T201
+        return
+    _process = process
+
+
+def ready(volume: Path | None) -> None:
+    """Say that the engine has started: the disk is free for its weights. Notes its own files for the next start."""
+    if _tell(_READY) and volume is not None:
+        from . import start_files
+
+        start_files.keep_noting(volume)
+
+
+def eighths_are_used() -> None:
+    """Say that the engine runs on kept 8-bit weights: those that they stand for are not wanted."""
+    _tell(_EIGHTHS)
+
+
+def _tell(word: str) -> bool:
+    """Say something to the process that reads; whether there is one."""
+    process = getattr(sys.modules.get(_MODULE), "_process", None) or _process
+    if process is None or process.stdin is None:
+        return False
+    with suppress(OSError):  # It has read all, and is gone.
+        os.write(process.stdin.fileno(), f"{word}\n".encode())
+    return True
 
 
 def start_for_embedded(settings: Settings) -> None:
@@ -55,28 +88,51 @@ def start_for_embedded(settings: Settings) -> None:
 def main() -> None:
     """What the process does; what to read comes as one line of JSON, and the pipe is held open by its parent."""
     request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    heard = {word: threading.Event() for word in (_READY, _EIGHTHS)}
+    threading.Thread(target=_listen, args=(heard,), daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(19)
     from .. import settings
     from ..models import page_cache
     from ..models.folders import ModelFolders, at_root
+    from . import start_files
 
     folders = ModelFolders({name: tuple(map(Path, paths)) for name, paths in request["folders"].items()})
     environment = settings.load()
     if environment.volume:
         folders = folders.merged(at_root(environment.volume), first=True)
-    page_cache.fill(parts(files(request["names"] or environment.prefetch, folders), environment.volume))
+    page_cache.fill(_whole(start_files.known(environment.volume)), threads=start_files.THREADS)
+    paths = files(request["names"] or environment.prefetch, folders)
+    wanted = parts(paths, environment.volume, heard[_EIGHTHS].is_set)
+    page_cache.fill(wanted, free=heard[_READY])
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
+def _listen(heard: Mapping[str, threading.Event]) -> None:
+    """Note what the parent says, and end with it."""
+    for line in sys.stdin:
+        event = heard.get(line.strip())
+        if event is not None:
+            event.set()
     os._exit(0)
 
 
-def parts(paths: Iterable[Path], volume: Path | None) -> Iterator[Part]:
+def _whole(paths: Iterable[Path]) -> Iterator[Part]:
+    from ..models import page_cache
+
+    for path in paths:
+        with suppress(OSError):
+            yield page_cache.whole(path)
+
+
+def _never() -> bool:
+    return False
+
+
+def parts(paths: Iterable[Path], volume: Path | None, eighths: Callable[[], bool] = _never) -> Iterator[Part]:
     """What to read of ``paths``, in the order in which an engine does.
 
     Where a file's 8-bit weights are kept on ``volume``, they come after what they do not stand for, and what they do
-    stand for comes last: ``speed`` fast needs none of it.
+    stand for comes last, as long as ``eighths`` does not tell that the engine took them: ``speed`` fast needs no more.
     """
     from ..models import kept, page_cache
     from ..models.headers import read_header
@@ -93,7 +149,11 @@ def parts(paths: Iterable[Path], volume: Path | None) -> Iterator[Part]:
             yield from beside
             later.append(page_cache.whole(found.path))
             last += instead
-    yield from (*later, *last)
+    yield from later
+    for part in last:
+        if eighths():
+            return
+        yield part
 
 
 def files(names: Sequence[str], folders: ModelFolders) -> Iterator[Path]:

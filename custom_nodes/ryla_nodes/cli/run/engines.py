@@ -170,6 +170,7 @@ def _embedded(settings: Settings, why: str) -> Iterator[str]:
     # Nobody else may ask it: so it may also say where its files are.
     token = secrets.token_urlsafe()
     engine = EngineServer(settings.home, node_classes(), settings=settings, token=token, hide_paths=False).start()
+    prefetch.ready(settings.volume)
     try:
         yield engine.login_url
     except RylaError as error:

@@ -21,6 +21,7 @@ from ...errors import RylaError
 from ...files import replacing
 from ...models import kept
 from ...models.headers import Header, read_header
+from ...workflows import prefetch
 from ..loading import unread
 from ..loading.reader import Reader, Reading
 from . import fp8, layers
@@ -79,6 +80,7 @@ class Eighths:
             for index in range(len(layer.widths)):
                 weight, scale = kept.names(place.weight, index)
                 memory |= {weight: layer.get_buffer(f"weight{index}"), scale: layer.get_buffer(f"scale{index}")}
+        prefetch.eighths_are_used()
         self._reader = Reader(next(iter(memory.values())).device)
         try:
             self._reading = self._reader.start(path, into=memory)
