@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import torch
 from ryla_nodes.engines.embedded import inference
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
-from ryla_nodes.engines.embedded.inference import speed
+from ryla_nodes.engines.embedded.inference import speed, weights
 from ryla_nodes.engines.protocol import running_in
-from ryla_nodes.engines.speed import cache, compiler, fp8, layers, machine
+from ryla_nodes.engines.speed import ahead, cache, compiler, fp8, layers, machine, report, warming
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.flux import FluxSpeed
 from ryla_nodes.nodes.lora import LoraLoader
@@ -151,7 +153,7 @@ def test_the_gelu_with_a_sigmoid_is_the_one_with_tanh() -> None:
     for dtype, rounding in ((torch.float32, 1e-5), (torch.bfloat16, 2**-8)):
         x = torch.linspace(-30, 30, 20001).to(dtype)
         truth = torch.nn.functional.gelu(x.double(), approximate="tanh")
-        made = layers.Gelu()(x)
+        made = fp8.GELU(x)
         assert made.dtype == dtype
         assert ((made.double() - truth).abs() <= rounding * truth.abs() + 1e-6).all()
 
@@ -189,6 +191,92 @@ def test_a_layer_with_its_input_in_parts_is_the_layer(monkeypatch: pytest.Monkey
         linear.bias += 1
     layer.take(linear)
     assert error(layer(both), linear(both)) < 0.05
+
+
+def test_a_layer_with_gelu_inside_is_gelu_and_then_the_layer() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 32)
+    first, second = torch.randn(2, 5, 32), torch.randn(2, 5, 64) * 5
+    inside, plain = (fp8.Fp8Linear(linear, (32, 64), gelu=gelu) for gelu in (True, False))
+    wanted = plain(first, fp8.GELU(second))
+    assert torch.equal(inside(first, second), wanted)
+    assert torch.equal(inside(torch.cat((first, second), -1)), wanted)
+    one = torch.nn.Linear(64, 32)
+    assert torch.equal(fp8.Fp8Linear(one, gelu=True)(second), fp8.Fp8Linear(one)(fp8.GELU(second)))
+
+
+def test_gelu_moves_into_the_8_bit_layers_behind_it_and_stays_before_others(loaded: Loaded) -> None:
+    module = copy.deepcopy(loaded[0].transformer.network.base)
+    blocks = module.double_blocks, module.single_blocks
+    places = list(layers.places(*blocks))
+    inside = [place for place in places if place.gelu]
+    assert len(inside) == 2 * len(module.double_blocks) + len(module.single_blocks)
+    left = inside[0]
+    for place in places:
+        if place is not left:
+            place.put(fp8.Fp8Linear(place.linear, place.widths, gelu=place.gelu))
+    stays = [layers.instead_of_gelu(parent, name) for parent, name, _ in layers.gelus(*blocks)]
+    assert len(stays) == len(inside) and [each for each in stays if each is fp8.GELU] == [fp8.GELU]
+
+
+def test_a_graph_says_which_modes_it_asks_for() -> None:
+    def node(mode: Any) -> dict[str, Any]:
+        return {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": mode, "model": ["1", 0]}}
+
+    assert report.asked({"1": node("fast"), "2": node("off"), "3": node(["4", 0])}) == {"fast"}
+    assert report.asked({"1": node("exact"), "2": node("fast")}) == {"exact", "fast"}
+    for other in (None, [], "fast", {"1": None}, {"1": {"class_type": "RYLA_FluxSpeed"}}, {"1": node({})}):
+        assert report.asked(other) == set()
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_the_compiler_is_made_ready_by_a_block_of_its_own(loaded: Loaded, graphs: list[Any], mode: Any) -> None:
+    warming.warm(mode, CPU, None)
+    assert len(graphs) == 1
+    latent(loaded, speed.accelerate(loaded[0], mode)[0])
+    assert len(graphs) == 3, "the model's blocks have their graphs as ever"
+
+
+def test_a_machine_that_cannot_compile_makes_nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: pytest.fail("compiled"))
+    warming.warm("fast", CPU, None)
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_is_made_ready_is_waited_for_before_blocks_are_compiled(
+    loaded: Loaded, graphs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
+    monkeypatch.setattr(ahead, "_threads", {})
+    begun, may_end, order = threading.Event(), threading.Event(), []
+
+    def warm(mode: str, device: torch.device, volume: Path) -> None:
+        begun.set()
+        may_end.wait(30)
+        cache.use(volume, "inductor-small")
+        order.append((mode, device, len(graphs)))
+
+    monkeypatch.setattr(warming, "warm", warm)
+    for _ in range(2):
+        ahead.begin(["exact"], lambda: CPU, tmp_path)
+    assert begun.wait(30) and order == [], "the caller goes on"
+    exact = speed.accelerate(loaded[0], "exact")[0]
+    threading.Timer(0.5, may_end.set).start()
+    latent(loaded, exact)
+    assert order == [("exact", CPU, 0)] and len(graphs) == 2
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(exact.transformer.network.cache_name)
+
+
+def test_a_submitted_job_has_the_compiler_made_ready(
+    engine: EmbeddedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ahead, "begin", lambda modes, device, volume: asked.append((modes, device())))
+    monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
+    engine.expect({"1": {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": "off"}}})
+    assert asked == []
+    engine.expect({"1": {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": "fast"}}})
+    assert asked == [({"fast"}, weights.best().device)]
 
 
 def test_all_matrices_of_the_blocks_but_modulation_are_chosen(loaded: Loaded) -> None:

@@ -106,6 +106,9 @@ class Engine(Protocol):
         Where ``mode`` cannot be had, ``model`` itself comes back.
         """
 
+    def expect(self, prompt: Any) -> None:
+        """Begin what a submitted graph will need and what takes a while, in the background; it may be anything."""
+
     def apply_instantid(
         self,
         model: Any,

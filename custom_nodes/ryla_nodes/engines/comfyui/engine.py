@@ -12,7 +12,7 @@ from ...models.flux_files import FluxFiles
 from ...models.folders import ModelFolders
 from ...models.identity_files import IdentityFiles
 from ..protocol import InstantIDSettings, SaveTarget, SpeedMode
-from ..speed.report import OFF, WRAPPER
+from ..speed.report import OFF, WRAPPER, asked
 from . import folders as comfy_folders
 
 if TYPE_CHECKING:
@@ -134,6 +134,17 @@ class ComfyUIEngine:
         from . import speed
 
         return speed.accelerate(model, mode)
+
+    def expect(self, prompt: Any) -> None:
+        """Make the compiler ready for the modes of ``speed`` in ``prompt``."""
+        modes = asked(prompt)
+        if modes:
+            from comfy.model_management import get_torch_device
+
+            from ... import settings
+            from ..speed import ahead
+
+            ahead.begin(modes, get_torch_device, settings.load().volume)
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """Core SaveImage's folder, name and counter for ``prefix``."""

@@ -68,13 +68,14 @@ def register() -> None:
 
 
 def _saved_first(submitted: dict[str, Any]) -> dict[str, Any]:
-    """A job as it was submitted, with pictures saved before they are scored."""
+    """A job as it was submitted, with pictures saved before they are scored; what it will need is begun."""
     from ...workflows.save_first import save_first
 
     if "prompt" not in submitted:
         return submitted
     targets = submitted.get("partial_execution_targets")
     prompt = save_first(submitted["prompt"], targets if isinstance(targets, list) else None)
+    current_engine().expect(prompt)
     return {**submitted, "prompt": prompt}
 
 

@@ -27,7 +27,7 @@ from comfy_execution.utils import get_executing_context
 from ... import settings
 from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import cache, compiler, keeping, layers, machine, report
+from ..speed import ahead, cache, compiler, keeping, layers, machine, report
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
 from ..speed.layers import Place
@@ -140,6 +140,7 @@ class _Wrapper:
         base = executor.class_obj
         reason = _hindrance(base)
         if reason is None:
+            ahead.wait()
             cache.use(self.volume, self.cache_name)
             with ExitStack() as stack:
                 if self.mode == "fast":

@@ -17,12 +17,13 @@ from ...models.headers import read_header
 from ...models.identify import FileKind, identify
 from ...models.identity_files import IdentityFiles
 from ..protocol import WEIGHT_DTYPES, InstantIDSettings, SaveTarget, SpeedMode, current_engine
-from ..speed.report import OFF
+from ..speed.report import OFF, asked
 from .execution.calls import check_interrupt
 from .files import EngineFiles
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from ...identity.adapter import Adapter
@@ -149,6 +150,15 @@ class EmbeddedEngine:
 
         return lora.apply(model, clip, path, strength, clip_strength)
 
+    def expect(self, prompt: Any) -> None:
+        """Make the compiler ready for the modes of ``speed`` in ``prompt``."""
+        modes = asked(prompt)
+        if modes:
+            from ... import settings
+            from ..speed import ahead
+
+            ahead.begin(modes, _device, settings.load().volume)
+
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled; see ``speed.accelerate``."""
         if mode == "off" and not getattr(model, "accelerated", False):
@@ -203,6 +213,12 @@ def embedded_engine() -> EmbeddedEngine:
     engine = current_engine()
     assert isinstance(engine, EmbeddedEngine)
     return engine
+
+
+def _device() -> torch.device:
+    from .inference import weights
+
+    return weights.best().device
 
 
 def _require(path: Path, *kinds: FileKind) -> FileKind:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from ..protocol import SpeedMode
+from typing import Any
+
+from ..protocol import SPEED_MODES, SpeedMode
 
 OFF = "Speed off."
 WRAPPER = "ryla_speed"
 """The key of what a mode hangs on a MODEL of ComfyUI."""
+NODE = "RYLA_FluxSpeed"
 _DONE: dict[SpeedMode, str] = {
     "off": OFF,
     "exact": "Speed exact: the blocks run compiled.",
     "fast": "Speed fast: the blocks run compiled, with their matrices in 8 bits.",
 }
+
+
+def asked(prompt: Any) -> set[SpeedMode]:
+    """The modes that a graph in ComfyUI's API format asks for, but "off"; it may be anything."""
+    nodes = prompt.values() if isinstance(prompt, dict) else ()
+    speeds = [node for node in nodes if isinstance(node, dict) and node.get("class_type") == NODE]
+    given = [node["inputs"].get("mode") for node in speeds if isinstance(node.get("inputs"), dict)]
+    return {mode for mode in SPEED_MODES if mode != "off" and mode in given}
 
 
 def done(mode: SpeedMode, note: str = "") -> str:

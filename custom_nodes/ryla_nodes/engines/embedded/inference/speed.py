@@ -12,7 +12,7 @@ from torch import nn
 from .... import settings
 from ...loading import unread
 from ...protocol import SpeedMode
-from ...speed import cache, compiler, keeping, layers, machine, report
+from ...speed import ahead, cache, compiler, keeping, layers, machine, report
 from ...speed.fp8 import Fp8Linear
 from .flux import FluxModel
 from .flux_network import attend, modulated
@@ -32,6 +32,7 @@ class AcceleratedNetwork(Network):
     @cached_property
     def module(self) -> nn.Module:
         """A clone of the patched module: what stays in its precision is shared with the base."""
+        ahead.wait()
         cache.use(settings.load().volume, self.cache_name)
         # Tensors of inference mode beside others would be other graphs.
         with torch.inference_mode(False), torch.no_grad():

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ....workflows.save_first import save_first
+from ...protocol import Engine
 from ..execution.calls import Reporter, shown
 from ..execution.jobs import Job, JobQueue
 from ..execution.registry import Registry
@@ -27,7 +28,8 @@ SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 class JobRoutes:
     """Submitting jobs, looking at them, cancelling them."""
 
-    def __init__(self, queue: JobQueue, registry: Registry, reporter: Reporter) -> None:
+    def __init__(self, queue: JobQueue, registry: Registry, reporter: Reporter, engine: Engine) -> None:
+        self._engine = engine
         self._queue = queue
         self._registry = registry
         self._reporter = reporter
@@ -76,6 +78,7 @@ class JobRoutes:
         size = request.app[BODIES].size_of(request)
         if not self._queue.put(Job(number, prompt_id, prompt, extra_data, tuple(verdict.outputs), size)):
             raise Refused(429, "queue_full", "Too many jobs wait: the engine takes no more now.")
+        self._engine.expect(prompt)
         return json_answer({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
     def _take_number(self, body: dict[str, Any]) -> float:

@@ -84,7 +84,7 @@ class EngineServer:
         self._reporter = Reporter(_folder_names(self.engine, settings) if hide_paths else None)
         self._connections = Connections()
         self.queue = JobQueue(lambda: self._hub.send_status(), maximum_history)
-        self._jobs = JobRoutes(self.queue, self.registry, self._reporter)
+        self._jobs = JobRoutes(self.queue, self.registry, self._reporter, self.engine)
         self._hub = Hub(self._jobs.status, self._connections.limit // 2)
         self._executor = Executor(self.registry, self._hub.send, self.engine.unload_models, self._reporter)
         self._worker = Worker(self.queue, self._executor, self._hub.send, self.engine)
