@@ -43,6 +43,15 @@ def test_jobs_wait_in_the_order_of_their_numbers(engine: Engine, busy: str) -> N
     assert engine.get("/prompt") == {"exec_info": {"queue_remaining": 5}}
 
 
+def test_the_engine_is_told_of_a_job_before_it_is_its_turn(
+    engine: Engine, busy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(type(engine.engine), "expect", lambda self, prompt: told.append(prompt))
+    waiting = engine.accept(picture(7))
+    assert told == [picture(7)] and pending(engine) == [waiting]
+
+
 def test_waiting_jobs_can_be_deleted(engine: Engine, busy: str) -> None:
     ids = [engine.accept(picture(color)) for color in range(4)]
     engine.http.post("/queue", json={"delete": [ids[1], new_id(), busy]}).raise_for_status()
