@@ -73,9 +73,10 @@ class Bench:
     def warm_cache(self) -> None:
         """Have all weights in the page cache."""
         began = time.perf_counter()
+        buffer = bytearray(16 << 20)  # New memory for each part takes longer than reading it.
         for path in self.files:
             with path.open("rb", buffering=0) as file:
-                while file.read(64 << 20):
+                while file.readinto(buffer):
                     pass
         print(f"page cache filled in {time.perf_counter() - began:.1f} s", flush=True)
 
