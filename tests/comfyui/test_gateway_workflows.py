@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small_identity
 import small_models
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.process import Install
+from face_models import portrait
 from gateway.served import Served, served
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.gateway.options import Limits, Options
-from ryla_nodes.identity.demo_faces import portrait
 
 HERE = Path(__file__).parent
 WORKFLOWS = HERE.parents[1] / "workflows"
@@ -33,7 +33,7 @@ SMALL = {"prompt": "a portrait of a person", "width": 256, "height": 256, "steps
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
+    small_identity.place(home / "models")
     small_models.kohya(home / "models" / "loras" / "anna.safetensors")
     return home
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_identity
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI, Install
+from face_models import portrait
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.engines.embedded.server.server import EngineServer
-from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
@@ -95,7 +95,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RYLA_HOME with every small model."""
     home = tmp_path_factory.mktemp("home")
     tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
+    small_identity.place(home / "models")
     return home
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfyui.editor.editor import Editor
 from comfyui.process import REPO, ComfyUI
-from ryla_nodes.identity.demo_faces import portrait
+from face_models import portrait
 
 PACKS = tuple(
     REPO / "tests" / "comfyui" / "packs" / name for name in ("ryla_test_small_shapes", "ryla_test_small_sdxl.py")

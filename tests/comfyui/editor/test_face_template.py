@@ -7,13 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import small_identity
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.editor import scene
 from comfyui.editor.conftest import Edit
 from comfyui.process import ComfyUI, Install
 from PIL import Image
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
 ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
@@ -39,7 +39,7 @@ def server(start_comfyui: StartComfyUI, comfyui_install: Install, tmp_path_facto
         pytest.skip("this ComfyUI's Python has no insightface (and RYLA_TEST_SITE_PACKAGES names no folder with it)")
     models = tmp_path_factory.mktemp("faces") / "models"
     tiny_flux.ensure(models)
-    tiny_sdxl.ensure(models)
+    small_identity.place(models)
     running = start_comfyui(route="clone", packs=scene.PACKS, models=(models,), environ=ENVIRON)
     scene.photo(running)
     return running
