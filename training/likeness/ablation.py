@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ryla_nodes.files import replacing
 from ryla_nodes.identity.attention import LAYERS, adapter_name
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -13,11 +14,12 @@ _GROUP = "ip_adapter."
 
 
 def write(adapter: Path, kind: str, folder: Path) -> Path:
-    """``adapter`` without its middle block (``without-middle``) or in another order (``wrong-order``), in ``folder``."""
+    """``adapter`` in ``folder``: ``without-middle``, that block's ten layers, or in the ``wrong-order``."""
     path = folder / f"{kind}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(adapter)
-    save_file(_without_middle(weights) if kind == "without-middle" else _wrong_order(weights), path)
+    with replacing(path) as part:
+        save_file(_without_middle(weights) if kind == "without-middle" else _wrong_order(weights), part)
     return path
 
 
@@ -29,8 +31,9 @@ def _without_middle(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _wrong_order(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The file read as if the middle came before the output blocks, among layers of one width: 40 of 70 are wrong."""
-    natural = sorted(range(len(LAYERS)), key=lambda position: ("input", "middle", "output").index(LAYERS[position].block))
+    """The file as if the middle came before the output blocks, among layers of one width: 40 of 70 are wrong."""
+    order = ("input", "middle", "output")
+    natural = sorted(range(len(LAYERS)), key=lambda position: order.index(LAYERS[position].block))
     wrong = dict(weights)
     for width in {weights[_name(position, "k")].shape[0] for position in natural}:
         places = [p for p in range(len(LAYERS)) if weights[_name(p, "k")].shape[0] == width]

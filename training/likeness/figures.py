@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,9 @@ class Figures:
     def _flux(self) -> dict[str, Any]:
         lines = self._by_kind[FLUX]
         made = [line for line in lines if "error" not in line]
+        parts = made[0]["plain"] if made else ()
         right = {
-            stage: {part: Share(sum(line[stage][part] for line in made), len(lines)).as_dict() for part in made[0][stage]}
+            stage: {part: Share(sum(line[stage][part] for line in made), len(lines)).as_dict() for part in parts}
             for stage in ("plain", "faced")
             if made
         }
@@ -123,6 +124,7 @@ def _falls(found: Mapping[str, Any]) -> Goals:
     return {f"ablation: the rate falls {kind}": found[kind]["interval"][1] < found[OWN]["rate"] for kind in ABLATIONS}
 
 
-def missing(rows: Sequence[str], count: int, done: Any) -> list[Asked]:
+def missing(rows: Sequence[str], count: int, done: Callable[[str], bool]) -> list[Asked]:
     """What is still to be painted, in the order of the rows."""
-    return [each for each in dict.fromkeys(each for row in rows for each in asked_for(row, count)) if not done(each.key)]
+    asked = dict.fromkeys(each for row in rows for each in asked_for(row, count))
+    return [each for each in asked if not done(each.key)]

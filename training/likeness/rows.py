@@ -6,18 +6,19 @@ A row's pictures go through the workflows' own graphs, bound as ``ryla run`` bin
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.files import replacing, sha256
 from ryla_nodes.identity.crop import ellipse_mask
-from ryla_nodes.identity.geometry import Array, place_keypoints
+from ryla_nodes.identity.geometry import Array, Box, place_keypoints
 from ryla_nodes.workflows import manifest
 from ryla_nodes.workflows.graph import Graph
 from ryla_nodes.workflows.workflow import BoundPrompt, Workflow, bind
@@ -29,7 +30,7 @@ from ..scenes import FaceScene
 from ..sdxl.bank import PLACES
 from . import cast
 from .engine import JobFailed, Painter
-from .scores import Eyes, alike, apart, sides
+from .scores import Eyes, Face, alike, apart, sides
 
 Facts = dict[str, Any]
 SEED = 2026
@@ -135,10 +136,7 @@ class Set:
         graph["plain"] = {**graph[saving], "inputs": plain}
         self._paint(painter, graph, {"": saving, "-plain": "plain"}, asked)
         before, after = (read(self.picture(asked, what)) for what in ("-plain", ""))
-        faces = self.eyes.faces(before)
-        outside = np.ones(before.shape[:2], bool)
-        if faces:
-            outside = ellipse_mask(faces[0].box, before.shape[1], before.shape[0]) == 0
+        outside = _outside(self.eyes.faces(before), before)
         return {
             "similarity": alike(self.eyes.face(photo), self._face(self.picture(asked))),
             "changed_outside": int((before != after).any(axis=2)[outside].sum()),
@@ -177,7 +175,7 @@ class Set:
                     Image.fromarray(mask).convert("RGB").save(part, "PNG")
         return made[0], made[1]
 
-    def _face(self, file: Path) -> Any:
+    def _face(self, file: Path) -> Face | None:
         return next(iter(self.eyes.faces(read(file))), None)
 
     def _bound(self, workflow: str, photo: Path, number: int, values: Mapping[str, Any]) -> BoundPrompt:
@@ -203,6 +201,15 @@ def _workflow(name: str) -> Workflow:
 
 def _titled(graph: Graph, title: str) -> str:
     return next(node for node, content in graph.items() if content.get("_meta", {}).get("title") == title)
+
+
+def _outside(faces: Sequence[Face], picture: cast.Picture) -> NDArray[np.bool_]:
+    """Where the face stage has no say. The face is found anew in the saved picture, so its box may be a hair off."""
+    if not faces:
+        return np.ones(picture.shape[:2], bool)
+    box = faces[0].box
+    grown = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)
+    return np.asarray(ellipse_mask(grown, picture.shape[1], picture.shape[0]) == 0)
 
 
 def _attributes(scene: FaceScene, picture: cast.Picture) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""Who is in a picture, as the package's own scoring says: InsightFace finds the faces, the second recogniser reads them.
+"""Who is in a picture, as the package's own scoring says: InsightFace finds faces, the second recogniser reads them.
 
 The cosine above which two faces are one person is set before anything is painted, on drawn people who are not judged.
 """
@@ -40,9 +40,9 @@ class Face:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The cosine to exceed; of ``own`` of a person's drawn pairs it is exceeded, and of ``pairs`` strangers' it was set.
+    """The ``cosine`` that one person's faces exceed. ``own``: the share of a drawn person's pairs that does.
 
-    Without pairs (the detector finds nobody) it is 1, which nobody exceeds.
+    It was set by ``pairs`` pairs of strangers. Without any (the detector finds nobody) it is 1, which nobody exceeds.
     """
 
     cosine: float
