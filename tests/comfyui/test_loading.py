@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_identity
+import shipped_models
 from comfyui.conftest import StartComfyUI
 from comfyui.process import Install
 from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
@@ -16,7 +16,7 @@ from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install, models: Path) -> dict[str, Any]:  # noqa: F811
-    small_identity.place(models)
+    shipped_models.identity(models)
     script = Path(__file__).with_name("loading_probe.py")
     command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)

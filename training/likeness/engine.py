@@ -61,8 +61,8 @@ class SharedEngine(EmbeddedEngine):
         """None that others fill: the engine's own models are what is judged."""
         return at_root(self.home / "models")
 
-    def default_identity(self, *, make: bool = True) -> IdentityFiles:
-        return self.identity or super().default_identity(make=make)
+    def default_identity(self) -> IdentityFiles:
+        return self.identity or super().default_identity()
 
     def load_flux(self, files: FluxFiles, weight_dtype: str) -> tuple[Any, Any, Any]:
         load = super().load_flux

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_identity
+import shipped_models
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.editor import scene
@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with every small model and a LoRA."""
     models = tmp_path_factory.mktemp("home") / "models"
     tiny_flux.ensure(models)
-    small_identity.place(models)
+    shipped_models.identity(models)
     header = read_header(models / "diffusion_models" / "tiny-flux.safetensors")
     (models / "loras").mkdir(exist_ok=True)
     demo_lora.write(models / "loras" / "character-anna.safetensors", header, "kohya", "ohwx woman")

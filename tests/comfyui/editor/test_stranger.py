@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-import small_identity
+import shipped_models
 import tiny_flux
 import torch
 from comfyui.editor import scene
@@ -45,7 +45,7 @@ def machine(tmp_path: Path) -> Iterator[World]:
 
 
 def small_files(machine: World, folder: Path) -> Iterator[tuple[ModelEntry, bytes]]:
-    flux, faces = tiny_flux.ensure(folder), small_identity.place(folder)
+    flux, faces = tiny_flux.ensure(folder), shipped_models.identity(folder)
     assert flux.clip_l and flux.t5xxl and flux.vae
     known = machine.catalogue
     paths = {"flux1-dev": flux.transformer, "clip_l": flux.clip_l, "t5xxl_fp16": flux.t5xxl, "ae": flux.vae}
