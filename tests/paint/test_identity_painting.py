@@ -45,8 +45,6 @@ PEOPLE, FEW, SIZE, STEPS = 12, 6, 256, 6
 FALSE_ALARM = 1e-2
 NOBODY = strength_name(0)
 
-pytestmark = pytest.mark.timeout(600)
-
 
 class Gallery:
     """The pictures of ``engine``, below ``folder``."""
