@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
-_QUERY = ("--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0")
+_QUERY = ("--query-gpu=memory.used", "--format=csv,noheader,nounits")
 
 
 def device_memory_gb() -> float | None:
-    """The first GPU's; None without nvidia-smi.
+    """The first GPU's that CUDA_VISIBLE_DEVICES leaves us, or the machine's first; None without nvidia-smi.
 
     To be asked after a run that is timed, not during it: every call starts a process that talks to the driver.
     """
     program = shutil.which("nvidia-smi")
-    shown = subprocess.run([program, *_QUERY], capture_output=True, text=True).stdout.strip() if program else ""
+    if program is None:
+        return None
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    shown = subprocess.run([program, *_QUERY, f"--id={first}"], capture_output=True, text=True).stdout.strip()
     return int(shown) * 2**20 / 1e9 if shown.isdigit() else None

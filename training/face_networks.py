@@ -16,6 +16,8 @@ ANCHORS = 2
 """InsightFace reads two anchors a cell; both stand at its middle, so the second repeats the first."""
 EMBEDDING = 512
 ALIGNED = 112
+_UNLIKELY = -4.6
+"""The first logit of a face, 1 in 100 (Lin et al. 2017): at first nearly all cells have none."""
 
 
 class Block(nn.Module):
@@ -48,7 +50,7 @@ class Detector(nn.Module):
     (B, n, 10) offsets from it, both in strides: as InsightFace reads them.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 48, 96, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 32, 64, 128, 160)) -> None:
         super().__init__()
         half, quarter, *rest = widths
         self.stem = nn.Sequential(_stem(half), Block(half, quarter, 2), Block(quarter, quarter))
@@ -58,6 +60,8 @@ class Detector(nn.Module):
             stages.append(nn.Sequential(Block(inside, width, 2), *dilated))
             heads.append(nn.Sequential(Block(width, width, dilation=2), Block(width, width), nn.Conv2d(width, 15, 1)))
             inside = width
+        for head in heads:
+            nn.init.constant_(head[-1].bias[:1], _UNLIKELY)
         self.stages, self.heads = nn.ModuleList(stages), nn.ModuleList(heads)
 
     def forward(self, pictures: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

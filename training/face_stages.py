@@ -21,8 +21,10 @@ ARCFACE_TEMPLATE = (
     (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)
 )  # fmt: skip
 """Where ArcFace's 112x112 pictures have the five points."""
-_SHOWN = 1.6
+_SHOWN = 4.0
 """A face of stride s has a half height of about this many strides, between its square root of two less and more."""
+_POINTS = 4
+"""What a keypoint counts beside an edge of the box: faces are aligned by keypoints alone."""
 _MARGIN = 0.35
 _SCALE = 24.0
 _PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 0.13))
@@ -102,7 +104,7 @@ def detector_loss(detector: Detector, batch: Batch) -> Tensor:
         corner = _corners(size, stride, height.device)
         edges = torch.cat([corner - batch["box"][:, None, :2], batch["box"][:, None, 2:] - corner], dim=2) / stride
         offsets = (batch["points"][:, None] - corner[:, :, None]).flatten(2) / stride
-        apart = (box - edges).abs().mean(2) + 2 * (points - offsets).abs().mean(2)
+        apart = (box - edges).abs().mean(2) + _POINTS * (points - offsets).abs().mean(2)
         errors.append(apart * stride / height[:, None])
         scores.append(score)
         wanted.append(_cells(batch, corner, stride).float())
@@ -191,6 +193,15 @@ def frames(points: Tensor) -> Tensor:
     imaginary = (a[:, 0] * b[..., 1] - a[:, 1] * b[..., 0]).sum(1) / power
     turn = torch.stack([torch.stack([real, -imaginary], 1), torch.stack([imaginary, real], 1)], 1)
     return torch.cat([turn, (target - turn @ origin)[:, :, None]], dim=2)
+
+
+def crop(pictures: Tensor, frame: Tensor) -> Tensor:
+    """What ``frame`` (B, 2, 3; see ``frames``) cuts out of pictures (B, 3, H, H): faces (B, 3, 112, 112)."""
+    steps = torch.arange(ALIGNED, dtype=torch.float32, device=pictures.device)
+    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+    place = torch.stack([columns, rows, torch.ones_like(rows)])
+    grid = torch.einsum("bij,jrc->brci", frame, place) * 2 - 1
+    return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def spoilt(pictures: Tensor, seed: int) -> Tensor:

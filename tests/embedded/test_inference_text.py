@@ -15,6 +15,7 @@ from made_up import byte_level, clip_tokenizer
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import tokenizers
 from ryla_nodes.engines.embedded.inference.text import FluxText
+from ryla_nodes.engines.embedded.inference.weights import Patch
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders
 from tokenizers import Tokenizer, pre_tokenizers
@@ -39,6 +40,27 @@ def test_shapes(clip: FluxText) -> None:
     assert values["pooled_output"].shape == (1, 128)
     assert values["guidance"] == 2.0
     assert states.isfinite().all() and states.std() > 0.5
+
+
+def test_a_prompt_of_late_is_not_read_again_and_a_patched_encoder_keeps_its_own(tiny_home: Path) -> None:
+    files = tiny_flux.files(tiny_home / "models")
+    clip = small_models.engine(tiny_home).load_clip(files.clip_l, files.t5xxl)
+    runs: list[int] = []
+    clip.t5xxl.network.base.register_forward_hook(lambda *_: runs.append(1))
+    first, _, again = (context(clip, prompt) for prompt in ("a cat", "a dog", "a cat"))
+    assert torch.equal(first, again) and len(runs) == 2
+    assert context(clip, "a (cat:1.3)").shape == first.shape and len(runs) == 3, "another weight is another prompt"
+    for number in range(16):
+        context(clip, f"number {number}")
+    assert torch.equal(context(clip, "a cat"), first) and len(runs) == 20, "what is long ago is forgotten"
+
+    assert clip.patched([], []).t5xxl is clip.t5xxl
+    name, weight = next(
+        (name, weight) for name, weight in clip.t5xxl.network.base.named_parameters() if name.endswith("wo.weight")
+    )
+    patch = Patch(name, torch.ones(weight.shape[0], 1), torch.ones(1, weight.shape[1]), 0.1, slice(0, weight.shape[0]))
+    changed = clip.patched([], [patch])
+    assert not torch.equal(context(changed, "a cat"), first) and torch.equal(context(clip, "a cat"), first)
 
 
 def test_a_long_prompt_is_read_to_its_end(clip: FluxText) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,10 @@ from ryla_nodes.identity.geometry import draw_keypoints
 from ryla_nodes.models.folders import ModelFolders
 from tokenizers import Tokenizer
 
-from training import faces
+from training import face_networks, faces
+from training.face_stages import crop, frames
+from training.people import keypoints, people, views
+from training.portraits import portraits
 from training.sdxl import captions, rehearsal
 from training.sdxl.__main__ import Run
 from training.sdxl.bank import scene_views
@@ -28,7 +32,7 @@ from training.sdxl.export import export_models, files
 from training.sdxl.hints import draw_hints
 from training.sdxl.networks import Painter, autoencoder, fold_latent_format
 from training.sdxl.plan import SMOKE, Bucket
-from training.sdxl.stages import Loss, predict
+from training.sdxl.stages import Likeness, Loss, predict
 from training.text import CLIP_LENGTH, clip_tokenizer, token_ids
 
 POINTS = np.array([[50.6, 50], [78, 52.2], [64, 66], [54, 80.9], [75, 82]], np.float32)
@@ -111,8 +115,6 @@ def test_of_two_people_each_acts_in_its_half(tokenizer: Tokenizer, painter: Pain
 
 def test_blocks_of_a_width_share_one_compiled_graph(painter: Painter) -> None:
     """Seventy layers that each compile for themselves would take the compiler an hour."""
-    import copy
-
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> object:
@@ -133,6 +135,24 @@ def test_blocks_of_a_width_share_one_compiled_graph(painter: Painter) -> None:
     assert all(
         name.startswith(("text.clip_l.text_model.encoder.layers.2", "text.clip_l.text_model.final")) for name in idle
     )
+
+
+def test_the_face_that_is_looked_at_is_the_one_in_the_picture(tokenizer: Tokenizer, painter: Painter) -> None:
+    """What is cut out of a whole picture is what is drawn there; the likeness teaches the painter and nobody else."""
+    who, view = people(torch.arange(3)), views(3, torch.Generator().manual_seed(4), scale=(0.25, 0.35))
+    frame = frames(keypoints(who, view))
+    drawn = portraits(who, view, face_networks.ALIGNED, frame)
+    assert (crop(portraits(who, view, 512), frame) - drawn).abs().mean() < 0.01
+
+    trained, vae = copy.deepcopy(painter), autoencoder((64, 64, 64, 64)).requires_grad_(False)
+    likeness = Likeness(vae, face_networks.Recogniser().eval().requires_grad_(False))
+    batch = rehearsal.stand_in(SMOKE, CPU).batch(SMOKE.buckets[0], 0)
+    batch |= {"own": torch.randn(batch["own"].shape), "known": torch.ones_like(batch["known"])}
+    apart = Loss(trained, CPU, likeness)(batch) - Loss(trained, CPU)(batch)
+    assert float(apart.detach()) > 0
+    apart.backward()
+    taught = [name for name, weight in trained.adapter.named_parameters() if weight.grad is not None]
+    assert len(taught) == len(list(trained.adapter.parameters())) and trained.unet.conv_out.weight.grad.abs().max() > 0
 
 
 def test_every_way_to_say_it_is_one_row_and_fits(tokenizer: Tokenizer) -> None:

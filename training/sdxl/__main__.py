@@ -33,7 +33,7 @@ from .export import export_models
 from .judge import Judge, sheet
 from .networks import Painter, autoencoder
 from .plan import SMOKE, Bucket, Plan
-from .stages import Sampler, train_autoencoder, train_painter
+from .stages import Likeness, Sampler, train_autoencoder, train_painter
 
 _CANVAS = 512
 _FLUX_SHARE = 4
@@ -68,6 +68,7 @@ class Run:
             for number, name in enumerate(("recogniser", "scorer"), start=1)
         )
         self.autoencoder()
+        self.vae.requires_grad_(False)
         texts = Texts.of(self.tokenizer, plan.seed, self.device)
         judge = Judge(recogniser, scorer, texts, plan.judged, self.device)
         self.judge_autoencoder(judge)
@@ -80,7 +81,7 @@ class Run:
                 with timed("waiting for the compiler", self.report):
                     compiling.join()
             with timed("sdxl", self.report):
-                train_painter(self.painter, sampler, plan, folder, self.report)
+                train_painter(self.painter, sampler, Likeness(self.vae, recogniser), plan, folder, self.report)
             torch.save(self.painter.state_dict(), done)
         export_models(self.painter, self.vae, self.tokenizer, folder / "models")
         self.judge(judge)

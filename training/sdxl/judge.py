@@ -14,8 +14,8 @@ from ryla_nodes.identity.geometry import place_keypoints
 from torch import Tensor
 from torch.nn import functional
 
-from ..face_networks import ALIGNED, Recogniser
-from ..face_stages import aligned, as_bytes, frames, verification
+from ..face_networks import Recogniser
+from ..face_stages import aligned, as_bytes, crop, frames, verification
 from ..loop import Batch
 from ..people import keypoints, people, views
 from ..portraits import portraits
@@ -116,11 +116,7 @@ class Judge:
 
 def cut(pictures: Tensor, points: Tensor) -> Tensor:
     """Faces (B, 3, 112, 112) out of pictures (B, 3, H, H), by keypoints (B, 5, 2) in parts of them."""
-    steps = torch.arange(ALIGNED, dtype=torch.float32, device=points.device)
-    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
-    place = torch.stack([columns, rows, torch.ones_like(rows)])
-    grid = torch.einsum("bij,jrc->brci", frames(points), place) * 2 - 1
-    return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return crop(pictures, frames(points))
 
 
 def sheet(rows: list[Tensor], path: Path, tile: int = 128) -> None:

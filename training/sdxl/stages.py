@@ -14,6 +14,8 @@ from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from torch import Tensor
 from torch.nn import functional
 
+from ..face_networks import Recogniser
+from ..face_stages import crop, frames
 from ..loop import Batch, Trainer, autocast
 from ..stages import autoencoder_loss
 from .bank import Scenes
@@ -31,6 +33,10 @@ NOISE = 0.35
 OFFSET = 0.12
 """Noise that is one for a whole channel: without it a network reads the mean of the picture off the noise."""
 _GAMMA = 5.0
+_LOOKED_AT = 16
+"""Of one in so many pictures the face is looked at."""
+_LIKENESS = 0.2
+"""What a cosine counts beside the square of the noise that was not found."""
 
 
 # --- the autoencoder --------------------------------------------------------------------------------------------------
@@ -91,12 +97,15 @@ class Sampler:
         latents, said = torch.cat([alone[0], both[0]]), torch.cat([alone[1], both[1]])
         faces = torch.cat([alone[2][:, 0], both[2][:, 0], both[2][:, 1]])
         points = torch.cat([alone[3][:, 0], both[3][:, 0], both[3][:, 1]]) * bucket.size
+        looked = max(1, count // _LOOKED_AT)
         batch = {
             "clean": latents.float(),
             "noise": torch.randn(latents.shape, generator=chance, device=self.device),
             "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
             "step": torch.randint(1000, (count,), generator=chance, device=self.device),
             "points": points + torch.randn(points.shape, generator=chance, device=self.device) * (bucket.size / 400),
+            "own": faces[:looked].float(),
+            "frames": frames(alone[3][:looked, 0]),
         }
         return batch | self._conditions(said, faces.float(), pairs, chance)
 
@@ -125,16 +134,39 @@ class Sampler:
             "clip_l": self.texts.clip_l[said, column].long(),
             "clip_g": self.texts.clip_g[said, column].long(),
             "faces": torch.where(people(nobody)[:, None], empty, faces),
+            "known": (~nobody & ~plain).float(),
             "strength": people(torch.where(plain, 0.0, strength)),
             "control": people(torch.where(uniform(count) < FREE, 0.0, control)),
         }
 
 
-class Loss:
-    """The noise that the painter does not find, each level weighted by min-SNR (Hang et al. 2023)."""
+@dataclass(frozen=True)
+class Likeness:
+    """Looks at the faces in pictures that are still latents, with the recogniser that InstantID uses.
 
-    def __init__(self, painter: Painter, device: torch.device) -> None:
-        self.painter, self.cast = painter, autocast(device)
+    It is small in the squares of the noise, so a painter would learn it last.
+    """
+
+    vae: Autoencoder
+    recogniser: Recogniser
+
+    def __call__(self, latents: Tensor, batch: Batch) -> Tensor:
+        """1 - cosine to those who should be there, of the first pictures: (K,)."""
+        rows = len(batch["own"])
+        pictures = (self.vae.decode(LATENT.to_vae(latents[:rows])).float() + 1) / 2
+        with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would cut out a face a pixel beside it.
+            faces = crop(pictures, batch["frames"])
+        return 1 - functional.cosine_similarity(self.recogniser(faces * 2 - 1).float(), batch["own"])
+
+
+class Loss:
+    """The noise that the painter does not find, each level weighted by min-SNR (Hang et al. 2023).
+
+    With ``likeness`` also who it takes the people to be, by the picture that is left without the noise.
+    """
+
+    def __init__(self, painter: Painter, device: torch.device, likeness: Likeness | None = None) -> None:
+        self.painter, self.likeness, self.cast = painter, likeness, autocast(device)
         sigmas = NoiseSampling().sigmas.to(device)
         self.signal, self.noise = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
         ratio = sigmas**-2
@@ -144,9 +176,18 @@ class Loss:
     def __call__(self, batch: Batch) -> Tensor:
         noise = batch["noise"] + OFFSET * batch["shift"]
         signal, level = (table[batch["step"]].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
+        noisy = signal * batch["clean"] + level * noise
         with self.cast():
-            out = predict(self.painter, signal * batch["clean"] + level * noise, batch["step"], batch)
-        return (self.weight[batch["step"]] * (out - noise).square().mean(dim=(1, 2, 3))).mean()
+            out = predict(self.painter, noisy, batch["step"], batch)
+        loss = (self.weight[batch["step"]] * (out - noise).square().mean(dim=(1, 2, 3))).mean()
+        if self.likeness is None:
+            return loss
+        with self.cast():
+            unlike = self.likeness((noisy - level * out) / signal, batch)
+        rows = len(unlike)
+        # Of much noise little of a face is left to be seen.
+        seen = signal[:rows].view(-1).square() * batch["known"][:rows]
+        return loss + _LIKENESS * (seen * unlike).mean()
 
 
 def predict(painter: Painter, x: Tensor, step: Tensor, batch: Batch) -> Tensor:
@@ -218,8 +259,10 @@ def compile_blocks(painter: Painter, plan: Plan) -> None:
         block.compile(dynamic=False)
 
 
-def train_painter(painter: Painter, sampler: Sampler, plan: Plan, folder: Path, report: Report) -> None:
+def train_painter(
+    painter: Painter, sampler: Sampler, likeness: Likeness, plan: Plan, folder: Path, report: Report
+) -> None:
     """Train UNet, ControlNet, text encoders and adapter together."""
     compile_blocks(painter, plan)
     trainer = Trainer("sdxl", painter, plan.steps, plan.rate, folder, painter.matrices(), plan.matrix_rate)
-    trainer.run(sampler.draw, Loss(painter, sampler.device), report)
+    trainer.run(sampler.draw, Loss(painter, sampler.device, likeness), report)
