@@ -23,8 +23,9 @@ _KINDS = {DRAWN: (DRAWN,), "sdxl": (OWN, OTHER, *map(strength_name, STRENGTHS)),
 def tables(content: Mapping[str, Any]) -> Iterable[str]:
     """The lines of the tables, in Markdown."""
     limit = content["threshold"]
-    yield f"\nPictures of {content['size']} px in {content['steps']} steps, accepted above a cosine of {limit['cosine']:.3f}:"
-    yield f"so are 1 % of {limit['pairs']} drawn pairs of strangers, and {100 * limit['own']:.1f} % of a person's pairs."
+    own = f"{100 * limit['own']:.1f} %"
+    yield f"\nPictures of {content['size']} px in {content['steps']} steps. Accepted is what exceeds a cosine of"
+    yield f"{limit['cosine']:.3f}, as 1 % of {limit['pairs']} drawn pairs of strangers do, and {own} of a person's."
     yield "\n| row | pictures | accepted | 95 % interval | mean cosine | no face | failed |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row, found in content["rows"].items():
