@@ -43,7 +43,7 @@ from training.likeness.scores import Eyes, Threshold  # noqa: E402
 from training.sdxl.export import files as trained  # noqa: E402
 
 REPORT_EVERY = 20.0
-LEAST_STRANGERS = 24
+LEAST_STRANGERS = 8
 GPU_BATCH, GPU_PROCESSES = 24, 4
 SMALLEST = 256
 

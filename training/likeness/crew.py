@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def _next(results: Queue[Any], crew: Sequence[Any]) -> Any:
 
 
 def _member(order: Order, asked: Sequence[Asked], results: Queue[Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever started it ends it.
     quiet(order)
     for result in _paint(order, asked):
         results.put(result)

@@ -121,7 +121,11 @@ def _flux_goals(found: Mapping[str, Any]) -> Goals:
 
 def _falls(found: Mapping[str, Any]) -> Goals:
     """An ablation is felt where its whole interval lies below the rate of the whole adapter."""
-    return {f"ablation: the rate falls {kind}": found[kind]["interval"][1] < found[OWN]["rate"] for kind in ABLATIONS}
+    goals = {}
+    for kind in ABLATIONS:
+        less = found[kind]["right"] < found[OWN]["right"]
+        goals[f"ablation: the rate falls {kind}"] = less and found[kind]["interval"][1] < found[OWN]["rate"]
+    return goals
 
 
 def missing(rows: Sequence[str], count: int, done: Callable[[str], bool]) -> list[Asked]:

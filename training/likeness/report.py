@@ -10,21 +10,21 @@ from ryla_nodes.batch.contact_sheet import Thumbnail, make
 
 from . import cast
 from .crew import Order
-from .figures import Lines
+from .figures import LEAST, MOST, Lines
 from .rows import ABLATIONS, DRAWN, FLUX, OTHER, OWN, PAIRS, STRENGTHS, Asked, strength_name
 
 _SHOWN = 8
 _COLUMNS = {DRAWN: 8, "sdxl": 8, FLUX: 6, PAIRS: 6, "ablation": 8}
 """So that a person, or two, fill a row."""
-_UNWANTED = (OTHER, strength_name(0))
 _KINDS = {DRAWN: (DRAWN,), "sdxl": (OWN, OTHER, *map(strength_name, STRENGTHS)), "ablation": (OWN, *ABLATIONS)}
 
 
 def tables(content: Mapping[str, Any]) -> Iterable[str]:
     """The lines of the tables, in Markdown."""
     limit = content["threshold"]
-    yield f"\nPictures of {content['size']} px in {content['steps']} steps, accepted above a cosine of {limit['cosine']:.3f}:"
-    yield f"so are 1 % of {limit['pairs']} drawn pairs of strangers, and {100 * limit['own']:.1f} % of a person's pairs."
+    own = f"{100 * limit['own']:.1f} %"
+    yield f"\nPictures of {content['size']} px in {content['steps']} steps. Accepted is what exceeds a cosine of"
+    yield f"{limit['cosine']:.3f}, as 1 % of {limit['pairs']} drawn pairs of strangers do, and {own} of a person's."
     yield "\n| row | pictures | accepted | 95 % interval | mean cosine | no face | failed |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row, found in content["rows"].items():
@@ -62,7 +62,7 @@ def interval(share: Mapping[str, Any]) -> str:
 
 
 class Sheets:
-    """Contact sheets of the first people of each row, as they came; scores are red where they should not be so."""
+    """Contact sheets of the first people of each row, as they came; red is what a goal wants otherwise."""
 
     def __init__(self, order: Order, lines: Lines, threshold: float) -> None:
         self._order, self._lines, self._threshold = order, lines, threshold
@@ -103,4 +103,5 @@ class Sheets:
         value = self._lines[asked.key].get(name)
         told = f"{asked.kind if name == 'similarity' else name} {'no face' if value is None else f'{value:.2f}'}"
         accepted = value is not None and value > self._threshold
-        return Thumbnail(self._set.picture(asked), told, accepted == (asked.kind in _UNWANTED))
+        wrong = not accepted if {asked.kind, name} & set(LEAST) else accepted and asked.kind in MOST
+        return Thumbnail(self._set.picture(asked), told, wrong)

@@ -81,7 +81,8 @@ class Eyes:
         with ThreadPoolExecutor(threads) as pool:
             found = list(pool.map(self._vector, product(numbers, range(1, _VIEWS + 1))))
         rows = [found[first : first + _VIEWS] for first in range(0, len(found), _VIEWS)]
-        whole = [torch.from_numpy(np.stack(row)) for row in rows if all(each is not None for each in row)]
+        seen = [[vector for vector in row if vector is not None] for row in rows]
+        whole = [torch.from_numpy(np.stack(row)) for row in seen if len(row) == _VIEWS]
         if len(whole) < 2:
             return Threshold(1.0, 0.0, 0)
         embedded = torch.nn.functional.normalize(torch.stack(whole), dim=-1)

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Call:
     result: Tensor | None = None
     error: Exception | None = None
 
-    @property
+    @cached_property
     def controls(self) -> list[Control]:
         """The ControlNets that act now."""
         found: list[Control] = []
@@ -42,7 +43,7 @@ class Call:
             control = control.previous
         return found
 
-    @property
+    @cached_property
     def identities(self) -> list[Sequence[IdentityTerm]]:
         """The terms of each identity that acts now."""
         return [applied.terms for applied in self.model.identities if applied.window.contains(self.sigma)]
