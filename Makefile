@@ -53,9 +53,10 @@ bench-gpu: $(READY)
 	@for script in benchmarks/gpu_*.py; do echo "== $$script"; $(BIN)/python $$script $(BENCH_GPU) || exit 1; done
 	$(BIN)/python benchmarks/write_tables.py $(OUT)
 
-# The shipped models: 660 pictures, judged. Interrupt it and it goes on.
+# The shipped models: 660 pictures that prompts ask for, then 1,050 of people, judged. Interrupt it and it goes on.
 evaluate: $(READY)
 	$(BIN)/python benchmarks/paint.py
+	$(BIN)/python benchmarks/people.py
 
 clean:
 	rm -rf .venv out

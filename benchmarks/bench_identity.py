@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO / "custom_nodes"), str(REPO / "tests"), str(REPO / "benchmarks")]
+sys.path[:0] = [str(REPO), str(REPO / "custom_nodes"), str(REPO / "tests"), str(REPO / "benchmarks")]
 
 from ryla_nodes.identity import crop as crops  # noqa: E402
 from ryla_nodes.identity.adapter import Adapter  # noqa: E402

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from made_up import byte_level, clip_tokenizer, make_once, save, save_tokenizer
 from ryla_nodes.engines.embedded.inference.flux_network import Flux, FluxShape
 from ryla_nodes.engines.embedded.inference.text_networks import ClipShape, ClipText, T5Encoder, T5Shape
-from ryla_nodes.engines.embedded.inference.tiny_sdxl import byte_level, clip_tokenizer, make_once, save, save_tokenizer
-from ryla_nodes.engines.embedded.inference.tiny_sdxl_weights import Shapes, Tensors, shapes
 from ryla_nodes.engines.embedded.inference.tokenizers import framed
 from ryla_nodes.engines.embedded.inference.vae import Autoencoder, VaeShape
 from ryla_nodes.models.flux_files import FluxFiles
 from tokenizers import Tokenizer
+from torch import nn
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
+Tensors = dict[str, torch.Tensor]
 
 HIDDEN, WIDTH, LATENT = 256, 128, 16
 T5_PAD, T5_END = "<pad>", "</s>"
@@ -44,7 +48,7 @@ def ensure(models: Path) -> FluxFiles:
     """Make those that are missing, damaged or of another version; about two seconds, 45 MB."""
     made = files(models)
     paths = [path for path in (made.transformer, made.clip_l, made.t5xxl, made.vae) if path is not None]
-    make_once(models, paths, lambda: _make(made))
+    make_once(paths, lambda: _make(made))
     return made
 
 
@@ -63,6 +67,11 @@ def _make(made: FluxFiles) -> None:
     save(made.vae, _values(shapes(vae)))
     save_tokenizer(made.clip_l, clip)
     save_tokenizer(made.t5xxl, t5)
+
+
+def shapes(module: nn.Module) -> Shapes:
+    """The names and shapes of a network's weights; it may be on the meta device."""
+    return [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
 
 
 def t5_tokenizer() -> Tokenizer:

@@ -7,7 +7,6 @@ import random
 from functools import lru_cache
 
 import torch
-from ryla_nodes.identity.demo_faces import ARCFACE_TEMPLATE
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +17,10 @@ from .portraits import portraits
 from .render import render
 from .scenes import FaceScene, random_scene
 
+ARCFACE_TEMPLATE = (
+    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)
+)  # fmt: skip
+"""Where ArcFace's 112x112 pictures have the five points."""
 _SHOWN = 4.0
 """A face of stride s has a half height of about this many strides, between its square root of two less and more."""
 _POINTS = 4

@@ -1,7 +1,7 @@
 """Run by a ComfyUI's own Python: FLUX.1 read straight to the device beside core's own reading. Prints one JSON line.
 
 A CPU stands in for the card. ``python loading_probe.py COMFYUI MODELS``, where MODELS has the files of ``tiny_flux``, a
-checkpoint of them all, and those of ``tiny_sdxl``.
+checkpoint of them all, and the shipped SDXL.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ with torch.inference_mode():
         "split": look(lambda: engine.load_flux(SPLIT, "default")),
         "whole": look(lambda: engine.load_flux(WHOLE, "default")),
         "fp8": look(lambda: engine.load_flux(SPLIT, "fp8_e4m3fn")),
-        "sdxl": look(lambda: engine.load_checkpoint(MODELS / "checkpoints/tiny-sdxl.safetensors")),
+        "sdxl": look(lambda: engine.load_checkpoint(MODELS / "checkpoints/ryla-paint-sdxl.safetensors")),
     }
     result["texts"] = texts()
     result |= {"without_memory": without_memory(), "interrupted": interrupted()}  # type: ignore[dict-item]

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import shipped_models
 import small_models
-import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.process import Install
+from face_models import portrait
 from gateway.served import Served, served
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.gateway.options import Limits, Options
-from ryla_nodes.identity.demo_faces import portrait
 
 HERE = Path(__file__).parent
-WORKFLOWS = HERE.parents[1] / "workflows"
 PACKS = tuple(HERE / "packs" / name for name in ("ryla_test_small_shapes", "ryla_test_small_sdxl.py"))
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
-SMALL = {"prompt": "a portrait of a person", "width": 256, "height": 256, "steps": 2, "seed": 7}
+SMALL = {"prompt": shipped_models.FACE, "width": 256, "height": 256, "steps": 4, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
-    tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
+    shipped_models.flux(home / "models")
+    shipped_models.identity(home / "models")
     small_models.kohya(home / "models" / "loras" / "anna.safetensors")
     return home
 
@@ -43,13 +39,7 @@ def gateway(start_comfyui: StartComfyUI, home: Path, tmp_path_factory: pytest.Te
     environ = {"PYTHONPATH": SITE} if SITE else {}
     server = start_comfyui(packs=PACKS, models=(home / "models",), environ=environ)
     root = tmp_path_factory.mktemp("gateway")
-    shutil.copytree(WORKFLOWS, root / "workflows")
-    for path in root.glob("workflows/*/api.json"):  # Made-up weights are only taken by their names.
-        graph = json.loads(path.read_text())
-        for node in graph.values():
-            node["inputs"].update({"model": "tiny-flux.safetensors"} if node["class_type"] == "RYLA_FluxLoader" else {})
-        path.write_text(json.dumps(graph))
-    variables = {"RYLA_WORKFLOWS": str(root / "workflows"), "RYLA_HOME": str(root / "home")}
+    variables = {"RYLA_HOME": str(root / "home")}
     options = Options(
         settings.load(variables | {"RYLA_GPU_USD_PER_HOUR": "3.6"}),
         root / "state",

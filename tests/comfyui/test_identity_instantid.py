@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_flux
+import shipped_models
 from comfyui.conftest import StartComfyUI
 from comfyui.process import ComfyUI, Install
+from face_models import portrait
 from PIL import Image
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.engines.embedded.server.server import EngineServer
-from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
@@ -92,10 +91,10 @@ def test_but_for_the_middle_block_it_is_the_known_pack(probe: dict[str, Any]) ->
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A RYLA_HOME with every small model."""
+    """A RYLA_HOME with every shipped model."""
     home = tmp_path_factory.mktemp("home")
-    tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
+    shipped_models.flux(home / "models")
+    shipped_models.identity(home / "models")
     return home
 
 
@@ -109,18 +108,17 @@ def server(start_comfyui: StartComfyUI, comfyui_install: Install, home: Path) ->
 
 def graph(name: str, photo: Path, **values: Any) -> dict[str, Any]:
     workflow = load(name, settings.load({}))
-    bound = bind(workflow, {"prompt": "a portrait of a woman", "reference_image": photo, "seed": 1, **values})
+    bound = bind(workflow, {"prompt": shipped_models.FACE, "reference_image": photo, "seed": 1, **values})
     for upload in bound.uploads:
         bound = bound.with_image(upload.node_id, upload.input, photo.name)
     for node in bound.graph.values():
-        node["inputs"].update({"model": "tiny-flux.safetensors"} if node["class_type"] == "RYLA_FluxLoader" else {})
         node["inputs"].update({"format": "png"} if node["class_type"] == "RYLA_SaveImage" else {})
     return bound.graph
 
 
 CASES = {
-    "sdxl-instantid": {"width": 256, "height": 256, "steps": 4},
-    "flux-instantid": {"width": 256, "height": 256, "steps": 3, "face_steps": 4, "face_pixels": 256},
+    "sdxl-instantid": {"width": 256, "height": 256, "steps": 6},
+    "flux-instantid": {"width": 256, "height": 256, "steps": 4, "face_steps": 4, "face_pixels": 256},
 }
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shipped_models
 from comfyui.conftest import StartComfyUI
 from comfyui.process import Install
 from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install, models: Path) -> dict[str, Any]:  # noqa: F811
-    tiny_sdxl.ensure(models)
+    shipped_models.identity(models)
     script = Path(__file__).with_name("loading_probe.py")
     command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)

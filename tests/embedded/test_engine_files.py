@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from embedded.engine_client import Engine, node, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from ryla_nodes.engines.embedded.files import EngineFiles
+from ryla_nodes.errors import RylaError
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +147,10 @@ def test_what_a_browser_would_run_is_downloaded(engine: Engine) -> None:
 def test_saving_outside_of_the_output_folder_fails_the_job(engine: Engine) -> None:
     entry = engine.run(picture(color=10, prefix="../../outside"))
     assert entry["status"]["status_str"] == "error" and "outside of the output folder" in json.dumps(entry)
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("in the way")
+    with pytest.raises(RylaError) as caught:
+        EngineFiles(tmp_path / "home").folder("output")
+    assert caught.value.code == "unwritable_home" and str(tmp_path / "home") in caught.value.message

@@ -1,4 +1,4 @@
-"""The adapter's maths and files, on the small adapter."""
+"""The adapter's maths and files, on the shipped adapter."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights
 from ryla_nodes.errors import RylaError
 from ryla_nodes.identity import adapter as adapters
 from ryla_nodes.identity.adapter import Adapter, resample
 from ryla_nodes.identity.attention import LAYERS, IdentityTerm, Window, token_grid, token_mask
 from ryla_nodes.identity.face_file import FaceIdentity
-from safetensors.torch import save_file
+from ryla_nodes.models import shipped
+from safetensors.torch import load_file, save_file
 
 Weights = dict[str, torch.Tensor]
+CONTEXT, RESAMPLER = 128, 128
+"""Widths of the shipped adapter's tokens, and of its Resampler."""
 
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return tiny_sdxl_weights.adapter_values()
+    loaded = load_file(shipped.path("ryla-paint-ip-adapter"))
+    return {name: tensor.half() for name, tensor in loaded.items()}
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_the_pickle_and_safetensors_forms_are_one(weights: Weights, path: Path, 
 
 def test_keys_and_values_are_the_projections_of_the_tokens(weights: Weights, path: Path) -> None:
     identity = Adapter(path).identity(face(), 0.0, torch.float32)
-    assert identity.cond.shape == (1, 16, tiny_sdxl_weights.CONTEXT)
+    assert identity.cond.shape == (1, 16, CONTEXT)
     zeros = resample(groups(weights)["image_proj"], torch.zeros(1, 1, 512))
     assert torch.allclose(identity.uncond, zeros)
     for position in (0, 17, 43, 69):
@@ -117,7 +120,7 @@ def test_no_weight_stays_behind(path: Path) -> None:
     adapter = Adapter(path)
     adapter.identity(face(), 0.0, torch.float16)
     gc.collect()
-    shape = (4 * tiny_sdxl_weights.RESAMPLER, tiny_sdxl_weights.RESAMPLER)
+    shape = (4 * RESAMPLER, RESAMPLER)
     held = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == shape and t.dtype == torch.float16]
     # The module's fixture holds one of each layer; the adapter none.
     assert len(held) <= 4

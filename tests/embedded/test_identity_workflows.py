@@ -1,4 +1,4 @@
-"""Both InstantID workflows from end to end on the embedded engine: InsightFace, a small SDXL with all its 70 layers."""
+"""Both InstantID workflows from end to end on the embedded engine, with the models that come with the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import httpx
@@ -15,18 +16,18 @@ from PIL import Image
 
 pytest.importorskip("insightface", reason="the extra `identity` is not installed")
 
-import tiny_flux
 import torch
+from face_models import photo as drawn
+from face_models import portrait
 from ryla_nodes import settings
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.engines.embedded.inference.instantid import IdentityProcessor
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
 from ryla_nodes.identity import adapter as adapters
 from ryla_nodes.identity import faces as analysis
-from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.face_file import FaceIdentity
+from ryla_nodes.models import shipped
 from ryla_nodes.nodes import node_classes
 from ryla_nodes.nodes.face import FaceAnalyzer, FaceEmbed, FaceKeypoints, FaceSimilarity
 from ryla_nodes.nodes.face_crop import FaceComposite, FaceCrop
@@ -35,18 +36,15 @@ from ryla_nodes.nodes.instantid import ApplyInstantID, InstantIDLoader, SDXLLoad
 from ryla_nodes.workflows.manifest import load
 from ryla_nodes.workflows.workflow import bind
 
-SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 2, "face_steps": 2, "face_pixels": 256},
-         "sdxl-instantid": {"width": 256, "height": 256, "steps": 2}}  # fmt: skip
+SMALL = {"flux-instantid": {"width": 256, "height": 256, "steps": 4, "face_steps": 4, "face_pixels": 256},
+         "sdxl-instantid": {"width": 256, "height": 256, "steps": 4}}  # fmt: skip
 # What the engine's own models know: of words that their captions lack they make no face.
 PROMPT = "a portrait of a person, tan skin, short black hair, no glasses, no beard, no hat, mint background"
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
-    home = tmp_path_factory.mktemp("home")
-    tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
-    with EngineServer(home, node_classes()) as running:
+    with EngineServer(tmp_path_factory.mktemp("home"), node_classes()) as running:
         yield running
 
 
@@ -58,7 +56,7 @@ def inside(engine: EngineServer) -> Iterator[None]:
 
 
 def image(seed: int = 3, size: int = 320, **options: Any) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(portrait(seed, size, size, **options), np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(drawn(seed, size, **options), np.float32) / 255)[None]
 
 
 def graph(name: str, photo: Path, engine: EngineServer, **values: Any) -> dict[str, Any]:
@@ -230,6 +228,28 @@ def test_cuda_that_cannot_be_used_is_told_in_the_history_with_the_reason(inside:
     assert "onnxruntime" not in FaceAnalyzer.execute("CPU").ui["text"][0]
 
 
+def test_damaged_models_are_told_before_the_job(
+    engine: EngineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(shipped.ROOT, tmp_path / "paint")
+    monkeypatch.setattr(shipped, "ROOT", tmp_path / "paint")
+    checks = {
+        "ryla-paint-sdxl": lambda: SDXLLoader.validate_inputs("auto"),
+        "ryla-paint-instantid": lambda: InstantIDLoader.validate_inputs("auto", "auto"),
+        "ryla-paint-recogniser": lambda: FaceAnalyzer.validate_inputs("CPU"),
+    }
+    with running_in(engine.engine):
+        for model, check in checks.items():
+            assert check() is True
+            path = shipped.path(model)
+            whole = path.read_bytes()
+            path.write_bytes(whole[:-1])
+            with pytest.raises(RylaError) as refused:
+                check()
+            assert refused.value.code == "damaged_package" and str(path) in refused.value.message
+            path.write_bytes(whole)
+
+
 def test_crop_and_composite_change_nothing_outside_the_mask(inside: None, analyzer: Any) -> None:
     picture = torch.cat([image(3, face=0.35, center=(0.3, 0.4)), image(4, face=0.3, center=(0.75, 0.7))])
     crop, keypoints, mask, placement = FaceCrop.execute(analyzer, picture, 2.2, 256, "error", "size", 0).args
@@ -253,9 +273,9 @@ def test_a_face_of_size_0_is_rendered_small_by_the_small_sdxl_and_at_1016_by_ano
     assert small.args[0].shape == (1, 512, 512, 3) and "512 px" in small.ui["text"][0]
     with pytest.raises(RylaError, match="at least 256"):
         FaceCrop.execute(analyzer, image(3), 2.2, 248, "error", "size", 0)
-    own = tiny_sdxl.files(engine.engine.home / "models").checkpoint
-    other = own.with_name("photoreal.safetensors")
-    other.write_bytes(own.read_bytes())
+    other = engine.engine.home / "models" / "checkpoints" / "photoreal.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(shipped.path("ryla-paint-sdxl").read_bytes())
     try:
         large = FaceCrop.execute(analyzer, image(3), 2.2, 0, "error", "size", 0)
     finally:

@@ -9,11 +9,12 @@ import pytest
 import small_models
 import tiny_flux
 import torch
-from ryla_nodes.engines.embedded.inference import tiny_sdxl_weights, vae
+from ryla_nodes.engines.embedded.inference import vae
 from ryla_nodes.engines.embedded.inference.flux_network import to_latent, to_tokens
 from ryla_nodes.engines.embedded.inference.sdxl import from_open_clip
 from ryla_nodes.engines.embedded.inference.text_networks import ClipShape, ClipText, distance_buckets
 from ryla_nodes.engines.embedded.inference.weights import WeightFile, cpu
+from ryla_nodes.models import shipped
 from safetensors.torch import load_file, save_file
 from small_models import Loaded
 
@@ -89,8 +90,10 @@ def test_clip_g_as_sdxl_reads_it() -> None:
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     vocabulary, end = 300, 299
-    width, layers, projected = tiny_sdxl_weights.CLIP_WIDTH, tiny_sdxl_weights.CLIP_LAYERS, tiny_sdxl_weights.POOLED
-    open_clip = {name: torch.randn(shape) / 8 for name, shape in tiny_sdxl_weights.clip_g(vocabulary)}
+    width, layers, projected = 64, 3, 1280
+    file = WeightFile.open(shipped.path("ryla-paint-sdxl")).part("conditioner.embedders.1.model.")
+    open_clip = {name: torch.randn(tensor.shape) / 8 for name, tensor in file.tensors(torch.device("cpu"))}
+    open_clip["token_embedding.weight"] = torch.randn(vocabulary, width) / 8
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,

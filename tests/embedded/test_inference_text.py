@@ -11,10 +11,10 @@ import sentencepiece
 import small_models
 import tiny_flux
 import torch
+from made_up import byte_level, clip_tokenizer
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import tokenizers
 from ryla_nodes.engines.embedded.inference.text import FluxText
-from ryla_nodes.engines.embedded.inference.tiny_sdxl import byte_level, clip_tokenizer
 from ryla_nodes.engines.embedded.inference.weights import Patch
 from ryla_nodes.errors import RylaError
 from ryla_nodes.models.folders import ModelFolders

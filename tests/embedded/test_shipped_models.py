@@ -16,6 +16,7 @@ from PIL import Image
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.protocol import running_in
 from ryla_nodes.errors import RylaError
+from ryla_nodes.identity import demo_people
 from ryla_nodes.loras.inspect import inspect
 from ryla_nodes.models import shipped
 from ryla_nodes.models.folders import ModelFolders, at_root
@@ -53,6 +54,21 @@ def test_a_fresh_home_paints(tmp_path: Path) -> None:
     assert picture.shape == (128, 128, 3) and picture.std() > 1
     assert not (tmp_path / "home" / "models").exists(), "nothing is made or copied"
     assert told["state"] == "succeeded"
+
+
+def test_a_fresh_home_paints_with_a_photo(tmp_path: Path) -> None:
+    pytest.importorskip("insightface", reason="the extra `identity` is not installed")
+    photo, file = tmp_path / "photo.png", tmp_path / "picture.png"
+    demo_people.save(0, demo_people.REFERENCES[0], photo)
+    words = ("--prompt", "a person, mint background", "--width", 256, "--height", 256, "--steps", 2, "--seed", 3)
+    status, told = ryla(tmp_path / "home", "run", "sdxl-instantid", "--engine", "embedded",
+                        "--reference-image", photo, *words, "-o", file)  # fmt: skip
+    assert status == 0 and told["state"] == "succeeded", told
+    texts = "\n".join(text for report in told["outputs"].values() for text in report.get("text", ()))
+    for name in map(shipped.path, shipped.IDENTITY):
+        assert name.name in texts
+    assert np.asarray(Image.open(file)).std() > 1
+    assert not (tmp_path / "home" / "models").exists(), "nothing is made or copied"
 
 
 def test_mira_by_id_in_both_formats(tmp_path: Path) -> None:

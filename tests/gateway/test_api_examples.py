@@ -105,11 +105,9 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny_flux
-    from ryla_nodes.engines.embedded.inference import tiny_sdxl
 
     home = tmp_path_factory.mktemp("home")
     tiny_flux.ensure(home / "models")
-    tiny_sdxl.ensure(home / "models")
     return home
 
 
@@ -134,7 +132,7 @@ def guarded(gateway: ServeProcess, home: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the examples run, with the photo that some of them send."""
-    from ryla_nodes.identity.demo_faces import portrait
+    from face_models import portrait
 
     here = tmp_path_factory.mktemp("here")
     portrait(3, 320).save(here / "person.jpg", quality=95)

@@ -63,7 +63,7 @@ def test_a_face_is_cut_out_with_its_keypoints_on_the_template() -> None:
     who, view = people(torch.arange(8)), views(8, chance)
     points = keypoints(who, view)
     frames = face_stages.frames(points)
-    template = torch.from_numpy(face_stages.ARCFACE_TEMPLATE)
+    template = torch.tensor(face_stages.ARCFACE_TEMPLATE)
     back = torch.cat([template, torch.ones(5, 1)], dim=1) @ frames.transpose(1, 2)
     # A similarity cannot follow a turned head wholly: within a fifteenth of the face.
     assert bool(((back - points).norm(dim=2).amax(1) < 0.15 * 2 * view.scale).all())

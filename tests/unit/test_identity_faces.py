@@ -1,4 +1,4 @@
-"""InsightFace itself, on small ONNX files of antelopev2's interfaces and drawn faces."""
+"""InsightFace itself, on the shipped ONNX files of antelopev2's interfaces and drawn people."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("insightface", reason="the extra `identity` is not installed")
 
 import face_models
+from PIL import Image
 from ryla_nodes.errors import RylaError
 from ryla_nodes.identity import runtime
 from ryla_nodes.identity.face_file import FaceIdentity, load_face, save_face
@@ -29,7 +30,7 @@ NOBODY = np.full((400, 400, 3), 100, np.uint8)
 def test_a_face_is_found_where_it_was_drawn(face: float, center: tuple[float, float]) -> None:
     found = face_models.analyzer().faces(face_models.photo(2, 640, face=face, center=center))
     assert found
-    error = np.abs(found[0].keypoints - face_models.true_keypoints(640, face, center)).max()
+    error = np.abs(found[0].keypoints - face_models.true_keypoints(640, face, center, seed=2)).max()
     assert error < 0.06 * face * 640
     assert found[0].embedding.shape == (512,)
 
@@ -45,7 +46,8 @@ def test_the_embedding_is_raw_and_tells_people_apart() -> None:
 
 def test_a_huge_photo_gives_the_same_identity() -> None:
     analyzer = face_models.analyzer()
-    small, large = (analyzer.faces(face_models.photo(3, side))[0] for side in (800, 6000))
+    drawn = Image.fromarray(face_models.photo(3, 800))
+    small, large = (analyzer.faces(np.asarray(drawn.resize((side, side))))[0] for side in (800, 6000))
     assert cosine(small.embedding, large.embedding) > 0.97
     assert large.box.side == pytest.approx(small.box.side * 7.5, rel=0.02)
 
@@ -97,7 +99,7 @@ def test_no_face_and_a_tiny_face_are_refused_with_what_is_wrong() -> None:
         select_face(analyzer.faces(NOBODY), order="size", index=0, where="ref.jpg")
     assert caught.value.code == "no_face" and "ref.jpg" in caught.value.message
     tiny = face_models.photo(3, 200, face=0.2)
-    with pytest.raises(RylaError, match=r"\d+ x 4\d px; at least 64 px") as caught:
+    with pytest.raises(RylaError, match=r"\d+ x [34]\d px; at least 64 px") as caught:
         select_face(analyzer.faces(tiny), order="size", index=0, where="it")
     assert caught.value.code == "face_too_small"
 

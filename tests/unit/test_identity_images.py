@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from face_models import portrait
 from PIL import Image
 from ryla_nodes.errors import RylaError
-from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.images import read_photo
 
 

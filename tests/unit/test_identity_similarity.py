@@ -14,8 +14,8 @@ from PIL import Image
 pytest.importorskip("insightface", reason="the extra `identity` is not installed")
 
 import face_models
+from face_models import portrait
 from ryla_nodes.errors import RylaError
-from ryla_nodes.identity.demo_faces import portrait
 from ryla_nodes.identity.evaluate import evaluate, find_people, write_contact_sheet
 from ryla_nodes.identity.proportion import wilson_interval
 from ryla_nodes.identity.similarity import Score, compare, cosine, summarize

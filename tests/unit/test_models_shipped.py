@@ -19,12 +19,14 @@ from ryla_nodes.files import ignore
 from ryla_nodes.models import catalogue, check, shipped
 from ryla_nodes.models.check import HashCache
 from ryla_nodes.models.headers import read_header
+from ryla_nodes.models.identity_files import find_pack, find_scorer
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 from unit.models_world import World, world
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ship_models.py"
 CARD = "README.md"
+FACES = "insightface/ryla-paint/models/"
 ENTRIES = [entry for entry in catalogue.load() if entry.shipped]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
 
@@ -57,13 +59,24 @@ def test_the_catalogue_is_what_lies_there(tmp_path: Path) -> None:
     assert names == {CARD, *(f"{entry.folder}/{entry.filename}" for entry in ENTRIES)}
     for entry in ENTRIES:
         check.verify(entry, shipped.path(entry.id), HashCache(tmp_path / "hashes"), ignore)
-    assert sum(entry.size or 0 for entry in ENTRIES) < 40_000_000
+    assert sum(entry.size or 0 for entry in ENTRIES) < 80_000_000
     shipped.require()
 
 
-def test_all_weights_are_in_half_precision() -> None:
+def test_all_weights_are_in_half_precision_or_eight_bits() -> None:
     for path in shipped.ROOT.rglob("*.safetensors"):
-        assert {dtype for dtype, _ in read_header(path).tensors.values()} == {"F16"}, path
+        small = path.parent.name in ("checkpoints", "instantid", "controlnet")
+        found = {dtype for dtype, _ in read_header(path).tensors.values()}
+        assert found <= {"F16", *(["F8_E4M3"] if small else [])}, path
+
+
+def test_the_face_models_lie_where_nobody_takes_them_for_the_real_ones(tmp_path: Path, machine: World) -> None:
+    names = ("antelopev2", "buffalo_l-w600k_r50")
+    states = {item["id"]: item["path"] for item in machine.run("list", volume=False).answer["models"]}
+    assert not any(states[name] for name in names)
+    with pytest.raises(RylaError):
+        find_pack(shipped.folders().get("insightface"))
+    assert find_pack([shipped.insightface()]) and find_scorer([shipped.insightface()])
 
 
 @pytest.mark.parametrize(
@@ -145,27 +158,49 @@ def test_everything_does_not_mean_them(machine: World) -> None:
 
 
 def test_shipping_the_same_files_changes_nothing(script: ModuleType, tmp_path: Path) -> None:
-    models, target, toml = shipping(tmp_path)
+    out, target, toml = shipping(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    assert script.ship(models, target, toml) == []
+    assert script.ship(out, target, toml) == []
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
     assert toml.read_bytes() == script.CATALOGUE.read_bytes()
 
 
 def test_shipping_other_files_rewrites_their_sizes_and_hashes(script: ModuleType, tmp_path: Path) -> None:
-    models, target, toml = shipping(tmp_path)
-    new = models / "loras" / "mira.safetensors"
+    out, target, toml = shipping(tmp_path)
+    new = out / "models" / "loras" / "mira.safetensors"
     save_file({"lora_unet_x.lora_up.weight": numpy.ones((2, 2), numpy.float16)}, new)
-    assert script.ship(models, target, toml) == ["loras/mira.safetensors"]
+    assert script.ship(out, target, toml) == ["loras/mira.safetensors"]
     assert (target / "loras" / "mira.safetensors").read_bytes() == new.read_bytes()
     changed = catalogue.load(toml)
     for entry in ENTRIES:
-        path = models / entry.folder / entry.filename
+        path = made(out, f"{entry.folder}/{entry.filename}")
         digest = sha256(path.read_bytes()).hexdigest()
         assert (changed.get(entry.id).size, changed.get(entry.id).sha256) == (path.stat().st_size, digest)
     old, now = script.CATALOGUE.read_text().splitlines(), toml.read_text().splitlines()
     assert sum(left != right for left, right in zip(old, now, strict=True)) == 2
-    assert script.ship(models, target, toml) == []
+    assert script.ship(out, target, toml) == []
+
+
+@pytest.mark.parametrize("kept", ["flux", "identity"])
+def test_each_set_is_shipped_alone(script: ModuleType, tmp_path: Path, kept: str) -> None:
+    out, target, toml = shipping(tmp_path)
+    for name, entry in script.entries().items():
+        if script.is_identity(entry) != (kept == "identity"):
+            made(out, name).unlink()
+        else:
+            (target / name).unlink()
+    changed = script.ship(out, target, toml)
+    assert sorted(changed) == sorted(
+        name for name, entry in script.entries().items() if script.is_identity(entry) == (kept == "identity")
+    )
+    assert all((target / name).is_file() for name in script.entries())
+    assert toml.read_bytes() == script.CATALOGUE.read_bytes()
+
+
+def test_a_training_that_left_nothing_is_refused(script: ModuleType, tmp_path: Path) -> None:
+    _, target, toml = shipping(tmp_path)
+    with pytest.raises(script.Refused, match="missing"):
+        script.ship(tmp_path / "nothing", target, toml)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +210,11 @@ def test_shipping_other_files_rewrites_their_sizes_and_hashes(script: ModuleType
         ("vae/other.safetensors", {"x": numpy.zeros(1, numpy.float16)}, "not in the catalogue"),
         ("vae/ryla-paint-ae.safetensors", {"x": numpy.zeros(1, numpy.float16)}, "not a vae_flux"),
         ("loras/mira.safetensors", {"x.lora_up.weight": numpy.zeros(1, numpy.float32)}, "not F16"),
-        ("loras/mira.safetensors", {"x.lora_up.weight": numpy.zeros(20_000_000, numpy.float16)}, "the limit is"),
+        ("loras/mira.safetensors", {"x.lora_up.weight": numpy.zeros(40_000_000, numpy.float16)}, "the limit is"),
+        ("checkpoints/ryla-paint-sdxl.clip_g.tokenizer.json", None, "missing"),
+        ("instantid/ryla-paint-ip-adapter.safetensors", {"x": numpy.zeros(1, numpy.float16)}, "not a instantid"),
+        (f"{FACES}antelopev2/glintr100.onnx", b"junk", "ONNX"),
+        (f"{FACES}antelopev2/1k3d68.onnx", b"junk", "not in the catalogue"),
         ("text_encoders/ryla-paint-t5xxl.tokenizer.json", b"{", "not valid JSON"),
         ("vae/ryla-paint-ae.safetensors", POINTER, "Git LFS pointer"),
     ],
@@ -183,27 +222,40 @@ def test_shipping_other_files_rewrites_their_sizes_and_hashes(script: ModuleType
 def test_what_is_not_shipped(
     script: ModuleType, tmp_path: Path, name: str, content: dict[str, numpy.ndarray] | bytes | None, words: str
 ) -> None:
-    models, target, toml = shipping(tmp_path)
+    out, target, toml = shipping(tmp_path)
+    path = made(out, name)
     if content is None:
-        (models / name).unlink()
+        path.unlink()
     elif isinstance(content, bytes):
-        (models / name).write_bytes(content)
+        path.write_bytes(content)
     else:
-        save_file(content, models / name)
+        save_file(content, path)
     (target / "vae" / "ryla-paint-ae.safetensors").write_bytes(b"old")
     with pytest.raises((script.Refused, RylaError), match=words):
-        script.ship(models, target, toml)
+        script.ship(out, target, toml)
     assert (target / "vae" / "ryla-paint-ae.safetensors").read_bytes() == b"old"
     assert toml.read_bytes() == script.CATALOGUE.read_bytes()
 
 
 def shipping(folder: Path) -> tuple[Path, Path, Path]:
-    """Models as a training leaves them, the package's folder, its catalogue: all of them copies."""
-    for name in ("models", "package"):
-        copytree(shipped.ROOT, folder / name)
-        (folder / name / CARD).unlink()
+    """What both trainings leave, the package's folder, its catalogue: all of them copies."""
+    out, package = folder / "out", folder / "package"
+    copytree(shipped.ROOT, package)
+    (package / CARD).unlink()
+    for path in package.rglob("*"):
+        if path.is_file():
+            target = made(out, path.relative_to(package).as_posix())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(path, target)
     copyfile(Path(catalogue.__file__).with_name("catalogue.toml"), folder / "catalogue.toml")
-    return folder / "models", folder / "package", folder / "catalogue.toml"
+    return out, package, folder / "catalogue.toml"
+
+
+def made(out: Path, name: str) -> Path:
+    """Where a training leaves what is ``name`` in the package."""
+    if name.startswith(FACES):
+        return out / "faces" / "insightface" / "models" / name.removeprefix(FACES)
+    return out / "models" / name
 
 
 def test_the_tokenizers_are_whole() -> None:

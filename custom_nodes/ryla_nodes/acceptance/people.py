@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..errors import RylaError
-from ..files import of_suffix, replacing
+from ..files import of_suffix
+from ..identity import demo_people
 
 if TYPE_CHECKING:
     from ..identity.faces import FaceAnalyzer
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _DRAWN = 4
 _SMALL = 256
-_VIEWS = ((0.5, (0.5, 0.5)), (0.42, (0.54, 0.47)))
 
 
 @dataclass(frozen=True)
@@ -63,30 +63,16 @@ def find(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def drawn(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Drawn people, two photos each, in ``folder``; made where they are not there yet.
-
-    Raises:
-        RylaError: ``nothing_to_evaluate`` where numpy is not installed.
-    """
-    try:
-        from ..identity import demo_faces
-    except ImportError as error:
-        message = f"No people can be drawn here ({error})."
-        raise RylaError(
-            "nothing_to_evaluate", message, hint="Give photos by --references, or pip install numpy"
-        ) from error
-
+    """Drawn people, two photos each, in ``folder``; put there where they are not yet."""
     people: dict[str, tuple[Path, ...]] = {}
-    for seed in range(_DRAWN):
-        home = folder / f"person-{seed + 1}"
+    for number in range(_DRAWN):
+        home = folder / f"person-{number + 1}"
         home.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for number, (face, center) in enumerate(_VIEWS, 1):
-            paths.append(home / f"reference-{number}.png")
-            if not paths[-1].exists():
-                with replacing(paths[-1]) as part:
-                    demo_faces.portrait(seed, 640, 640, face=face, center=center).save(part, "PNG")
-        people[home.name] = tuple(paths)
+        photos = {name: home / f"{name}.png" for name in demo_people.REFERENCES}
+        for name, path in photos.items():
+            if not path.exists():
+                demo_people.save(number, name, path)
+        people[home.name] = tuple(photos.values())
     return people
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import files, settings
+from .. import settings
 from ..errors import RylaError
 from . import output
 
@@ -19,7 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="Compare faces, and judge folders o
 
 Threshold = Annotated[float, typer.Option(min=-1.0, max=1.0, help="Least cosine that counts as the same person.")]
 Provider = Annotated[str, typer.Option(help="Where faces are analysed: auto, CPU or CUDA.")]
-Demo = Annotated[bool, typer.Option("--demo", help="Use the small made-up face models, which know drawn faces only.")]
+Demo = Annotated[
+    bool,
+    typer.Option("--demo", help="Use the package's own small face models, which know drawn faces only."),
+]
 
 
 @app.command()
@@ -85,22 +88,16 @@ def demo(
     people: Annotated[int, typer.Option(min=1, max=20, help="How many people.")] = 3,
     json_: output.JsonOption = False,
 ) -> None:
-    """Draw made-up people, each with two reference photos and two outputs: something to try the other commands on."""
-    from ..identity import demo_faces
+    """Drawn people, each with two reference photos and two outputs: something to try the other commands on."""
+    from ..identity import demo_people
 
     written = []
-    for seed in range(people):
-        home = folder / f"person-{seed + 1}"
+    for number in range(people):
+        home = folder / f"person-{number + 1}"
         home.mkdir(parents=True, exist_ok=True)
-        for name, face, center in (
-            ("reference-1", 0.5, (0.5, 0.5)),
-            ("reference-2", 0.35, (0.6, 0.45)),
-            ("output-1", 0.4, (0.4, 0.5)),
-            ("output-2", 0.6, (0.5, 0.5)),
-        ):
+        for name in (*demo_people.REFERENCES, *demo_people.OUTPUTS):
             written.append(home / f"{name}.png")
-            with files.replacing(written[-1]) as part:
-                demo_faces.portrait(seed, 640, 640, face=face, center=center).save(part, "PNG")
+            demo_people.save(number, name, written[-1])
     if output.json_mode():
         output.emit({"pictures": written})
         return
@@ -111,11 +108,12 @@ def analyzer_of(provider: str, demo: bool) -> FaceAnalyzer:
     """The analyzer over the face models of this machine, or with ``demo`` over the small ones.
 
     Raises:
-        RylaError: ``invalid_parameter``, ``insightface_missing``, ``missing_model``, ``unreadable_model``.
+        RylaError: ``invalid_parameter``, ``insightface_missing``, ``missing_model``, ``unreadable_model``, and with
+            ``demo`` ``damaged_package``.
     """
     from ..identity import runtime
     from ..identity.faces import FaceAnalyzer
-    from ..models import folders
+    from ..models import folders, shipped
     from ..models.identity_files import find_pack
 
     if provider not in runtime.PROVIDERS:
@@ -123,13 +121,11 @@ def analyzer_of(provider: str, demo: bool) -> FaceAnalyzer:
         raise RylaError(
             "invalid_parameter", f"--provider is {provider!r}; it is one of {names}.", hint="ryla face --help"
         )
-    environment = settings.load()
     if demo:
-        from ..identity.demo_faces import ensure_models
-
-        roots: tuple[Path, ...] = (ensure_models(environment.home / "models" / "insightface"),)
+        shipped.require()
+        roots: tuple[Path, ...] = (shipped.insightface(),)
     else:
-        roots = folders.standalone(environment).get("insightface")
+        roots = folders.standalone(settings.load()).get("insightface")
     return FaceAnalyzer(find_pack(roots), provider, roots)
 
 

@@ -79,11 +79,8 @@ class Engine(Protocol):
     def default_flux(self) -> FluxFiles | None:
         """The engine's own small FLUX.1, for when no real one is there; None when it has none."""
 
-    def default_identity(self, *, make: bool = True) -> IdentityFiles | None:
-        """The engine's own small SDXL, InstantID and face models; None when it has none.
-
-        They are made when first asked for; without ``make`` they need not be there.
-        """
+    def default_identity(self) -> IdentityFiles | None:
+        """The engine's own small SDXL, InstantID and face models, for when no real ones are there; else None."""
 
     def load_flux(self, files: FluxFiles, weight_dtype: str) -> tuple[Any, Any, Any]:
         """Load FLUX.1 Dev: (MODEL, CLIP, VAE). ``weight_dtype`` is one of ``WEIGHT_DTYPES``."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import commands
 from ..errors import RylaError
-from . import catalogue, resolve
+from . import catalogue, resolve, shipped
 from .catalogue import ModelEntry
 from .folders import ModelFolders
 from .headers import read_header
@@ -34,8 +34,8 @@ class IdentityFiles:
 class IdentitySearch:
     """The search for them in ``folders``; ``own`` (the engine's small models) is taken where nothing else is there.
 
-    Names are those of files in their folder, or ``auto``. Every search raises ``missing_model``, and
-    ``ambiguous_model`` when several unknown files would do.
+    Names are those of files in their folder, or ``auto``. Every search raises ``missing_model``,
+    ``ambiguous_model`` when several unknown files would do, and ``damaged_package`` when ``own`` are not whole.
     """
 
     folders: ModelFolders
@@ -66,9 +66,13 @@ class IdentitySearch:
     def _choose(
         self, folder: str, name: str, model_id: str, kind: FileKind, part: Callable[[IdentityFiles], Path]
     ) -> Path:
-        if name != AUTO:
-            return self._named(folder, name)
         own = None if self.own is None else part(self.own)
+        found = self._named(folder, name) if name != AUTO else self._search(folder, model_id, kind, own)
+        if shipped.holds(found):
+            shipped.require()
+        return found
+
+    def _search(self, folder: str, model_id: str, kind: FileKind, own: Path | None) -> Path:
         try:
             return resolve.resolve(model_id, self.folders)
         except RylaError as error:

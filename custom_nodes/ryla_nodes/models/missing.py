@@ -25,22 +25,23 @@ def search(finds: Iterable[Find]) -> tuple[list[Path], list[RylaError]]:
 
 
 def require(checks: Iterable[Callable[[], object]]) -> None:
-    """Make every check, and raise what failed: one ``RylaError``, or several as ``RylaErrors``."""
+    """Make every check, and raise what failed, each thing once: one ``RylaError``, or several as ``RylaErrors``."""
     failed: list[RylaError] = []
     for check in checks:
         try:
             check()
         except RylaError as error:
             failed.append(error)
-    if len(failed) > 1:
-        raise RylaErrors(failed)
-    if failed:
-        raise failed[0]
+    told = _each_once(failed)
+    if len(told) > 1:
+        raise RylaErrors(told)
+    if told:
+        raise told[0]
 
 
 def together(errors: Sequence[RylaError]) -> RylaError:
     """One error of several: each thing said once, the code of the first, and the fewest commands that mend all."""
-    told = list({(error.code, error.message): error for error in errors}.values())
+    told = _each_once(errors)
     first = told[0]
     if len(told) == 1:
         return first
@@ -50,3 +51,7 @@ def together(errors: Sequence[RylaError]) -> RylaError:
     every = [error.as_dict() for error in told]
     message = " ".join(error.message for error in told)
     return RylaError.registered(first.code, first.code, message, hint, {**first.details, "errors": every})
+
+
+def _each_once(errors: Iterable[RylaError]) -> list[RylaError]:
+    return list({(error.code, error.message): error for error in errors}.values())

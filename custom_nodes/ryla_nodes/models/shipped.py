@@ -14,6 +14,8 @@ from .identify import examine
 ROOT = Path(__file__).resolve().parents[1] / "engines" / "embedded" / "paint"
 FLUX = ("ryla-paint-flux", "ryla-paint-clip_l", "ryla-paint-t5xxl", "ryla-paint-ae")
 """Transformer, CLIP-L, T5 and VAE: all that paints."""
+IDENTITY = ("ryla-paint-sdxl", "ryla-paint-ip-adapter", "ryla-paint-instantid")
+"""SDXL's checkpoint, InstantID's adapter and its ControlNet."""
 SOURCE = "shipped with the package"
 _ELSEWHERE = (
     "Run in a ComfyUI with real weights (--server URL); or clone the repository, which has the small ones: "
@@ -30,6 +32,11 @@ def path(model_id: str) -> Path:
     """Where the package holds the file of a shipped model."""
     entry = catalogues.load().get(model_id)
     return ROOT / entry.folder / entry.filename
+
+
+def insightface() -> Path:
+    """The folder of the face models, which have the names of antelopev2's: nobody looks for those in there."""
+    return ROOT / "insightface" / "ryla-paint"
 
 
 def included() -> bool:

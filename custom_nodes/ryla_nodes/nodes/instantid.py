@@ -49,7 +49,7 @@ class SDXLLoader(io.ComfyNode):
     def validate_inputs(cls, checkpoint: str | None = None) -> bool:
         """Refuse before the job is queued; None is a link."""
         if checkpoint is not None:
-            sockets.planned_search().checkpoint(checkpoint)
+            identity_search().checkpoint(checkpoint)
         return True
 
     @classmethod
@@ -97,7 +97,7 @@ class InstantIDLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, adapter: str | None = None, control_net: str | None = None) -> bool:
         """Refuse before the job is queued, with both files if both are missing; None is a link."""
-        search = sockets.planned_search()
+        search = identity_search()
         checks = ((search.adapter, adapter), (search.control_net, control_net))
         missing.require(partial(find, name) for find, name in checks if name is not None)
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines.protocol import current_engine
 from ..engines.schema import io
 from ..errors import RylaError
+from ..models import shipped
 from ..models.identity_files import IdentitySearch
 
 if TYPE_CHECKING:
@@ -50,23 +51,23 @@ def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise RylaError("invalid_parameter", f"{name} is {value!r}; it is one of {', '.join(choices)}.")
 
 
-def planned_search() -> IdentitySearch:
-    """``identity_search`` before the job is queued: the engine's own models need not be there yet."""
-    engine = current_engine()
-    return IdentitySearch(engine.folders(), engine.default_identity(make=False))
-
-
-def require_face_model(find: Callable[[Sequence[Path]], Path]) -> None:
-    """Raise what ``find`` does when the insightface folders lack it; an engine with small ones of its own has all."""
-    search = planned_search()
-    if search.own is None:
-        find(search.insightface())
-
-
 def identity_search() -> IdentitySearch:
     """The search for SDXL's, InstantID's and the face models in the engine's folders, then its own small ones."""
     engine = current_engine()
     return IdentitySearch(engine.folders(), engine.default_identity())
+
+
+def require_face_model(find: Callable[[Sequence[Path]], Path]) -> None:
+    """Raise what ``find`` does when the insightface folders lack it; ``damaged_package`` where the engine's own do."""
+    search = identity_search()
+    try:
+        ours = shipped.holds(find(search.insightface()))
+    except RylaError:
+        if search.own is not None:
+            shipped.require()
+        raise
+    if ours:
+        shipped.require()
 
 
 def to_pictures(images: torch.Tensor) -> list[Picture]:

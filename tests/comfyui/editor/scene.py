@@ -7,19 +7,22 @@ from typing import Any
 
 from comfyui.editor.editor import Editor
 from comfyui.process import REPO, ComfyUI
-from ryla_nodes.identity.demo_faces import portrait
+from face_models import portrait
 
 PACKS = tuple(
     REPO / "tests" / "comfyui" / "packs" / name for name in ("ryla_test_small_shapes", "ryla_test_small_sdxl.py")
 )
 PHOTO = "photo.png"
 SIDE, STEPS = 256, 2
-# What small models and a test want, on the nodes that are seen and on those in subgraphs.
+# What small models and a test want, on the nodes that are seen and on those in subgraphs: values by the widget's name,
+# or by the node's type and that.
 MAKE_SMALL = """(values) => {
     const all = (graph) => graph.nodes.flatMap((each) => [each, ...(each.subgraph ? all(each.subgraph) : [])]);
     for (const node of all(app.rootGraph ?? app.graph))
-        for (const widget of node.widgets ?? [])
-            if (widget.name in values) { widget.value = values[widget.name]; widget.callback?.(widget.value); }
+        for (const widget of node.widgets ?? []) {
+            const value = values[`${node.type}.${widget.name}`] ?? values[widget.name];
+            if (value !== undefined) { widget.value = value; widget.callback?.(value); }
+        }
 }"""
 
 

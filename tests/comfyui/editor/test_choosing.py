@@ -12,7 +12,7 @@ from comfyui.editor import scene
 from comfyui.editor.conftest import Edit
 from comfyui.editor.editor import Editor
 from comfyui.process import ComfyUI
-from ryla_nodes.identity.demo_faces import portrait
+from face_models import portrait
 
 MANY = 10_000
 OPEN = """async () => {

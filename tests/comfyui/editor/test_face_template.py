@@ -7,13 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import tiny_flux
+import shipped_models
 from comfyui.conftest import StartComfyUI
 from comfyui.editor import scene
 from comfyui.editor.conftest import Edit
 from comfyui.process import ComfyUI, Install
 from PIL import Image
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
 ENVIRON = {"PYTHONPATH": SITE} if SITE else {}
@@ -29,7 +28,14 @@ STAGES = {
 # How many values each stage has: a seed among them is another after a run.
 _VALUES = """() => app.graph.serialize().nodes.filter((node) => node.type.includes("-"))
     .map((node) => node.widgets_values.length)"""
-SMALL = {"steps": scene.STEPS, "width": scene.SIDE, "height": scene.SIDE, "size": scene.SIDE, "image": scene.PHOTO}
+SMALL = {
+    "RYLA_Prompt.text": shipped_models.FACE,
+    "steps": 4,
+    "width": scene.SIDE,
+    "height": scene.SIDE,
+    "size": scene.SIDE,
+    "image": scene.PHOTO,
+}
 
 
 @pytest.fixture
@@ -38,8 +44,8 @@ def server(start_comfyui: StartComfyUI, comfyui_install: Install, tmp_path_facto
     if subprocess.run(command, env={**os.environ, **ENVIRON}, capture_output=True).returncode:
         pytest.skip("this ComfyUI's Python has no insightface (and RYLA_TEST_SITE_PACKAGES names no folder with it)")
     models = tmp_path_factory.mktemp("faces") / "models"
-    tiny_flux.ensure(models)
-    tiny_sdxl.ensure(models)
+    shipped_models.flux(models)
+    shipped_models.identity(models)
     running = start_comfyui(route="clone", packs=scene.PACKS, models=(models,), environ=ENVIRON)
     scene.photo(running)
     return running
@@ -51,8 +57,6 @@ def test_a_card_becomes_a_picture(edit: Edit, server: ComfyUI, tmp_path: Path, n
     editor.open_template(TEMPLATES[name])
     editor.page.keyboard.press("Escape")  # 0.3.64 lists the models that the template names.
     editor.js(scene.MAKE_SMALL, SMALL)
-    if name == "flux":
-        editor.set("RYLA_FluxLoader", "model", "tiny-flux.safetensors")
     before = editor.js(_VALUES)
     editor.run()
     entry = editor.finish()

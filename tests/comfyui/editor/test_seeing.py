@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shipped_models
 import tiny_flux
 from comfyui.conftest import StartComfyUI
 from comfyui.editor import scene
 from comfyui.editor.conftest import Edit
 from comfyui.editor.editor import Editor
 from comfyui.process import ComfyUI, Install
-from ryla_nodes.engines.embedded.inference import demo_lora, tiny_sdxl
+from ryla_nodes.engines.embedded.inference import demo_lora
 from ryla_nodes.models.headers import read_header
 
 SITE = os.environ.get("RYLA_TEST_SITE_PACKAGES", "")
@@ -42,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with every small model and a LoRA."""
     models = tmp_path_factory.mktemp("home") / "models"
     tiny_flux.ensure(models)
-    tiny_sdxl.ensure(models)
+    shipped_models.identity(models)
     header = read_header(models / "diffusion_models" / "tiny-flux.safetensors")
     (models / "loras").mkdir(exist_ok=True)
     demo_lora.write(models / "loras" / "character-anna.safetensors", header, "kohya", "ohwx woman")
@@ -114,7 +115,7 @@ def test_faces_are_shown(edit: Edit, server: ComfyUI, faces: None, tmp_path: Pat
         assert "a face of " in scene.text_on(editor, "RYLA_FaceCrop")
         assert "is rendered at 256 px" in scene.text_on(editor, "RYLA_FaceCrop")
         assert scene.text_on(editor, "RYLA_FaceSimilarity").startswith("face similarity")
-        assert "tiny-ip-adapter" in scene.text_on(editor, "RYLA_InstantIDLoader")
+        assert "ryla-paint-ip-adapter" in scene.text_on(editor, "RYLA_InstantIDLoader")
         assert "antelopev2" in scene.text_on(editor, "RYLA_FaceAnalyzer")
         for kind in ("RYLA_FaceCrop", "RYLA_FaceSimilarity"):
             assert editor.js(PICTURES, kind) == ["temp"]

@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import shipped_models
 import tiny_flux
 import torch
 from comfyui.editor import scene
@@ -23,7 +24,6 @@ from comfyui.editor.conftest import Edit
 from comfyui.editor.test_missing import commands, dialog, nothing_ran
 from comfyui.process import Boot, ComfyUI, Install
 from PIL import Image
-from ryla_nodes.engines.embedded.inference import tiny_sdxl
 from ryla_nodes.models.catalogue import ModelEntry
 from safetensors.torch import load_file
 from unit.models_world import World, world
@@ -45,7 +45,7 @@ def machine(tmp_path: Path) -> Iterator[World]:
 
 
 def small_files(machine: World, folder: Path) -> Iterator[tuple[ModelEntry, bytes]]:
-    flux, faces = tiny_flux.ensure(folder), tiny_sdxl.ensure(folder)
+    flux, faces = tiny_flux.ensure(folder), shipped_models.identity(folder)
     assert flux.clip_l and flux.t5xxl and flux.vae
     known = machine.catalogue
     paths = {"flux1-dev": flux.transformer, "clip_l": flux.clip_l, "t5xxl_fp16": flux.t5xxl, "ae": flux.vae}
@@ -117,7 +117,7 @@ def lay_tokenizers(small: Path, models: Path) -> None:
     names = {
         "text_encoders/tiny-clip_l": "clip_l",
         "text_encoders/tiny-t5xxl": "t5xxl_fp16",
-        "checkpoints/tiny-sdxl": "RealVisXL_V5.0_fp16",
+        "checkpoints/ryla-paint-sdxl": "RealVisXL_V5.0_fp16",
     }
     for source, name in names.items():
         for path in small.glob(f"{source}.*tokenizer.json"):

@@ -1,4 +1,4 @@
-"""Teach a real ComfyUI the widths of the small SDXL and its ControlNet, for tests only.
+"""Teach a real ComfyUI the widths of the shipped small SDXL and its ControlNet, for tests only.
 
 A checkpoint with a ``<file>.clip_g.tokenizer.json`` beside it has small text encoders with that tokenizer.
 """
@@ -6,26 +6,33 @@ A checkpoint with a ``<file>.clip_g.tokenizer.json`` beside it has small text en
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import comfy.cldm.cldm
 import comfy.clip_model
+import comfy.controlnet
 import comfy.model_detection
+import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+import torch
 from comfy import sd1_clip, sdxl_clip
 from transformers import PreTrainedTokenizerFast
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
-CHANNELS, CONTEXT, ADDED = 32, 128, 2816
-ONE_HEAD = {"num_heads": 1, "num_head_channels": -1}
+CHANNELS, CONTEXT, ADDED = 64, 128, 2816
+LEVELS = [1, 2, 1]
+"""The levels' widths in channels; core finds those of a checkpoint, and takes those of a ControlNet for SDXL's."""
 CLIP_L = "conditioner.embedders.0.transformer.text_model."
 CLIP_G = "conditioner.embedders.1.model."
+_HINTS = ("conv_in", "blocks.1", "blocks.3", "blocks.5")
 
 
 class _FromFile:
@@ -69,11 +76,36 @@ def _encoders(weights: dict[str, Any], tokenizer: Path) -> tuple[type, type]:
 
 class SmallSDXL(comfy.supported_models.SDXL):
     unet_config = {**comfy.supported_models.SDXL.unet_config, "model_channels": CHANNELS, "context_dim": CONTEXT}
-    unet_extra_config = ONE_HEAD
     encoders: tuple[type, type]
 
     def clip_target(self, state_dict: Any = None) -> Any:
         return comfy.supported_models_base.ClipTarget(*self.encoders)
+
+
+def _is_small(weights: dict[str, Any]) -> bool:
+    """Whether they are those of the small ControlNet."""
+    return "conv_in.weight" in weights and weights["conv_in.weight"].shape[0] == CHANNELS
+
+
+class SmallControlNet(comfy.cldm.cldm.ControlNet):
+    """With other widths in what reads the hint than 16, 32, 96 and 256, when they are given."""
+
+    def __init__(self, *args: Any, hint_widths: list[int] | None = None, **others: Any) -> None:
+        super().__init__(*args, **others)
+        if hint_widths is not None:
+            self.input_hint_block = _hint_block(hint_widths, **others)
+
+
+def _hint_block(widths: list[int], **others: Any) -> Any:
+    operations, placed = others["operations"], {"dtype": others["dtype"], "device": others.get("device")}
+    steps = [(others["hint_channels"], widths[0], 1)]
+    for narrow, wide in pairwise(widths):
+        steps += [(narrow, narrow, 1), (narrow, wide, 2)]
+    layers: list[Any] = []
+    for source, out, stride in steps:
+        layers += [operations.conv_nd(2, source, out, 3, padding=1, stride=stride, **placed), torch.nn.SiLU()]
+    layers.append(operations.conv_nd(2, widths[-1], others["model_channels"], 3, padding=1, **placed))
+    return comfy.cldm.cldm.TimestepEmbedSequential(*layers)
 
 
 def _install() -> None:
@@ -90,7 +122,7 @@ def _install() -> None:
     detect = comfy.model_detection.unet_config_from_diffusers_unet
 
     def detect_control_net(weights: dict[str, Any], dtype: Any = None) -> Any:
-        if "conv_in.weight" not in weights or weights["conv_in.weight"].shape[0] != CHANNELS:
+        if not _is_small(weights):
             return detect(weights, dtype)
         return {
             "use_checkpoint": False,
@@ -105,17 +137,27 @@ def _install() -> None:
             "model_channels": CHANNELS,
             "num_res_blocks": [2, 2, 2],
             "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "channel_mult": [1, 1, 2],
+            "channel_mult": LEVELS,
             "transformer_depth_middle": 10,
             "use_linear_in_transformer": True,
             "context_dim": CONTEXT,
-            **ONE_HEAD,
+            "num_head_channels": 64,
+            "hint_widths": [weights[f"controlnet_cond_embedding.{name}.weight"].shape[0] for name in _HINTS],
             "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
             "use_temporal_attention": False,
             "use_temporal_resblock": False,
         }
 
     comfy.model_detection.unet_config_from_diffusers_unet = detect_control_net
+    comfy.cldm.cldm.ControlNet = SmallControlNet
+    load_control_net = comfy.controlnet.load_controlnet_state_dict
+
+    def load_wide(weights: dict[str, Any], model: Any = None, model_options: Any = None) -> Any:
+        """Core would round norms and biases to the 8 bits of most of the weights; of a checkpoint it does not."""
+        options = {"dtype": comfy.model_management.unet_dtype()} if _is_small(weights) else {}
+        return load_control_net(weights, model, {**(model_options or {}), **options})
+
+    comfy.controlnet.load_controlnet_state_dict = load_wide
 
 
 def _install_vae() -> None:

@@ -81,7 +81,7 @@ class ComfyUIEngine:
         """None: ComfyUI has no weights of its own."""
         return None
 
-    def default_identity(self, *, make: bool = True) -> IdentityFiles | None:
+    def default_identity(self) -> IdentityFiles | None:
         """None, as with FLUX.1."""
         return None
 

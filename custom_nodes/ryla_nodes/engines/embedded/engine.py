@@ -64,11 +64,10 @@ class EmbeddedEngine:
         """The models that ship with the package, whether they are whole or not."""
         return FluxFiles(*map(shipped.path, shipped.FLUX))
 
-    def default_identity(self, *, make: bool = True) -> IdentityFiles:
-        """Small models of made-up weights, in the home folder."""
-        from .inference import tiny_sdxl
-
-        return (tiny_sdxl.ensure if make else tiny_sdxl.files)(self.home / "models")
+    def default_identity(self) -> IdentityFiles:
+        """The models that ship with the package, whether they are whole or not."""
+        checkpoint, adapter, control_net = map(shipped.path, shipped.IDENTITY)
+        return IdentityFiles(checkpoint, adapter, control_net, shipped.insightface())
 
     def load_flux(self, files: FluxFiles, weight_dtype: str) -> tuple[FluxModel, FluxText, PictureVae]:
         """Load FLUX.1 Dev's files, real or small.

@@ -58,13 +58,17 @@ class EngineFiles:
     home: Path
 
     def folder(self, kind: str) -> Path:
-        """The folder of ``kind`` (one of ``KINDS``)."""
+        """The folder of ``kind`` (one of ``KINDS``). Raises ``unsafe_path``, ``unwritable_home``."""
         if kind not in KINDS:
             raise RylaError(
                 "unsafe_path", f"There is no folder of files called {kind!r}; there are {', '.join(KINDS)}."
             )
         path = (self.home / kind).resolve()
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"The folder {path} cannot be made: {error.strerror or error}."
+            raise RylaError("unwritable_home", message, path=path) from error
         return path
 
     @property
