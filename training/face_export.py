@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from .portraits import portraits
 _VIEWS = 4
 _SIDE = 320
 _OPSET = 17
+_NORMALISATION = ("weight", "bias", "running_mean", "running_var")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def export_detector(detector: Detector, path: Path) -> None:
@@ -48,6 +51,60 @@ def _export(module: nn.Module, example: Tensor, names: list[str], axes: dict[str
         )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, out.getvalue())
+
+
+def read_detector(path: Path) -> Detector:
+    """The detector of a file of ``export_detector``."""
+    return _read(Detector(), torch.zeros(1, 3, 64, 64), path)
+
+
+def read_recogniser(path: Path) -> Recogniser:
+    """The recogniser of a file of ``export_recogniser``."""
+    return _read(Recogniser(), torch.zeros(2, 3, ALIGNED, ALIGNED), path)
+
+
+@torch.no_grad()
+def _read(network: Network, example: Tensor, path: Path) -> Network:
+    """``network`` with the weights of its file, where a normalisation is part of the convolution before it."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    values = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    values |= {
+        node.output[0]: values[node.input[0]] for node in graph.node if node.op_type == "Identity"
+    }  # Equal ones.
+    nodes = [node for node in graph.node if node.op_type in ("Conv", "MatMul", "BatchNormalization")]
+    found = iter([[values[name] for name in node.input if name in values] for node in nodes])
+    layers = _layers(network.eval(), example)
+    for layer, behind in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, nn.Conv2d):
+            weight, bias = next(found)
+            layer.weight.copy_(weight)
+            if layer.bias is not None:
+                layer.bias.copy_(bias)
+            elif isinstance(behind, nn.BatchNorm2d):
+                behind.bias.copy_(bias)
+                behind.running_var.fill_(1 - behind.eps)  # type: ignore[union-attr]
+        elif isinstance(layer, nn.Linear):
+            layer.weight.copy_(next(found)[0].T)
+        elif isinstance(layer, nn.BatchNorm1d):
+            layer.load_state_dict(dict(zip(_NORMALISATION, next(found), strict=True)), strict=False)
+    return network
+
+
+def _layers(network: nn.Module, example: Tensor) -> list[nn.Module]:
+    """Convolutions, linear layers and normalisations in the order in which they run."""
+    order: list[nn.Module] = []
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+    hooks = [
+        module.register_forward_hook(lambda module, *_: order.append(module))
+        for module in network.modules()
+        if isinstance(module, kinds)
+    ]
+    network(example)
+    for hook in hooks:
+        hook.remove()
+    return order
 
 
 def judge(insightface: Path, count: int, folder: Path, report: Callable[[str], None]) -> None:

@@ -22,10 +22,11 @@ from ryla_nodes.models.folders import ModelFolders
 from tokenizers import Tokenizer
 
 from training import face_networks, faces
+from training.face_export import export_detector, export_recogniser
 from training.face_stages import crop, frames
 from training.people import keypoints, people, views
 from training.portraits import portraits
-from training.sdxl import captions, rehearsal
+from training.sdxl import captions, rehearsal, restore
 from training.sdxl.__main__ import Run
 from training.sdxl.bank import scene_views
 from training.sdxl.export import export_models, files
@@ -62,7 +63,7 @@ def conditions(tokenizer: Tokenizer, faces: torch.Tensor, pictures: int = 1) -> 
         "clip_g": captions.padded_for_g(tokenizer, ids),
         "faces": faces,
         "points": torch.from_numpy(POINTS).expand(len(faces), 5, 2),
-        "strength": torch.full((len(faces),), 0.8),
+        "strength": torch.full((len(faces), 3), 0.8),
         "control": torch.full((len(faces),), 0.7),
     }
 
@@ -107,10 +108,20 @@ def test_of_two_people_each_acts_in_its_half(tokenizer: Tokenizer, painter: Pain
     states, text = torch.randn(1, 64, attn.to_q.in_features), torch.randn(1, 77, 128)
     with torch.no_grad():
         one, two = (
-            crossing(attn, states, text, identity=Crowd(each, torch.ones(2, 1, 1), 1, (16, 16))).unflatten(1, (8, 8))
+            crossing(attn, states, text, identity=Crowd(each, torch.ones(2, 3), 1, (16, 16))).unflatten(1, (8, 8))
             for each in (tokens, other)
         )
     assert torch.equal(one[:, :, :4], two[:, :, :4]) and (one[:, :, 4:] - two[:, :, 4:]).abs().min() > 0
+
+
+def test_a_layer_sees_the_person_only_as_its_part_of_the_network_does(painter: Painter) -> None:
+    """The wide layers, ten of seventy, would carry the likeness alone."""
+    sampler = rehearsal.stand_in(replace(SMOKE, batch=64), CPU)
+    seen = sampler.batch(SMOKE.buckets[0], 0)["strength"]
+    kinds = {tuple(row) for row in (seen > 0).int().tolist()}
+    assert kinds == {(1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 0)}
+    parts = [crossing.part.tolist() for crossing in painter._crossings]
+    assert [parts.count([float(part == at) for part in range(3)]) for at in range(3)] == [10, 50, 10]
 
 
 def test_blocks_of_a_width_share_one_compiled_graph(painter: Painter) -> None:
@@ -153,6 +164,31 @@ def test_the_face_that_is_looked_at_is_the_one_in_the_picture(tokenizer: Tokeniz
     apart.backward()
     taught = [name for name, weight in trained.adapter.named_parameters() if weight.grad is not None]
     assert len(taught) == len(list(trained.adapter.parameters())) and trained.unet.conv_out.weight.grad.abs().max() > 0
+
+
+def test_a_training_goes_on_from_exported_files(tmp_path: Path, tokenizer: Tokenizer, painter: Painter) -> None:
+    torch.manual_seed(5)
+    vae, trained = autoencoder((64, 64)), face_networks.Recogniser()
+    trained(torch.randn(8, 3, 112, 112))  # So that its normalisations have something to say.
+    export_models(painter, vae, tokenizer, tmp_path / "models", small=False)
+    packs = tmp_path / "faces" / "insightface" / "models"
+    export_recogniser(trained, packs / "antelopev2" / "glintr100.onnx")
+    export_recogniser(trained, packs / "buffalo_l" / "w600k_r50.onnx")
+    export_detector(face_networks.Detector(), packs / "antelopev2" / "scrfd_10g_bnkps.onnx")
+
+    source, again, back = restore.given(tmp_path), Painter(tokenizer.get_vocab_size()).eval(), autoencoder((64, 64))
+    restore.prepare(source, tmp_path / "on")
+    restore.restore(again, back, source)
+    batch = conditions(tokenizer, torch.randn(1, 512))
+    x, step = torch.randn(1, 4, 16, 16), torch.tensor([400])
+    with torch.no_grad():
+        before, after = (predict(network, x, step, batch) for network in (painter, again))
+        assert (before - after).norm() / before.norm() < 4e-3, "half precision of the files is all that differs"
+        assert (vae.encode(x[:, :3])[0] - back.encode(x[:, :3])[0]).abs().max() < 1e-2
+    known = face_networks.Recogniser().eval()
+    known.load_state_dict(torch.load(tmp_path / "on" / "faces" / "recogniser.pt", weights_only=True))
+    face = torch.randn(2, 3, 112, 112)
+    assert torch.allclose(known(face), trained.eval()(face), atol=1e-3)
 
 
 def test_every_way_to_say_it_is_one_row_and_fits(tokenizer: Tokenizer) -> None:

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import torch
+from ryla_nodes.models.identity_files import IdentityFiles
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from ..portraits import portraits
 from ..rehearsal import use_tensor_cores
 from ..render import render
 from ..text import clip_tokenizer
-from . import rehearsal
+from . import rehearsal, restore
 from .bank import Artist, Scenes, scene_views, strangers
 from .captions import Texts, corpus
 from .export import export_models
@@ -41,17 +42,24 @@ _FLUX_SHARE = 4
 
 
 class Run:
-    """One training in ``folder``; its face networks come from ``face_run``."""
+    """One training in ``folder``; its face networks come from ``face_run``. It goes on from ``source``, if given."""
 
-    def __init__(self, plan: Plan, folder: Path, face_run: faces.Run, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, face_run: faces.Run, device: torch.device, source: IdentityFiles | None = None
+    ) -> None:
         self.plan, self.folder, self.face_run, self.device = plan, folder, face_run, device
         self.report = reporter()
         folder.mkdir(parents=True, exist_ok=True)
         use_tensor_cores()
         torch.manual_seed(plan.seed)
+        if source is not None and not (folder / "tokenizer.json").is_file():
+            restore.prepare(source, folder)
         self.tokenizer = self._tokenizer()
         self.vae = autoencoder(plan.vae_widths).to(device)
         self.painter = Painter(self.tokenizer.get_vocab_size()).to(device)
+        if source is not None:
+            restore.restore(self.painter, self.vae, source)
+            torch.save(self.vae.state_dict(), folder / "vae.pt")
 
     def _tokenizer(self) -> Tokenizer:
         kept = self.folder / "tokenizer.json"
@@ -152,6 +160,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything; the models know nothing")
     parser.add_argument("--plan", type=json.loads, default={}, help='other numbers, as {"steps": 500}')
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="a training's OUT, or the package's models, to go on from"
+    )
     arguments = parser.parse_args()
     changes = arguments.plan
     if "buckets" in changes:
@@ -159,7 +170,8 @@ def main() -> None:
     plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **changes)
     device = torch.device(arguments.device)
     face_run = faces.Run(faces.SMOKE if arguments.smoke else faces.Plan(), arguments.out / "faces", device)
-    Run(plan, arguments.out, face_run, device).run()
+    source = None if arguments.source is None else restore.given(arguments.source)
+    Run(plan, arguments.out, face_run, device, source).run()
     face_run.run()
 
 

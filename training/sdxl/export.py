@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -72,11 +72,7 @@ _OPEN_CLIP = {
 
 def open_clip(clip: nn.Module) -> dict[str, Tensor]:
     """CLIP-G in OpenCLIP's layout: queries, keys and values in one matrix, the projection transposed."""
-    renamed: dict[str, Tensor] = {}
-    for name, value in clip.state_dict().items():
-        for ours, theirs in _OPEN_CLIP.items():
-            name = name.replace(ours, theirs)
-        renamed[name] = value
+    renamed = {_in_open_clip(name): value for name, value in clip.state_dict().items()}
     out: dict[str, Tensor] = {}
     for name, value in renamed.items():
         if name == "text_projection.weight":
@@ -87,3 +83,24 @@ def open_clip(clip: nn.Module) -> dict[str, Tensor]:
         elif ".k_proj." not in name and ".v_proj." not in name:
             out[name] = value
     return out
+
+
+def clip_g_of(clip: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``open_clip`` back: the state of ``clip``."""
+    state: dict[str, Tensor] = {}
+    for name in clip.state_dict():
+        there = _in_open_clip(name)
+        part = next((part for part in "qkv" if f".{part}_proj." in there), None)
+        if name == "text_projection.weight":
+            state[name] = weights["text_projection"].T
+        elif part is None:
+            state[name] = weights[there]
+        else:
+            state[name] = weights[there.replace(f".{part}_proj.", ".in_proj_")].chunk(3)["qkv".index(part)]
+    return state
+
+
+def _in_open_clip(name: str) -> str:
+    for ours, theirs in _OPEN_CLIP.items():
+        name = name.replace(ours, theirs)
+    return name

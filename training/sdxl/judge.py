@@ -21,7 +21,7 @@ from ..people import keypoints, people, views
 from ..portraits import portraits
 from ..sample import sheet as save_grid
 from .captions import Texts
-from .networks import Painter
+from .networks import PARTS, Painter
 from .stages import NOISE, predict
 
 CFG = 4.0
@@ -64,7 +64,7 @@ class Judge:
         column = torch.zeros(count, dtype=torch.long, device=self.device)
         shared = {
             "points": self.asked(size),
-            "strength": torch.full((count,), strength, device=self.device),
+            "strength": torch.full((count, len(PARTS)), strength, device=self.device),
             "control": torch.full((count,), STRENGTH, device=self.device),
         }
         noise = torch.rand(vectors.shape, generator=torch.Generator(self.device).manual_seed(3), device=self.device)

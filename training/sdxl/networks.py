@@ -33,6 +33,8 @@ ADDED = POOLED + 6 * 256
 """By it ComfyUI tells SDXL from its refiner."""
 TOKENS, EMBEDDING, RESAMPLER, DEPTH = 16, 512, 128, 4
 LATENT_CHANNELS = 4
+PARTS = ("wide", "narrow", "middle")
+"""Where the cross-attention layers are: on the level of 128, on those of 64, in the middle block."""
 _RESAMPLER_MATRICES = {"0.to_q": (1, 1), "0.to_kv": (2, 1), "0.to_out": (1, 1), "1.1": (4, 1), "1.3": (1, 4)}
 """Of each layer, rows and columns in its widths."""
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
@@ -131,7 +133,7 @@ class Adapter(nn.Module):
 @dataclass(frozen=True)
 class Crowd:
     """Who is in B pictures, P of which, the last ones, show two people: ``tokens`` (B + P, 16, CONTEXT) and their
-    ``strength`` (B + P, 1, 1), those of the second people behind all others."""
+    ``strength`` (B + P, 3) in each of PARTS, those of the second people behind all others."""
 
     tokens: Tensor
     strength: Tensor
@@ -142,11 +144,15 @@ class Crowd:
 class Crossing(nn.Module):
     """A cross-attention layer's processor with the adapter's keys and values for it.
 
-    They are its own modules: so all layers of a width share one compiled graph.
+    They are its own modules, and where it is (one of PARTS) is a tensor: so all layers of a width share one compiled
+    graph.
     """
 
-    def __init__(self, width: int) -> None:
+    part: Tensor
+
+    def __init__(self, width: int, part: str) -> None:
         super().__init__()
+        self.register_buffer("part", torch.tensor([float(part == each) for each in PARTS]), persistent=False)
         self.to_k_ip = nn.Linear(CONTEXT, width, bias=False)
         self.to_v_ip = nn.Linear(CONTEXT, width, bias=False)
 
@@ -168,12 +174,12 @@ class Crossing(nn.Module):
 
     def _people(self, q: Tensor, crowd: Crowd, heads: int) -> Tensor:
         k, v = self.to_k_ip(crowd.tokens), self.to_v_ip(crowd.tokens)
-        rows = crowd.pictures
-        first = _attend(q, k[:rows], v[:rows], heads) * crowd.strength[:rows]
+        rows, strength = crowd.pictures, (crowd.strength * self.part).sum(1).view(-1, 1, 1)
+        first = _attend(q, k[:rows], v[:rows], heads) * strength[:rows]
         alone = 2 * rows - len(crowd.tokens)
         if alone == rows:
             return first
-        second = _attend(q[alone:], k[rows:], v[rows:], heads) * crowd.strength[rows:]
+        second = _attend(q[alone:], k[rows:], v[rows:], heads) * strength[rows:]
         right = _right_half(q.shape[1], crowd.latent_size, q.device)
         return torch.cat([first[:alone], first[alone:] * (1 - right) + second * right])
 
@@ -211,7 +217,10 @@ class Painter(nn.Module):
             if position is not None:
                 positions[position] = module
         # In the order of ``LAYERS``. Not modules of this one, too: they are the UNet's.
-        self._crossings = [Crossing(positions[index].to_q.out_features) for index in range(len(LAYERS))]
+        self._crossings = [
+            Crossing(positions[index].to_q.out_features, _part(index, positions[index].to_q.out_features))
+            for index in range(len(LAYERS))
+        ]
         for index, crossing in enumerate(self._crossings):
             positions[index].set_processor(crossing)
         for network in (self.unet, self.control):
@@ -241,6 +250,13 @@ class Painter(nn.Module):
         parts: list[nn.Module] = [*self.blocks(), *towers]
         found = [layer.weight for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
         return [*found, *(value for value in self.adapter.image.values() if value.dim() == 2)]
+
+
+def _part(index: int, width: int) -> str:
+    """In which of PARTS the layer ``LAYERS[index]`` of this width is."""
+    if LAYERS[index].block == "middle":
+        return "middle"
+    return "wide" if width == max(WIDTHS) else "narrow"
 
 
 def autoencoder(widths: tuple[int, ...]) -> Autoencoder:

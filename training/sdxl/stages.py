@@ -21,13 +21,15 @@ from ..stages import autoencoder_loss
 from .bank import Scenes
 from .captions import PARAPHRASES, Texts
 from .hints import draw_hints
-from .networks import LATENT_CHANNELS, Crowd, Painter, fold_latent_format
+from .networks import LATENT_CHANNELS, PARTS, Crowd, Painter, fold_latent_format
 from .plan import Bucket, Plan
 
 Report = Callable[[str], None]
 
 NOBODY, PLAIN, FREE = 0.12, 0.10, 0.10
 """Shares of pictures without text and person, with text alone, and without keypoints."""
+NARROW, MIDDLE = 0.25, 0.15
+"""Shares of pictures whose person only the narrow layers and the middle block see, and only the middle block."""
 NOISE = 0.35
 """How far InstantID's nobody is from zero."""
 OFFSET = 0.12
@@ -137,9 +139,16 @@ class Sampler:
             "clip_g": self.texts.clip_g[said, column].long(),
             "faces": torch.where(people(nobody)[:, None], empty, faces),
             "known": (~nobody & ~plain).float(),
-            "strength": people(torch.where(plain, 0.0, strength)),
+            "strength": people(torch.where(plain, 0.0, strength)[:, None] * self._reach(uniform(count))),
             "control": people(torch.where(uniform(count) < FREE, 0.0, control)),
         }
+
+    def _reach(self, lot: Tensor) -> Tensor:
+        """Which of PARTS sees the person: (N, 3). Left to themselves the few wide layers would do it all."""
+        seen = torch.ones(len(lot), len(PARTS), device=self.device)
+        seen[:, 0] = (lot >= NARROW + MIDDLE).float()
+        seen[:, 1] = (lot >= MIDDLE).float()
+        return seen
 
 
 @dataclass(frozen=True)
@@ -198,8 +207,8 @@ class Loss:
 def predict(painter: Painter, x: Tensor, step: Tensor, batch: Batch) -> Tensor:
     """The noise in ``x`` (B, 4, h, w) at ``step`` (B,) of the schedule.
 
-    ``batch`` has texts for B pictures, and for B + P people faces, keypoints in pixels and strengths: P pictures at the
-    end show two.
+    ``batch`` has texts for B pictures, and for B + P people faces, keypoints in pixels and strengths (N, 3) by PARTS:
+    P pictures at the end show two.
     """
     rows, size = len(x), (x.shape[-2], x.shape[-1])
     context, pooled = painter.text(batch["clip_l"], batch["clip_g"])
@@ -209,7 +218,7 @@ def predict(painter: Painter, x: Tensor, step: Tensor, batch: Batch) -> Tensor:
     added = {"text_embeds": pooled, "time_ids": sizes}
     tokens = painter.adapter(batch["faces"])
     downs, middle = _controlled(painter, x, step, added, tokens, batch)
-    crowd = Crowd(tokens, batch["strength"].view(-1, 1, 1), rows, size)
+    crowd = Crowd(tokens, batch["strength"], rows, size)
     out: Tensor = painter.unet(
         x,
         step,
