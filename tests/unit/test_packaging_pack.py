@@ -31,7 +31,7 @@ HEAVY = {
 
 # Modules of distributions with another name; what ComfyUI has, whatever is installed; what an extra brings.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "websocket": "websocket-client"}
-COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "numpy", "torch"}
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "numpy", "torch", "triton"}  # The last is PyTorch's own.
 EXTRAS = {"insightface", "onnx", "onnxruntime"}
 
 

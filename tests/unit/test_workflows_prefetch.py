@@ -109,7 +109,9 @@ began = time.perf_counter()
 spec = importlib.util.spec_from_file_location("x/prestartup_script", {str(PACKAGE / "prestartup_script.py")!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 took = time.perf_counter() - began
-time.sleep(3 if {"RYLA_PREFETCH" in environ} else 0)
+reader = getattr(sys.modules.get("_ryla_prefetch"), "_process", None)
+if reader is not None:
+    reader.wait(20)
 print(json.dumps([took, [name for name in sys.modules if name.startswith(("torch", "ryla_nodes", "subprocess"))]]))
 """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RYLA_")}
