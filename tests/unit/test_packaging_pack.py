@@ -29,8 +29,8 @@ HEAVY = {
 }  # fmt: skip
 
 
-# Modules of distributions with another name; what ComfyUI has, Triton with PyTorch, whatever is installed; what an extra
-# brings.
+# Modules of distributions with another name; what ComfyUI has, whatever is installed (Triton is PyTorch's); what an
+# extra brings.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "websocket": "websocket-client"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "numpy", "torch", "triton"}
 EXTRAS = {"insightface", "onnx", "onnxruntime"}
