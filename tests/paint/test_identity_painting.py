@@ -37,7 +37,7 @@ NOBODY = 0.10
 KEYPOINTS = 0.08
 """How far the keypoints are from those asked for, in widths of the face, in the middle one of the pictures."""
 
-PEOPLE, FEW, SIZE, STEPS = 12, 6, 256, 8
+PEOPLE, FEW, SIZE, STEPS = 8, 4, 256, 8
 """All are painted with their own photo; what is to be compared with that, of a few."""
 
 
