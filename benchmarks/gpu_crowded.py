@@ -27,8 +27,10 @@ _SEEDS = (1, 2)
 
 def row_small(bench: Bench) -> None:
     """All modes in one ComfyUI that has a part of the card."""
-    total = _total_gb(bench)
-    bench.options.engine_argument += ["--reserve-vram", str(round(total - bench.options.gigabytes, 1))]
+    total = device_memory_gb("total")
+    if total is not None:
+        reserved = total * 1e9 / 2**30 - bench.options.gigabytes  # ComfyUI counts in GiB.
+        bench.options.engine_argument += ["--reserve-vram", str(round(reserved, 1))]
     engine = bench.start("small")
     try:
         kept: Any = None
@@ -45,15 +47,6 @@ def row_small(bench: Bench) -> None:
             })  # fmt: skip
     finally:
         bench.stop(engine, "small")
-
-
-def _total_gb(bench: Bench) -> float:
-    """All of the card's memory in GiB, as ComfyUI counts it."""
-    if bench.options.cpu:
-        return float(bench.options.gigabytes)
-    import torch
-
-    return torch.cuda.mem_get_info()[1] / 2**30
 
 
 def row_pair(bench: Bench) -> None:

@@ -258,7 +258,7 @@ def test_what_is_made_ready_is_waited_for_before_blocks_are_compiled(
 
     monkeypatch.setattr(warming, "warm", warm)
     for _ in range(2):
-        ahead.begin(["exact"], lambda: CPU, tmp_path)
+        ahead.begin(["exact"], lambda: CPU)
     assert begun.wait(30) and order == [], "the caller goes on"
     exact = speed.accelerate(loaded[0], "exact")[0]
     threading.Timer(0.5, may_end.set).start()
@@ -271,7 +271,7 @@ def test_a_submitted_job_has_the_compiler_made_ready(
     engine: EmbeddedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(ahead, "begin", lambda modes, device, volume: asked.append((modes, device())))
+    monkeypatch.setattr(ahead, "begin", lambda modes, device: asked.append((modes, device())))
     monkeypatch.setenv("RYLA_VOLUME", str(tmp_path))
     engine.expect({"1": {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": "off"}}})
     assert asked == []

@@ -11,7 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from ryla_nodes.engines.embedded.inference.sdxl_model import ActiveIdentity, Control, SdxlModel
+from ryla_nodes.engines.embedded.inference.sdxl_model import (
+    ActiveIdentity,
+    Control,
+    SdxlModel,
+    active_controls,
+    added,
+    residuals,
+)
 from ryla_nodes.identity.attention import COND, IdentityTerm, LayerKV
 from torch import Tensor
 
@@ -35,13 +42,7 @@ class Call:
     @cached_property
     def controls(self) -> list[Control]:
         """The ControlNets that act now."""
-        found: list[Control] = []
-        control: Control | None = self.conditioning[0][1].get("control")
-        while control is not None:
-            if control.start >= float(self.sigma) >= control.end:
-                found.append(control)
-            control = control.previous
-        return found
+        return active_controls(self.conditioning[0][1], self.sigma)
 
     @cached_property
     def identities(self) -> list[Sequence[IdentityTerm]]:
@@ -119,45 +120,29 @@ def _alike(calls: Sequence[Call]) -> list[list[Call]]:
 
 def _denoised(calls: Sequence[Call]) -> Tensor:
     """``SdxlModel.denoise`` of all ``calls``: (B, 4, h, w)."""
-    model, count = calls[0].model, len(calls)
+    model = calls[0].model
     x = torch.cat([call.x for call in calls])
     sigma = torch.stack([call.sigma for call in calls]).view(-1, 1, 1, 1)
     scaled = (x / (sigma**2 + 1).sqrt()).to(model.device, model.placement.dtype)
     pooled = torch.cat([call.conditioning[0][1]["pooled_output"] for call in calls])
-    height, width = (8 * side for side in x.shape[-2:])
-    arguments = {
+    arguments: dict[str, Any] = {
         "timestep": torch.stack([model.sampling.time(call.sigma) for call in calls]).to(model.device),
         "encoder_hidden_states": torch.cat([call.conditioning[0][0] for call in calls]).to(scaled),
-        "added_cond_kwargs": {
-            "text_embeds": pooled.to(scaled),
-            "time_ids": torch.tensor([[height, width, 0, 0, height, width]] * count).to(scaled),
-        },
+        "added_cond_kwargs": added({"pooled_output": pooled}, scaled),
     }
-    residuals = _controlled(calls, scaled, arguments)
+    nets = [_stacked_nets(same, calls, scaled) for same in zip(*(call.controls for call in calls), strict=True)]
     terms = _identities(calls, scaled)
     if terms:
         arguments["cross_attention_kwargs"] = {"identity": ActiveIdentity(terms, COND, (x.shape[-2], x.shape[-1]))}
-    noise = model.network.module(scaled, **arguments, **residuals, return_dict=False)[0]
+    arguments |= residuals(nets, scaled, arguments)
+    noise = model.network.module(scaled, **arguments, return_dict=False)[0]
     return x - noise.float() * sigma
 
 
-def _controlled(calls: Sequence[Call], scaled: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
-    downs: list[Tensor] = []
-    middle: Tensor | None = None
-    for same in zip(*(call.controls for call in calls), strict=True):
-        tokens = torch.cat([call.conditioning[0][1]["cross_attn_controlnet"] for call in calls])
-        down, mid = same[0].net.network.module(
-            scaled,
-            timestep=arguments["timestep"],
-            encoder_hidden_states=tokens.to(scaled),
-            controlnet_cond=torch.cat([each.features(scaled[:1]) for each in same]),
-            conditioning_scale=same[0].strength,
-            added_cond_kwargs=arguments["added_cond_kwargs"],
-            return_dict=False,
-        )
-        downs = [a + b for a, b in zip(downs, down, strict=True)] if downs else list(down)
-        middle = mid if middle is None else middle + mid
-    return {} if middle is None else {"down_block_additional_residuals": downs, "mid_block_additional_residual": middle}
+def _stacked_nets(same: Sequence[Control], calls: Sequence[Call], like: Tensor) -> tuple[Control, Tensor, Tensor]:
+    """A ControlNet that all calls have, with their tokens and the features of their hints."""
+    tokens = torch.cat([call.conditioning[0][1]["cross_attn_controlnet"] for call in calls])
+    return same[0], tokens.to(like), torch.cat([each.features(like[:1]) for each in same])
 
 
 def _identities(calls: Sequence[Call], like: Tensor) -> list[list[IdentityTerm]]:

@@ -9,6 +9,7 @@ from shutil import copyfile
 
 import torch
 from ryla_nodes.engines.embedded.inference.vae import Autoencoder
+from ryla_nodes.models import shipped
 from ryla_nodes.models.identity_files import IdentityFiles
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,7 +24,7 @@ def given(folder: Path) -> IdentityFiles:
     """The files that a training left in ``folder``, or those of the package's folder of models."""
     if (folder / "models").is_dir():
         return replace(files(folder / "models"), insightface=folder / "faces" / "insightface")
-    return replace(files(folder), insightface=folder / "insightface" / "ryla-paint")
+    return replace(files(folder), insightface=folder / shipped.insightface().relative_to(shipped.ROOT))
 
 
 def prepare(source: IdentityFiles, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,22 @@ def require() -> None:
 
 def _require(entry: ModelEntry, file: Path) -> None:
     try:
-        examine(file)
-        size = file.stat().st_size
-        if size == entry.size:
+        if not file.is_file():
+            examine(file)
+        state = file.stat()
+        _examine_once(file, state.st_size, state.st_mtime_ns)
+        if state.st_size == entry.size:
             return
-        why = f"{file} has {size:,} bytes, not {entry.size:,}."
+        why = f"{file} has {state.st_size:,} bytes, not {entry.size:,}."
     except RylaError as error:
         why = error.message
     raise damaged(file, why)
+
+
+@lru_cache(maxsize=64)
+def _examine_once(file: Path, size: int, changed: int) -> None:
+    """Every job asks several times; a file is read again when its ``size`` or time of change is another."""
+    examine(file)
 
 
 def damaged(file: Path, why: str, **details: Any) -> RylaError:

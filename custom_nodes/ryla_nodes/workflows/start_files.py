@@ -78,8 +78,10 @@ def keep_noting(volume: Path) -> threading.Thread:
 
 
 def _keep_noting(volume: Path) -> None:
-    count, pause = 0, threading.Event()
+    count, seen, pause = 0, (0, 0), threading.Event()
     with suppress(OSError):  # A volume that takes nothing: then the next start is as this one.
         for _ in range(_TIMES):
             pause.wait(_EVERY_S)
-            count = note(volume, count)
+            now = len(sys.modules), len(_libraries())
+            if now != seen:  # To look at thousands of files takes time that the first pictures want.
+                count, seen = note(volume, count), now

@@ -141,10 +141,9 @@ class ComfyUIEngine:
         if modes:
             from comfy.model_management import get_torch_device
 
-            from ... import settings
             from ..speed import ahead
 
-            ahead.begin(modes, get_torch_device, settings.load().volume)
+            ahead.begin(modes, get_torch_device)
 
     def save_target(self, prefix: str, width: int, height: int) -> SaveTarget:
         """Core SaveImage's folder, name and counter for ``prefix``."""

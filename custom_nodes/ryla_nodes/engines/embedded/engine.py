@@ -153,10 +153,9 @@ class EmbeddedEngine:
         """Make the compiler ready for the modes of ``speed`` in ``prompt``."""
         modes = asked(prompt)
         if modes:
-            from ... import settings
             from ..speed import ahead
 
-            ahead.begin(modes, _device, settings.load().volume)
+            ahead.begin(modes, _device)
 
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled; see ``speed.accelerate``."""

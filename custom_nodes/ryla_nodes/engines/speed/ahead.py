@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ... import settings
 from ..protocol import SpeedMode
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _threads: dict[SpeedMode, threading.Thread] = {}
 
 
-def begin(modes: Iterable[SpeedMode], device: Callable[[], torch.device], volume: Path | None) -> None:
+def begin(modes: Iterable[SpeedMode], device: Callable[[], torch.device]) -> None:
     """Make the compiler ready for ``modes``, once in a process and one after the other."""
     for mode in modes:
         if mode not in _threads:
-            given = mode, device, volume, list(_threads.values())
+            given = mode, device, list(_threads.values())
             thread = threading.Thread(target=_prepare, args=given, name="ryla-warm", daemon=True)
             _threads[mode] = thread
             thread.start()
@@ -31,11 +31,9 @@ def wait() -> None:
         thread.join()
 
 
-def _prepare(
-    mode: SpeedMode, device: Callable[[], torch.device], volume: Path | None, before: list[threading.Thread]
-) -> None:
+def _prepare(mode: SpeedMode, device: Callable[[], torch.device], before: list[threading.Thread]) -> None:
     for thread in before:
         thread.join()
     from . import warming
 
-    warming.warm(mode, device(), volume)
+    warming.warm(mode, device(), settings.load().volume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,50 +113,63 @@ class SdxlModel:
         """The picture latent that the network sees behind ``x`` [B, 4, h, w] at ``sigma``: ``x - sigma * noise``."""
         context, values = conditioning[0]
         scaled = (x / (sigma**2 + 1).sqrt()).to(self.device, self.placement.dtype)
-        arguments = {
+        arguments: dict[str, Any] = {
             "timestep": self.sampling.time(sigma).to(self.device).expand(len(x)),
             "encoder_hidden_states": repeated(context, len(x)).to(scaled),
-            "added_cond_kwargs": _added(values, scaled),
+            "added_cond_kwargs": added(values, scaled),
         }
-        residuals = _controlled(values, scaled, sigma, arguments)
+        tokens = values.get("cross_attn_controlnet")
+        seen = arguments["encoder_hidden_states"] if tokens is None else repeated(tokens, len(x)).to(scaled)
+        nets = [(control, seen, control.features(scaled)) for control in active_controls(values, sigma)]
         terms = tuple(applied.terms for applied in self.identities if applied.window.contains(sigma))
         if terms:
             active = ActiveIdentity(terms, int(negative), (x.shape[-2], x.shape[-1]))
             arguments["cross_attention_kwargs"] = {"identity": active}
-        noise: torch.Tensor = self.network.module(scaled, **arguments, **residuals, return_dict=False)[0]
+        arguments |= residuals(nets, scaled, arguments)
+        noise: torch.Tensor = self.network.module(scaled, **arguments, return_dict=False)[0]
         return x - noise.float() * sigma
 
 
-def _added(values: dict[str, Any], x: torch.Tensor) -> dict[str, torch.Tensor]:
+def added(values: dict[str, Any], x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Pooled text, and (original, crop, target) sizes as ComfyUI fills them in: the picture's own, uncropped."""
     height, width = (8 * side for side in x.shape[-2:])
     sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(x)).to(x)
     return {"text_embeds": repeated(values["pooled_output"], len(x)).to(x), "time_ids": sizes}
 
 
-def _controlled(
-    values: dict[str, Any], scaled: torch.Tensor, sigma: torch.Tensor, arguments: dict[str, Any]
-) -> dict[str, Any]:
-    """The residuals of every ControlNet on the conditioning, summed, as the UNet takes them."""
-    downs: list[torch.Tensor] = []
-    middle: torch.Tensor | None = None
+def active_controls(values: Mapping[str, Any], sigma: torch.Tensor) -> list[Control]:
+    """The ControlNets of a conditioning that act at ``sigma``."""
+    found: list[Control] = []
     control: Control | None = values.get("control")
-    tokens = values.get("cross_attn_controlnet")
     while control is not None:
         if control.start >= float(sigma) >= control.end:
-            context = arguments["encoder_hidden_states"] if tokens is None else repeated(tokens, len(scaled))
-            down, mid = control.net.network.module(
-                scaled,
-                timestep=arguments["timestep"],
-                encoder_hidden_states=context.to(scaled),
-                controlnet_cond=control.features(scaled),
-                conditioning_scale=control.strength,
-                added_cond_kwargs=arguments["added_cond_kwargs"],
-                return_dict=False,
-            )
-            downs = [a + b for a, b in zip(downs, down, strict=True)] if downs else list(down)
-            middle = mid if middle is None else middle + mid
+            found.append(control)
         control = control.previous
+    return found
+
+
+def residuals(
+    nets: Iterable[tuple[Control, torch.Tensor, torch.Tensor]], scaled: torch.Tensor, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What ControlNets add, summed, as the UNet takes it.
+
+    Args:
+        nets: each with the tokens that it reads [B, T, D] and the features of its hint.
+    """
+    downs: list[torch.Tensor] = []
+    middle: torch.Tensor | None = None
+    for control, tokens, features in nets:
+        down, mid = control.net.network.module(
+            scaled,
+            timestep=arguments["timestep"],
+            encoder_hidden_states=tokens,
+            controlnet_cond=features,
+            conditioning_scale=control.strength,
+            added_cond_kwargs=arguments["added_cond_kwargs"],
+            return_dict=False,
+        )
+        downs = [a + b for a, b in zip(downs, down, strict=True)] if downs else list(down)
+        middle = mid if middle is None else middle + mid
     if middle is None:
         return {}
     return {"down_block_additional_residuals": downs, "mid_block_additional_residual": middle}
