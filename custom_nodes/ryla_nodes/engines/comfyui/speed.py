@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management as management
+import comfy.options
 import torch
 from comfy.ldm.flux.layers import attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -27,7 +28,8 @@ from comfy_execution.utils import get_executing_context
 from ... import settings
 from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import ahead, cache, compiler, keeping, layers, machine, report
+from ..speed import ahead, cache, compiler, fp8, keeping, layers, machine, making, report
+from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
 from ..speed.layers import Place
@@ -37,6 +39,16 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
 _LATENT_SCALE = 8
+_TRACED = (
+    __name__,
+    fp8.__name__,
+    "comfy.ldm.flux.layers",
+    "comfy.ldm.flux.math",
+    "comfy.ldm.modules.attention",
+    "comfy.ldm.common_dit",
+    "comfy.ops",
+)
+making.first_settings.append(("comfy.options", "args_parsing", comfy.options.args_parsing))
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class _Wrapper:
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
                     _announce(self.mode, arguments[0])
-                    stack.enter_context(_compiled(base.diffusion_model))
+                    stack.enter_context(_compiled(base.diffusion_model, self._packages(base.diffusion_model)))
                     if self.mode == "fast":
                         _finish(base, partial(executor, *arguments, **options), _is_alone(*arguments, **options))
                     return executor(*arguments, **options)
@@ -158,6 +170,13 @@ class _Wrapper:
         _say_once(f"speed {self.mode} is not used: {reason}")
         _tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
         return executor(*arguments, **options)
+
+    def _packages(self, network: Any) -> Kept | None:
+        """What was compiled ahead; not for layers whose weights are patched at each call."""
+        folder = cache.folder(self.volume, self.cache_name)
+        linear = [place.linear for place in _places(network)] if folder else []
+        patched = any(getattr(each, "weight_function", None) or getattr(each, "bias_function", None) for each in linear)
+        return Kept(folder, _TRACED) if folder and not patched else None
 
 
 _said: set[str] = set()
@@ -281,17 +300,17 @@ def _swapped(known: _Fp8) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled(network: Any) -> Iterator[None]:
+def _compiled(network: Any, kept: Kept | None) -> Iterator[None]:
     """Let calls of the blocks run compiled functions, with GELUs that compile well."""
     gelus = list(layers.gelus(_blocks(network)))
     try:
         for parent, name, _ in gelus:
             parent._modules[name] = layers.instead_of_gelu(parent, name)
         for block in network.double_blocks:
-            block._compiled_call_impl = partial(_call, block, _DOUBLE, _double)
+            block._compiled_call_impl = partial(_call, kept, block, _DOUBLE, _double)
         for block in network.single_blocks:
             function = _single_in_parts if _takes_parts(block) else _single
-            block._compiled_call_impl = partial(_call, block, _SINGLE, function)
+            block._compiled_call_impl = partial(_call, kept, block, _SINGLE, function)
         yield
     finally:
         for block in _blocks(network):
@@ -300,13 +319,13 @@ def _compiled(network: Any) -> Iterator[None]:
             parent._modules[name] = gelu
 
 
-def _call(block: Any, kind: _Kind, function: Any, *arguments: Any, **options: Any) -> Any:
+def _call(kept: Kept | None, block: Any, kind: _Kind, function: Any, *arguments: Any, **options: Any) -> Any:
     """A call of a block by core: ``function`` in its place, unless somebody asks for more than the block alone."""
     given = dict(zip((*kind.names, "attn_mask"), arguments, strict=False)) | options
     tensors = [given.pop(name, None) for name in kind.names]
     if not _is_plain(block, given) or any(tensor is None for tensor in tensors):
         return block._call_impl(*arguments, **options)
-    return compiler.run(function, block, tensors, kind.lengths)
+    return compiler.run(function, block, tensors, kind.lengths, kept)
 
 
 def _is_plain(block: Any, more: dict[str, Any]) -> bool:

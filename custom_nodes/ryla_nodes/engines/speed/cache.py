@@ -45,6 +45,14 @@ def use(volume: Path | None, name: str) -> str:
     return note
 
 
+def folder(volume: Path | None, name: str) -> Path | None:
+    """The folder that ``use`` with the same arguments has in use; None when that changes nothing."""
+    if volume is None or any(map(_is_chosen, _VARIABLES)):
+        return None
+    found = volume / "cache" / name
+    return None if _prepare(found) else found
+
+
 def _is_chosen(key: str) -> bool:
     """Whether the user set this variable: the compiler writes its default there once anything asks it for its place."""
     value = os.environ.get(key)
