@@ -39,15 +39,17 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
 _LATENT_SCALE = 8
-_TRACED = (
-    __name__,
-    fp8.__name__,
+_FOLLOWED = (  # Of ComfyUI's versions, each has some.
     "comfy.ldm.flux.layers",
     "comfy.ldm.flux.math",
     "comfy.ldm.modules.attention",
     "comfy.ldm.common_dit",
     "comfy.ops",
+    "comfy.quant_ops",
+    "comfy.rmsnorm",
+    "comfy_kitchen",
 )
+_TRACED = (__name__, fp8.__name__, *(name for name in _FOLLOWED if name in sys.modules))
 making.first_settings.append(("comfy.options", "args_parsing", comfy.options.args_parsing))
 
 
@@ -162,7 +164,9 @@ class _Wrapper:
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
                     _announce(self.mode, arguments[0])
-                    stack.enter_context(_compiled(base.diffusion_model, self._packages(base.diffusion_model)))
+                    folder = cache.folder(self.volume, self.cache_name)
+                    kept = Kept(folder, _TRACED) if folder else None
+                    stack.enter_context(_compiled(base.diffusion_model, kept))
                     if self.mode == "fast":
                         _finish(base, partial(executor, *arguments, **options), _is_alone(*arguments, **options))
                     return executor(*arguments, **options)
@@ -170,13 +174,6 @@ class _Wrapper:
         _say_once(f"speed {self.mode} is not used: {reason}")
         _tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
         return executor(*arguments, **options)
-
-    def _packages(self, network: Any) -> Kept | None:
-        """What was compiled ahead; not for layers whose weights are patched at each call."""
-        folder = cache.folder(self.volume, self.cache_name)
-        linear = [place.linear for place in _places(network)] if folder else []
-        patched = any(getattr(each, "weight_function", None) or getattr(each, "bias_function", None) for each in linear)
-        return Kept(folder, _TRACED) if folder and not patched else None
 
 
 _said: set[str] = set()

@@ -64,7 +64,7 @@ def facts_of(call: Call) -> dict[str, Any] | None:
     state = layout.state()
     device = call.device
     given = [*_filled(state), *call.tensors]
-    if layout.structure is None or not _is_plain_use(device):
+    if not (layout.is_plain() and _is_plain_use(device)):
         return None
     if any(type(each) not in _PLAIN or each.device != device for each in given):
         return None
@@ -161,6 +161,7 @@ class Artifact:
     def _fits(self, call: Call, layout: Layout, state: Sequence[torch.Tensor]) -> bool:
         return (
             layout.structure == self._structure
+            and layout.is_plain()
             and code_of(call.kept.traced).digest == self._code
             and _is_plain_use(self._device)
             and self._fits_weights(state)

@@ -183,9 +183,8 @@ def _sums(program: ExportedProgram, first: int, lengths: Sequence[int]) -> dict[
     }
     found = {}
     for number, size in sizes.items():
-        parts = [own for own in sizes if lengths[own] == 1 and own <= number]
         expression = _expression(size)
-        symbols = {_expression(sizes[own]): own for own in reversed(parts)}
+        symbols = {_expression(sizes[own]): own for own in reversed(sizes)}
         if isinstance(size, int) or expression - sum(expression.free_symbols) != 0:
             raise ValueError(f"the length of input {number} is {size}")
         found[number] = sorted(symbols[symbol] for symbol in expression.free_symbols)

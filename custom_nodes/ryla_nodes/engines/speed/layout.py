@@ -17,6 +17,7 @@ from torch import nn
 from .traced import SIMPLE, digest_of, place_of
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_BY_HAND = ("forward", "weight_function", "bias_function")  # The last two are ComfyUI's.
 _Named = list[tuple[str, nn.Module]]
 
 
@@ -25,8 +26,7 @@ class Layout:
 
     Attributes:
         names: of the block's parameters and buffers, in the order of ``state``.
-        structure: a digest of all modules: their classes' ``forward``, and such settings as their code reads. None when
-            one of them was changed by hand or hooked: then only running it tells what it does.
+        structure: a digest of all modules: their classes' ``forward``, and such settings as their code reads.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -46,18 +46,24 @@ class Layout:
             for prefix, module in modules
             for name in (*module._parameters, *module._buffers)
         ]
-        is_changed = any(self._hooks) or any("forward" in module.__dict__ for _, module in modules)
-        self.structure = None if is_changed else _digest(modules)
+        self.structure = _digest(modules)
 
     def holds(self) -> bool:
-        """Whether the block still has the same modules, and no hooks."""
-        if any(self._hooks):
-            return False
+        """Whether the block still has the same modules."""
         for owner, name, child in self._children:
             module = owner()
             if module is None or module._modules.get(name) is not child():
                 return False
         return True
+
+    def is_plain(self) -> bool:
+        """Whether its modules do what their classes do: none is hooked, has its weights patched at each call, or was
+        given a ``forward`` by hand.
+        """
+        if any(self._hooks):
+            return False
+        settings = [vars(owner()) for owner, _, _ in self._slots]
+        return not any(each.get(name) for each in settings for name in _BY_HAND)
 
     def state(self) -> list[torch.Tensor | None]:
         """The block's parameters and buffers as they are now."""

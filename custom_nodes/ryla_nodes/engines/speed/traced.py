@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import importlib
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
@@ -13,14 +13,14 @@ SIMPLE = (bool, int, float, str, type(None))
 
 
 class Code:
-    """The functions in the namespaces of modules that are imported.
+    """The functions in the namespaces of modules.
 
     Attributes:
         digest: of what they are called and do.
     """
 
     def __init__(self, modules: tuple[str, ...]) -> None:
-        spaces = [vars(sys.modules[module]) for module in modules]
+        spaces = [vars(importlib.import_module(module)) for module in modules]
         self._functions = [
             (space, name, value) for space in spaces for name, value in space.items() if isinstance(value, FunctionType)
         ]
