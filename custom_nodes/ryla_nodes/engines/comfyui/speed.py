@@ -28,7 +28,7 @@ from comfy_execution.utils import get_executing_context
 from ... import settings
 from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import ahead, cache, compiler, fp8, keeping, layers, machine, making, report
+from ..speed import ahead, artifact, cache, compiler, fp8, keeping, layers, machine, making, report
 from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
@@ -163,12 +163,13 @@ class _Wrapper:
                         keeping.begin(base.diffusion_model, self.volume, arguments[0].device)
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
-                    _announce(self.mode, arguments[0])
                     folder = cache.folder(self.volume, self.cache_name)
-                    kept = Kept(folder, _TRACED) if folder else None
+                    kept = Kept(folder, self.mode, _TRACED) if folder else None
+                    _announce(self.mode, arguments[0], kept)
                     stack.enter_context(_compiled(base.diffusion_model, kept))
                     if self.mode == "fast":
-                        _finish(base, partial(executor, *arguments, **options), _is_alone(*arguments, **options))
+                        step = partial(executor, *arguments, **options)
+                        _finish(base, step, _is_alone(*arguments, **options), kept)
                     return executor(*arguments, **options)
         unread.read_all(base.diffusion_model)
         _say_once(f"speed {self.mode} is not used: {reason}")
@@ -187,14 +188,15 @@ def _say_once(line: str) -> None:
         logging.warning("ryla: %s", line)
 
 
-def _announce(mode: SpeedMode, latent: torch.Tensor) -> None:
+def _announce(mode: SpeedMode, latent: torch.Tensor, kept: Kept | None) -> None:
     """Say on the node that runs how it runs, and there and in the log that a step will wait for the compiler."""
     kind = (mode, latent.device, latent.dtype)
     if kind in _compiled_for:
         _tell(f"{_size(latent)}, speed {mode}")
         return
     _compiled_for.add(kind)
-    line = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
+    compiling = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
+    line = f"speed {mode}: the blocks were compiled ahead" if artifact.is_filled(kept) else compiling
     logging.info("ryla: %s", line)
     _tell(line)
 
@@ -245,13 +247,13 @@ def _quantise(base: Any, latent: torch.Tensor) -> str | None:
     return None
 
 
-def _finish(base: Any, step: Callable[[], Any], alone: bool) -> None:
-    """Have all weights there that a step needs; the compiler works while they are read."""
+def _finish(base: Any, step: Callable[[], Any], alone: bool, kept: Kept | None) -> None:
+    """Have all weights there that a step needs; the compiler works while they are read, if it has to."""
     known = _kept[base]
     if known.made is None:
         return
     try:
-        if alone and known.made.reading:
+        if alone and known.made.reading and not artifact.is_filled(kept):
             step()  # Of weights that are not there yet: only what is compiled for it is wanted.
         known.made.finish()
         unread.read_all(base.diffusion_model)  # What is not kept, if anything.

@@ -22,11 +22,13 @@ from torch import nn
 from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from ...files import sha256
+from ..protocol import SpeedMode
 from .layout import Layout, layout_of
 from .traced import code_of, own_name, place_of
 
 SHORTEST, LONGEST = 4, 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
 _FORMAT = 1
+_KINDS = 2
 _PLAIN = (torch.Tensor, nn.Parameter)
 
 Facts = Mapping[str, Any]
@@ -36,9 +38,10 @@ State = Sequence[torch.Tensor | None]
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder for packages, and the modules whose functions the compiler follows."""
+    """A folder for packages, the mode they are for, and the modules whose functions the compiler follows."""
 
     folder: Path
+    mode: SpeedMode
     traced: tuple[str, ...]
 
 
@@ -74,8 +77,8 @@ def facts_of(call: Call) -> dict[str, Any] | None:
         return None
     return {
         "format": _FORMAT,
-        "torch": torch.__version__,
-        "device": device.type,
+        "mode": call.kept.mode,
+        **_machine(device),
         "function": place_of(call.function),
         **surroundings(call),
         "weights": [
@@ -86,6 +89,11 @@ def facts_of(call: Call) -> dict[str, Any] | None:
         "tensors": [[str(each.dtype), _open_shape(each, length)] for each, length in _pairs(call)],
         "lengths": list(call.lengths),
     }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {"torch": torch.__version__, "device": device.type, "gpu": gpu}
 
 
 def surroundings(call: Call) -> dict[str, Any]:
@@ -246,10 +254,10 @@ def opened(path: Path, device: torch.device) -> Artifact | None:
     if about is None:
         return None
     facts = about["facts"]
-    if path_of(path.parent, facts) != path or sha256(path) != about["sha256"]:
-        logging.warning("ryla: %s is damaged, and not used", path)
+    if any(facts.get(name) != value for name, value in _machine(device).items()):
         return None
-    if facts["torch"] != torch.__version__:
+    if sha256(path) != about["sha256"]:
+        logging.warning("ryla: %s is damaged, and not used", path)
         return None
     try:
         return Artifact(path, facts, {int(number): parts for number, parts in about["sums"].items()}, device)
@@ -258,11 +266,41 @@ def opened(path: Path, device: torch.device) -> Artifact | None:
         return None
 
 
+def forget() -> None:
+    """Look at folders anew, as a process does that starts."""
+    of.cache_clear()
+    opened.cache_clear()
+
+
+def is_filled(kept: Kept | None) -> bool:
+    """Whether there are packages for both kinds of blocks: those of other versions or models may be among them."""
+    return kept is not None and len(_of_mode(kept.folder, kept.mode)) >= _KINDS
+
+
+def load_ahead(volume: Path | None, mode: SpeedMode, device: torch.device) -> bool:
+    """Load what was last used on such a machine in ``mode``; whether that is there for both kinds of blocks."""
+    here = torch.empty(0, device=device).device
+    folders = volume.glob("cache/inductor-*") if volume else ()
+    for folder in sorted(folders, key=lambda each: each.stat().st_mtime, reverse=True):
+        if sum(opened(path, here) is not None for path in _of_mode(folder, mode)) >= _KINDS:
+            return True
+    return False
+
+
+def _of_mode(folder: Path, mode: SpeedMode) -> list[Path]:
+    paths = sorted(each.with_suffix(".pt2") for each in folder.glob("*.json"))
+    return [path for path in paths if (about := read(path)) and about["facts"].get("mode") == mode]
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """What is known of the package at ``path``; None when there is none, or nothing known of it."""
     try:
         about = json.loads(path.with_suffix(".json").read_bytes())
     except (OSError, ValueError):
         return None
-    is_whole = isinstance(about, dict) and about.keys() >= {"facts", "sha256", "sums"} and path.is_file()
-    return about if is_whole else None
+    is_ours = isinstance(about, dict) and about.keys() >= {"facts", "sha256", "sums"}
+    facts = about["facts"] if is_ours and isinstance(about["facts"], dict) else {}
+    if not isinstance(facts.get("function"), str) or path_of(path.parent, facts) != path:
+        logging.warning("ryla: %s is damaged, and not used", path.with_suffix(".json"))
+        return None
+    return about if path.is_file() else None

@@ -46,11 +46,14 @@ def use(volume: Path | None, name: str) -> str:
 
 
 def folder(volume: Path | None, name: str) -> Path | None:
-    """The folder that ``use`` with the same arguments has in use; None when that changes nothing."""
+    """The folder that ``use`` is for; None without a volume, with one that the user chose, or when it is not there.
+
+    It may be one that takes nothing: what is there can be used all the same.
+    """
     if volume is None or any(map(_is_chosen, _VARIABLES)):
         return None
     found = volume / "cache" / name
-    return None if _prepare(found) else found
+    return found if found.is_dir() else None
 
 
 def _is_chosen(key: str) -> bool:

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...files import replacing, sha256, write_whole
 from ...models.locks import locked
-from . import artifact, fp8
+from . import artifact, fp8, toolchain
 from .artifact import LONGEST, SHORTEST, Call
 from .layout import layout_of
 from .making import Order
@@ -96,6 +96,8 @@ def _make(order: Order, path: Path) -> None:
         program, backends = _exported(call, names, state)
         sums = _sums(program, len(state), call.lengths)
         with _backends(backends), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if order.device.type == "cuda":
+                toolchain.prepare(Path(folder))
             made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder, "made.pt2")))
             with replacing(path) as part:
                 shutil.copyfile(made, part)

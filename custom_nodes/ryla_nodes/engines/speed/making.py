@@ -9,6 +9,7 @@ import atexit
 import copy
 import json
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def want(call: Call) -> None:
         return
     _layouts.add(layout)
     path = artifact.path_of(call.kept.folder, facts)
-    if path in _seen or artifact.opened(path, call.device) is not None:
+    if path in _seen or artifact.opened(path, call.device) is not None or not os.access(path.parent, os.W_OK):
         return
     _seen.add(path)
     try:
@@ -112,7 +113,7 @@ def wait() -> None:
 def _without_memory(call: Call) -> Call:
     known = {id(each): _meta(each) for each in (*call.block.parameters(), *call.block.buffers())}
     block = copy.deepcopy(call.block, known)
-    kept = Kept(call.kept.folder, tuple(map(own_name, call.kept.traced)))
+    kept = Kept(call.kept.folder, call.kept.mode, tuple(map(own_name, call.kept.traced)))
     return Call(kept, call.function, block, [_meta(each) for each in call.tensors], call.lengths)
 
 

@@ -55,7 +55,7 @@ class AcceleratedNetwork(Network):
         for parent, gelu, _ in list(layers.gelus(double.children(), single.children())):
             parent._modules[gelu] = layers.instead_of_gelu(parent, gelu)
         folder = cache.folder(settings.load().volume, self.cache_name)
-        kept = Kept(folder, _TRACED) if folder else None
+        kept = Kept(folder, self.mode, _TRACED) if folder else None
         for block in double.children():
             _run_by(block, _double, (1, 1, -1, 0), kept)
         for block in single.children():
