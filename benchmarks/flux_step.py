@@ -38,7 +38,7 @@ parser.add_argument("--cpu", action="store_true", help="for a try: one block of 
 options = parser.parse_args()
 if options.ahead and "RYLA_VOLUME" not in os.environ:
     os.environ["RYLA_VOLUME"] = tempfile.mkdtemp()
-sys.argv = ["main.py", *(["--cpu"] if options.cpu else [])]
+sys.argv = ["main.py", *(["--cpu", "--use-pytorch-cross-attention"] if options.cpu else [])]
 sys.path[:0] = [str(options.comfyui), str(REPO / "custom_nodes"), str(REPO / "tests")]
 
 import comfy.options  # noqa: E402

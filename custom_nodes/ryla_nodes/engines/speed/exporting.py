@@ -10,10 +10,12 @@ import pickle
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import sympy
@@ -40,10 +42,11 @@ class Taken(Exception):
 
 
 def main() -> None:
-    """Make all packages that are ordered, and end with what is wrong as the last line."""
+    """Make all packages that are ordered; what goes wrong ends as one line, the last."""
+    sys.excepthook = _say
     start = json.loads(sys.stdin.buffer.readline())
     if hasattr(os, "nice"):
-        os.nice(19)
+        os.nice(start["nice"])
     sys.argv = start["argv"]
     sys.path += [path for path in start["path"] if path not in sys.path]
     for module, attribute, value in start["settings"]:
@@ -53,6 +56,14 @@ def main() -> None:
             make(order)
     except Taken:
         return
+
+
+def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace)
+    while error.__context__ is not None:  # What it began with tells more than what came of it.
+        error = error.__context__
+    words = next((line for line in str(error).splitlines() if line.strip()), "")
+    print(f"{type(error).__name__}: {words}", file=sys.stderr)  # noqa: T201
 
 
 class _Unpickler(pickle.Unpickler):

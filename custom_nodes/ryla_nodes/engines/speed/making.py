@@ -61,6 +61,7 @@ _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _last = 0.0
 _running = 0
+_niceness = 19
 
 
 @contextmanager
@@ -102,9 +103,9 @@ def want(call: Call) -> None:
 
 
 def wait() -> None:
-    """Have all that is wanted made now, and wait for it."""
-    global _last
-    _last = 0.0
+    """Have all that is wanted made now, not in the background, and wait for it."""
+    global _last, _niceness
+    _last, _niceness = 0.0, 0
     thread = _thread
     if thread is not None:
         thread.join()
@@ -143,7 +144,7 @@ def _make(orders: list[bytes]) -> None:
         logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
         return
     began = time.monotonic()
-    start = {"path": sys.path, "argv": sys.argv, "settings": first_settings}
+    start = {"nice": _niceness, "path": sys.path, "argv": sys.argv, "settings": first_settings}
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", _RUN, str(_ROOT)],
