@@ -22,7 +22,11 @@ class Code:
     def __init__(self, modules: tuple[str, ...]) -> None:
         spaces = [vars(importlib.import_module(module)) for module in modules]
         self._functions = [
-            (space, name, value) for space in spaces for name, value in space.items() if isinstance(value, FunctionType)
+            (space, name, value)
+            for space in spaces
+            for name, value in space.items()
+            # The compiler puts what it made beside what it made that of, as `__compiled_fn_1` and the like.
+            if isinstance(value, FunctionType) and not name.startswith("__")
         ]
         parts = sorted((name, digest_of(function)) for _, name, function in self._functions)
         self.digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
