@@ -1,18 +1,23 @@
 """One step of full-size FLUX.1 on one GPU, in a ComfyUI's own Python: `speed` off, exact and fast. Noise weights.
 
     python benchmarks/flux_step.py /path/to/ComfyUI [--json FILE] [--kinds] [--profile] [--variants]
+    python benchmarks/flux_step.py /path/to/ComfyUI --ahead [--depth 4,8]
 
 Milliseconds of a step by CUDA events, seconds of a mode's first call and of the first call with another size, the error
 of the velocity against `off`. --kinds: that error with one kind of layer in 8 bits; --profile: the kernels that take
-longest; --variants: `fast` and `exact` with other options of the compiler, one after the other.
+longest; --variants: `fast` and `exact` with other options of the compiler, one after the other. --ahead: nothing but
+`exact` and `fast` compiled as ever beside blocks that were compiled ahead, at 4096 + 512 tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -27,9 +32,13 @@ parser.add_argument("--modes", default="off,exact,fast")
 parser.add_argument("--kinds", action="store_true")
 parser.add_argument("--profile", action="store_true")
 parser.add_argument("--variants", action="store_true")
+parser.add_argument("--ahead", action="store_true")
+parser.add_argument("--depth", default="19,38", help="double and single blocks")
 parser.add_argument("--cpu", action="store_true", help="for a try: one block of each kind, nothing refused")
 options = parser.parse_args()
-sys.argv = ["main.py", *(["--cpu"] if options.cpu else [])]
+if options.ahead and "RYLA_VOLUME" not in os.environ:
+    os.environ["RYLA_VOLUME"] = tempfile.mkdtemp()
+sys.argv = ["main.py", *(["--cpu", "--use-pytorch-cross-attention"] if options.cpu else [])]
 sys.path[:0] = [str(options.comfyui), str(REPO / "custom_nodes"), str(REPO / "tests")]
 
 import comfy.options  # noqa: E402
@@ -41,8 +50,10 @@ import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402, F401 - tells our package that it is inside ComfyUI
 import torch  # noqa: E402
 from comfyui import true_width  # noqa: E402
+from ryla_nodes import settings  # noqa: E402
 from ryla_nodes.engines.comfyui import speed  # noqa: E402
-from ryla_nodes.engines.speed import compiler, layers, machine  # noqa: E402
+from ryla_nodes.engines.protocol import SpeedMode  # noqa: E402
+from ryla_nodes.engines.speed import artifact, compiler, layers, machine, making  # noqa: E402
 
 SIZES = ((1024, 1024), (832, 1216), (1216, 832), (768, 768))
 REPEATS = 2 if options.cpu else 8
@@ -60,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def load() -> Any:
     """A MODEL of noise, on the GPU."""
     device = management.get_torch_device()
-    shapes = true_width.shapes(*((1, 1) if options.cpu else (19, 38)))
+    shapes = true_width.shapes(*((1, 1) if options.cpu else map(int, options.depth.split(","))))
     generator = torch.Generator(device).manual_seed(0)
     state = {}
     for name, shape in shapes.items():
@@ -155,7 +166,7 @@ def by_kind(step: Step, reference: torch.Tensor) -> dict[str, Any]:
     row: dict[str, Any] = {"row": "kinds"}
     inputs = step.inputs(*(64, 64) if options.cpu else SIZES[0])
     compiled, chosen = compiler.run, speed._places
-    compiler.run = lambda function, block, tensors, lengths: function(block, *tensors)
+    compiler.run = lambda function, block, tensors, lengths, kept: function(block, *tensors)
     for kinds in (*((kind,) for kind in layers.KINDS), layers.KINDS):
         speed._kept.clear()
         speed._places = lambda network, kinds=kinds: layers.places(network.double_blocks, network.single_blocks, kinds)
@@ -164,6 +175,45 @@ def by_kind(step: Step, reference: torch.Tensor) -> dict[str, Any]:
     speed._kept.clear()
     compiler.run, speed._places = compiled, chosen
     return row
+
+
+def ahead(step: Step, mode: SpeedMode) -> dict[str, Any]:
+    """A mode compiled as ever, then with packages that a process of its own makes; seconds, and milliseconds a step."""
+    model, said = speed.accelerate(step.model, mode)
+    inputs = step.inputs(*(64, 64) if options.cpu else SIZES[0], tokens=512)
+    row: dict[str, Any] = {"row": "ahead", "mode": mode, "report": said}
+    row |= {f"compiled_{name}": value for name, value in _timed(step, model, inputs).items()}
+    velocity = step.run(model, inputs)
+    began = time.perf_counter()
+    making.wait()
+    row["making_s"] = round(time.perf_counter() - began, 1)
+    artifact.forget()
+    began = time.perf_counter()
+    row["ahead_found"] = artifact.load_ahead(settings.load().volume, mode, step.device)
+    row["ahead_load_s"] = round(time.perf_counter() - began, 3)
+    compiled, calls = compiler._compiled, []
+    compiler._compiled = lambda function: calls.append(1) or compiled(function)
+    row |= {f"ahead_{name}": value for name, value in _timed(step, model, inputs).items()}
+    made = step.run(model, inputs)
+    compiler._compiled = compiled
+    row["ahead_not_served"] = len(calls)
+    row["largest_difference"] = float((made - velocity).abs().max() / velocity.abs().max())
+    row["error"] = error(made, velocity)
+    return row
+
+
+def _timed(step: Step, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    first = step.seconds(model, inputs)
+    warm = statistics.median(step.seconds(model, inputs) for _ in range(REPEATS))
+    return {"first_s": round(first, 2), "ms": round(warm * 1000, 2), "attention": _attention(step, model, inputs)}
+
+
+def _attention(step: Step, model: Any, inputs: dict[str, Any]) -> list[str]:
+    """The names of the kernels that attend, as far as they tell."""
+    with torch.profiler.profile() as seen:
+        step.seconds(model, inputs)
+    words = ("flash", "fmha", "cudnn", "sdpa", "attention")
+    return sorted({each.key[:90] for each in seen.key_averages() if any(word in each.key.lower() for word in words)})
 
 
 def variants(step: Step, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
@@ -220,6 +270,11 @@ def main() -> None:
 
     with torch.inference_mode():
         step = Step(load())
+        if options.ahead:
+            logging.getLogger().setLevel(logging.INFO)
+            for mode in ("exact", "fast"):
+                add(ahead(step, mode))
+            return
         reference: dict[Any, torch.Tensor] = {}
         for mode in options.modes.split(","):
             add(measure(step, mode, reference))

@@ -8,8 +8,8 @@ Rows, each of which runs alone:
     warm    the first picture of a ComfyUI with a warm page cache: core's loaders, ours, ours, core's
     cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, ours with
             RYLA_PREFETCH, and `speed` fast with RYLA_PREFETCH from kept 8-bit weights (made before, not timed)
-    filled  the first picture of a process with a warm page cache in `exact` and `fast`, compiled code and 8-bit
-            weights kept by an earlier process
+    filled  the first picture of a process with a warm page cache in `exact` and `fast`, blocks compiled ahead and
+            8-bit weights kept by an earlier process
     embedded  the same two of `ryla engine`, without and with RYLA_PREFETCH
 
 Tables are printed; with the environment variable OUT set, loading.json and ComfyUI's logs are left in that folder.
@@ -38,7 +38,7 @@ sys.path.insert(0, str(REPO / "tests"))
 import gpu_flux  # noqa: E402
 import gpu_lora  # noqa: E402
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
-from gpubench import Row, Rows, add_picture, models_of, parser_of, run  # noqa: E402
+from gpubench import Row, Rows, add_picture, models_of, parser_of, run, wait_for_packages  # noqa: E402
 
 FILES = ("diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae")
 DROP = Path("/proc/sys/vm/drop_caches")
@@ -221,7 +221,7 @@ def _graph(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 
 def keep(bench: Bench, *modes: str) -> None:
-    """Have the volume hold the compiled code of ``modes``, the 8-bit weights, and what files such a process uses."""
+    """Have the volume hold what ``modes`` compile, the 8-bit weights, and what files such a process uses."""
     began = time.perf_counter()
     with comfyui(bench, "keep", True) as engine:
         for mode in modes:
@@ -231,6 +231,8 @@ def keep(bench: Bench, *modes: str) -> None:
                 print(f"8-bit weights were not kept:\n{engine.log[-2000:]}", flush=True)
                 break
             time.sleep(0.5)
+        if modes and not bench.options.cpu:
+            wait_for_packages(bench.volume, modes, partial(getattr, engine, "log"))
     print(f"{' and '.join(modes)} kept in {time.perf_counter() - began:.1f} s", flush=True)
 
 

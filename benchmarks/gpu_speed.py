@@ -39,7 +39,7 @@ import gpu_lora  # noqa: E402
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
 from device_memory import device_memory_gb  # noqa: E402
 from gpu_flux import _execution_seconds, submit  # noqa: E402
-from gpubench import Row, Rows, add_picture, models_of, parser_of, run  # noqa: E402
+from gpubench import Row, Rows, add_picture, models_of, parser_of, run, wait_for_packages  # noqa: E402
 
 MODES = ("off", "exact", "fast")
 ROUNDS = 4
@@ -209,6 +209,8 @@ def row_first(bench: Bench) -> None:
             other = [picture(engine, graph(bench.options, mode, 3 + n, width=832, height=1216))[0] for n in range(2)]
             again, *_ = picture(engine, graph(bench.options, mode, 9))
             memory = device_memory_gb()
+            if name.endswith("empty") and not bench.options.cpu:
+                wait_for_packages(bench.volume, [mode], partial(getattr, engine, "log"))
         finally:
             bench.stop(engine, name.replace(" ", "-"))
         bench.add({

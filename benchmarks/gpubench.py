@@ -60,6 +60,26 @@ def _mark(models: Path, maker: str) -> Path:
     return models / f".{maker}.made"
 
 
+def wait_for_packages(volume: Path, modes: Sequence[str], log: Callable[[], str], seconds: float = 240) -> bool:
+    """Wait until a process that ran ``modes`` has compiled both kinds of blocks ahead for the next one.
+
+    ``log`` gives the process's log, where it says when it cannot; False then, and after ``seconds``.
+    """
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        found = [json.loads(path.read_bytes())["facts"]["mode"] for path in volume.glob("cache/inductor-*/*.json")]
+        if all(found.count(mode) >= 2 for mode in modes):
+            print(
+                f"blocks of {' and '.join(modes)} compiled ahead after {time.perf_counter() - began:.1f} s", flush=True
+            )
+            return True
+        if "not compiled ahead" in log():
+            break
+        time.sleep(0.5)
+    print(f"blocks of {' and '.join(modes)} were not compiled ahead:\n{log()[-2000:]}", flush=True)
+    return False
+
+
 class Rows:
     """Figures as they come: printed, and kept as NAME.json in the folder that OUT names, if it names one."""
 

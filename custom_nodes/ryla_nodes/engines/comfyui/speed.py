@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management as management
+import comfy.options
 import torch
 from comfy.ldm.flux.layers import attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -27,7 +28,8 @@ from comfy_execution.utils import get_executing_context
 from ... import settings
 from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import ahead, cache, compiler, keeping, layers, machine, report
+from ..speed import ahead, artifact, cache, compiler, fp8, keeping, layers, machine, making, report
+from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
 from ..speed.layers import Place
@@ -37,6 +39,18 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
 _LATENT_SCALE = 8
+_FOLLOWED = (  # Of ComfyUI's versions, each has some.
+    "comfy.ldm.flux.layers",
+    "comfy.ldm.flux.math",
+    "comfy.ldm.modules.attention",
+    "comfy.ldm.common_dit",
+    "comfy.ops",
+    "comfy.quant_ops",
+    "comfy.rmsnorm",
+    "comfy_kitchen",
+)
+_TRACED = (__name__, fp8.__name__, *(name for name in _FOLLOWED if name in sys.modules))
+making.first_settings.append(("comfy.options", "args_parsing", comfy.options.args_parsing))
 
 
 @dataclass(frozen=True)
@@ -149,10 +163,13 @@ class _Wrapper:
                         keeping.begin(base.diffusion_model, self.volume, arguments[0].device)
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
-                    _announce(self.mode, arguments[0])
-                    stack.enter_context(_compiled(base.diffusion_model))
+                    folder = cache.folder(self.volume, self.cache_name)
+                    kept = Kept(folder, self.mode, _TRACED) if folder else None
+                    _announce(self.mode, arguments[0], kept)
+                    stack.enter_context(_compiled(base.diffusion_model, kept))
                     if self.mode == "fast":
-                        _finish(base, partial(executor, *arguments, **options), _is_alone(*arguments, **options))
+                        step = partial(executor, *arguments, **options)
+                        _finish(base, step, _is_alone(*arguments, **options), kept)
                     return executor(*arguments, **options)
         unread.read_all(base.diffusion_model)
         _say_once(f"speed {self.mode} is not used: {reason}")
@@ -171,14 +188,15 @@ def _say_once(line: str) -> None:
         logging.warning("ryla: %s", line)
 
 
-def _announce(mode: SpeedMode, latent: torch.Tensor) -> None:
+def _announce(mode: SpeedMode, latent: torch.Tensor, kept: Kept | None) -> None:
     """Say on the node that runs how it runs, and there and in the log that a step will wait for the compiler."""
     kind = (mode, latent.device, latent.dtype)
     if kind in _compiled_for:
         _tell(f"{_size(latent)}, speed {mode}")
         return
     _compiled_for.add(kind)
-    line = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
+    compiling = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
+    line = f"speed {mode}: the blocks were compiled ahead" if artifact.is_filled(kept) else compiling
     logging.info("ryla: %s", line)
     _tell(line)
 
@@ -229,13 +247,13 @@ def _quantise(base: Any, latent: torch.Tensor) -> str | None:
     return None
 
 
-def _finish(base: Any, step: Callable[[], Any], alone: bool) -> None:
-    """Have all weights there that a step needs; the compiler works while they are read."""
+def _finish(base: Any, step: Callable[[], Any], alone: bool, kept: Kept | None) -> None:
+    """Have all weights there that a step needs; the compiler works while they are read, if it has to."""
     known = _kept[base]
     if known.made is None:
         return
     try:
-        if alone and known.made.reading:
+        if alone and known.made.reading and not artifact.is_filled(kept):
             step()  # Of weights that are not there yet: only what is compiled for it is wanted.
         known.made.finish()
         unread.read_all(base.diffusion_model)  # What is not kept, if anything.
@@ -281,17 +299,17 @@ def _swapped(known: _Fp8) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled(network: Any) -> Iterator[None]:
+def _compiled(network: Any, kept: Kept | None) -> Iterator[None]:
     """Let calls of the blocks run compiled functions, with GELUs that compile well."""
     gelus = list(layers.gelus(_blocks(network)))
     try:
         for parent, name, _ in gelus:
             parent._modules[name] = layers.instead_of_gelu(parent, name)
         for block in network.double_blocks:
-            block._compiled_call_impl = partial(_call, block, _DOUBLE, _double)
+            block._compiled_call_impl = partial(_call, kept, block, _DOUBLE, _double)
         for block in network.single_blocks:
             function = _single_in_parts if _takes_parts(block) else _single
-            block._compiled_call_impl = partial(_call, block, _SINGLE, function)
+            block._compiled_call_impl = partial(_call, kept, block, _SINGLE, function)
         yield
     finally:
         for block in _blocks(network):
@@ -300,13 +318,13 @@ def _compiled(network: Any) -> Iterator[None]:
             parent._modules[name] = gelu
 
 
-def _call(block: Any, kind: _Kind, function: Any, *arguments: Any, **options: Any) -> Any:
+def _call(kept: Kept | None, block: Any, kind: _Kind, function: Any, *arguments: Any, **options: Any) -> Any:
     """A call of a block by core: ``function`` in its place, unless somebody asks for more than the block alone."""
     given = dict(zip((*kind.names, "attn_mask"), arguments, strict=False)) | options
     tensors = [given.pop(name, None) for name in kind.names]
     if not _is_plain(block, given) or any(tensor is None for tensor in tensors):
         return block._call_impl(*arguments, **options)
-    return compiler.run(function, block, tensors, kind.lengths)
+    return compiler.run(function, block, tensors, kind.lengths, kept)
 
 
 def _is_plain(block: Any, more: dict[str, Any]) -> bool:

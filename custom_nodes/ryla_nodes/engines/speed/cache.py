@@ -45,6 +45,17 @@ def use(volume: Path | None, name: str) -> str:
     return note
 
 
+def folder(volume: Path | None, name: str) -> Path | None:
+    """The folder that ``use`` is for; None without a volume, with one that the user chose, or when it is not there.
+
+    It may be one that takes nothing: what is there can be used all the same.
+    """
+    if volume is None or any(map(_is_chosen, _VARIABLES)):
+        return None
+    found = volume / "cache" / name
+    return found if found.is_dir() else None
+
+
 def _is_chosen(key: str) -> bool:
     """Whether the user set this variable: the compiler writes its default there once anything asks it for its place."""
     value = os.environ.get(key)

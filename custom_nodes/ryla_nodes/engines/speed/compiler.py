@@ -1,5 +1,7 @@
 """Functions of a block and tensors, compiled at their first call: one graph for all blocks of a kind and all sizes.
 
+What an earlier process has compiled ahead (``artifact``) runs in their place.
+
 Batches run sample by sample: one sample fills a GPU, and so a batch needs no graph of its own.
 """
 
@@ -12,6 +14,9 @@ from typing import Any
 
 import torch
 
+from . import artifact, fp8, making
+from .artifact import Call, Kept
+
 Function = Callable[..., Any]
 
 _failed: dict[Function, str] = {}
@@ -19,23 +24,42 @@ _failed: dict[Function, str] = {}
 
 @lru_cache(maxsize=32)
 def _compiled(function: Function) -> Function:
+    fp8.has_row_kernel()  # Its operator has to be there before the compiler looks for it.
     return torch.compile(function)
 
 
-def run(function: Function, block: torch.nn.Module, tensors: Sequence[torch.Tensor], lengths: Sequence[int]) -> Any:
+def run(
+    function: Function,
+    block: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    lengths: Sequence[int],
+    kept: Kept | None = None,
+) -> Any:
     """``function(block, *tensors)``, compiled; as it is when it cannot be compiled, which is logged once.
 
     Args:
         tensors: [B, ...] or [1, ...], what is alike for all samples.
         lengths: for each tensor its dimension that goes with the picture's size or the text's length; -1: it has none,
             0: the tensor has no dimension for samples.
+        kept: what was compiled ahead is looked for there, and made for the next process where it is missing.
     """
     if function in _failed:
         return function(block, *tensors)
+    with making.running():
+        return _run_batch(function, block, tensors, lengths, kept)
+
+
+def _run_batch(
+    function: Function,
+    block: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    lengths: Sequence[int],
+    kept: Kept | None,
+) -> Any:
     batch = max(len(tensor) for tensor, dimension in zip(tensors, lengths, strict=True) if dimension)
     if batch == 1:
-        return _run(function, block, tensors, lengths)
-    done = [_run(function, block, _sample(tensors, lengths, number, batch), lengths) for number in range(batch)]
+        return _run(function, block, tensors, lengths, kept)
+    done = [_run(function, block, _sample(tensors, lengths, number, batch), lengths, kept) for number in range(batch)]
     return torch.cat(done) if isinstance(done[0], torch.Tensor) else tuple(map(torch.cat, zip(*done, strict=True)))
 
 
@@ -46,13 +70,26 @@ def _sample(
     return tuple(each[number : number + 1] if dimension and len(each) == batch else each for each, dimension in pairs)
 
 
-def _run(function: Function, block: torch.nn.Module, tensors: Sequence[torch.Tensor], lengths: Sequence[int]) -> Any:
+def _run(
+    function: Function,
+    block: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    lengths: Sequence[int],
+    kept: Kept | None,
+) -> Any:
+    call = Call(kept, function, block, tensors, lengths) if kept else None
+    made = artifact.of(call.kept, function, call.device).serve(call) if call else None
+    if made is not None:
+        return made
     for tensor, dimension in zip(tensors, lengths, strict=True):
         if dimension >= 0:
             torch._dynamo.maybe_mark_dynamic(tensor, dimension)
     try:
-        return _compiled(function)(block, *tensors)
+        made = _compiled(function)(block, *tensors)
     except (torch._dynamo.exc.TorchDynamoException, OSError) as error:
         _failed[function] = str(error)
         logging.warning("ryla: blocks cannot be compiled here, and run as they are: %s", error)
         return function(block, *tensors)
+    if call:
+        making.want(call)
+    return made

@@ -7,7 +7,6 @@ each call. Source of the formats: Micikevicius et al. 2022, FP8 Formats for Deep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import nn
@@ -42,14 +41,20 @@ class Gelu(nn.Module):
 GELU = Gelu()
 
 
-@cache
+_row_kernel: bool | None = None
+
+
 def has_row_kernel() -> bool:
     """Whether the operator of ``row_kernel`` is there; it is defined by the first who asks."""
-    try:
-        from . import row_kernel  # noqa: F401
-    except ImportError:  # No Triton, or one without e4m3.
-        return False
-    return True
+    global _row_kernel
+    if _row_kernel is None:
+        try:
+            from . import row_kernel  # noqa: F401
+        except ImportError:  # No Triton, or one without e4m3.
+            _row_kernel = False
+        else:
+            _row_kernel = True
+    return _row_kernel
 
 
 def product(
@@ -58,16 +63,15 @@ def product(
     scale: torch.Tensor,
     bias: torch.Tensor | None = None,
     gelu: bool = False,
-    one_pass: bool = False,
 ) -> torch.Tensor:
     """``x`` [N, K] times the transpose of ``weight`` [M, K] (e4m3) with its ``scale`` [M, 1]: [N, M] like ``x``.
 
     Args:
-        gelu: send ``x`` through GELU first; ``one_pass``: by the kernel, on a GPU.
+        gelu: send ``x`` through GELU first, on a GPU by the kernel.
     """
     rows: torch.Tensor
     row_scale: torch.Tensor
-    if gelu and one_pass and x.is_cuda:
+    if gelu and x.is_cuda and has_row_kernel():
         rows, row_scale = torch.ops.ryla.quantised_gelu(x)
     else:
         rows, row_scale = quantised(GELU(x) if gelu else x)
@@ -107,7 +111,6 @@ class Fp8Linear(nn.Module):
         super().__init__()
         self.widths = list(widths or (linear.in_features,))
         self.gelu = gelu
-        self._one_pass = gelu and linear.weight.is_cuda and has_row_kernel()
         rows, device = linear.out_features, linear.weight.device
         for index, width in enumerate(self.widths):
             self.register_buffer(f"weight{index}", torch.empty(rows, width, dtype=DTYPE, device=device))
@@ -134,7 +137,7 @@ class Fp8Linear(nn.Module):
             rows = part.reshape(-1, part.shape[-1])
             weight, scale = getattr(self, f"weight{index}"), getattr(self, f"scale{index}")
             last = index == len(self.widths) - 1
-            out = product(rows, weight, scale, bias, gelu=self.gelu and last, one_pass=self._one_pass)
+            out = product(rows, weight, scale, bias, gelu=self.gelu and last)
             bias, total = None, out if total is None else total + out
         assert total is not None
         return total.view(*parts[0].shape[:-1], -1)

@@ -15,20 +15,24 @@ from torch import nn
 from torch.nn import functional
 
 from ..protocol import SpeedMode
-from . import cache, machine
-from .fp8 import GELU, Fp8Linear
+from . import artifact, cache, machine
+from .fp8 import GELU, Fp8Linear, has_row_kernel
 
 _WIDTH, _HEADS, _TOKENS = 64, 2, 32
 
 
 @torch.no_grad()
 def warm(mode: SpeedMode, device: torch.device, volume: Path | None) -> None:
-    """Compile the small block as ``mode`` has blocks, unless this machine cannot; kept like the blocks themselves."""
-    if mode == "off" or machine.refusal(mode, device):
+    """Compile the small block as ``mode`` has blocks, unless this machine cannot; kept like the blocks themselves.
+
+    Where an earlier process has compiled the blocks ahead, that is loaded instead.
+    """
+    if mode == "off" or machine.refusal(mode, device) or artifact.load_ahead(volume, mode, device):
         return
     cache.use(volume, cache.name_of(device, f"small {mode}", (_WIDTH,)))
     block = _Small(device, eighths=mode == "fast")
     x = torch.zeros(1, _TOKENS, _WIDTH, dtype=torch.bfloat16, device=device)
+    has_row_kernel()  # Its operator has to be there before the compiler looks for it.
     torch._dynamo.maybe_mark_dynamic(x, 1)
     try:
         torch.compile(_run)(block, x)

@@ -12,12 +12,16 @@ from torch import nn
 from .... import settings
 from ...loading import unread
 from ...protocol import SpeedMode
-from ...speed import ahead, cache, compiler, keeping, layers, machine, report
+from ...speed import ahead, cache, compiler, fp8, keeping, layers, machine, report
+from ...speed.artifact import Kept
 from ...speed.fp8 import Fp8Linear
+from . import flux_network
 from .flux import FluxModel
 from .flux_network import attend, modulated
 from .sampling import Model
 from .weights import CastLinear, Network, shallow_clone
+
+_TRACED = (__name__, flux_network.__name__, fp8.__name__)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class AcceleratedNetwork(Network):
         unread.read_all(module)  # For exact all that is left in its file.
         for parent, gelu, _ in list(layers.gelus(double.children(), single.children())):
             parent._modules[gelu] = layers.instead_of_gelu(parent, gelu)
+        folder = cache.folder(settings.load().volume, self.cache_name)
+        kept = Kept(folder, self.mode, _TRACED) if folder else None
         for block in double.children():
-            _run_by(block, _double, (1, 1, -1, 0))
+            _run_by(block, _double, (1, 1, -1, 0), kept)
         for block in single.children():
-            _run_by(block, _single, (1, -1, 0))
+            _run_by(block, _single, (1, -1, 0), kept)
         return module
 
 
@@ -85,9 +91,9 @@ def _unfit(module: nn.Module) -> str | None:
     return None
 
 
-def _run_by(block: nn.Module, function: compiler.Function, lengths: tuple[int, ...]) -> None:
+def _run_by(block: nn.Module, function: compiler.Function, lengths: tuple[int, ...], kept: Kept | None) -> None:
     def call(*tensors: torch.Tensor) -> Any:
-        return compiler.run(function, block, tensors, lengths)
+        return compiler.run(function, block, tensors, lengths, kept)
 
     block._compiled_call_impl = call
 

@@ -1,0 +1,166 @@
+"""Blocks that ran compiled are packaged for the processes that come: by a process of its own, once no block runs.
+
+It is a process since tracing would hold up whatever else Python does here, and it has low priority.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from . import artifact
+from .artifact import Call, Kept
+from .layout import Layout, layout_of
+from .traced import own_name
+
+_IDLE_S = 3.0
+_FREE_BYTES = 2 << 30  # What the process takes of a GPU: its context, and a layer or two while kernels are tuned.
+_ROOT = Path(__file__).resolve().parents[3]
+_RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.engines.speed.exporting import main; main()"
+
+first_settings: list[tuple[str, str, Any]] = []
+"""What an engine needs to be set before its modules are imported: module, attribute, value."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be packaged; its tensors and the block's have no memory.
+
+    Attributes:
+        facts: those of the package.
+        call: with tensors on the meta device.
+        device: where it is to run.
+    """
+
+    facts: dict[str, Any]
+    call: Call
+    device: torch.device
+
+
+_orders: dict[Path, bytes] = {}
+_seen: set[Path] = set()
+_layouts: WeakSet[Layout] = WeakSet()
+_lock = threading.Lock()
+_thread: threading.Thread | None = None
+_last = 0.0
+_running = 0
+_niceness = 19
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """While a block runs, or is compiled for it, nothing is made."""
+    global _running, _last
+    _running += 1
+    try:
+        yield
+    finally:
+        _running -= 1
+        _last = time.monotonic()
+
+
+def want(call: Call) -> None:
+    """Have a package made for ``call``, which has just run compiled, unless there is one."""
+    global _thread
+    layout = layout_of(call.block)
+    if layout in _layouts:
+        return
+    facts = artifact.facts_of(call)
+    if facts is None:
+        return
+    _layouts.add(layout)
+    path = artifact.path_of(call.kept.folder, facts)
+    if path in _seen or artifact.opened(path, call.device) is not None or not os.access(path.parent, os.W_OK):
+        return
+    _seen.add(path)
+    try:
+        order = pickle.dumps(Order(facts, _without_memory(call), call.device))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        logging.warning("ryla: blocks are not compiled ahead: %s", error)
+        return
+    with _lock:
+        _orders[path] = order
+        if _thread is None:
+            _thread = threading.Thread(target=_attend, name="ryla-making", daemon=True)
+            _thread.start()
+
+
+def wait() -> None:
+    """Have all that is wanted made now, not in the background, and wait for it."""
+    global _last, _niceness
+    _last, _niceness = 0.0, 0
+    thread = _thread
+    if thread is not None:
+        thread.join()
+
+
+def _without_memory(call: Call) -> Call:
+    known = {id(each): _meta(each) for each in (*call.block.parameters(), *call.block.buffers())}
+    block = copy.deepcopy(call.block, known)
+    kept = Kept(call.kept.folder, call.kept.mode, tuple(map(own_name, call.kept.traced)))
+    return Call(kept, call.function, block, [_meta(each) for each in call.tensors], call.lengths)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
+
+
+def _attend() -> None:
+    """Wait until no block has run for a while, and have made what is wanted, until nothing is."""
+    global _thread
+    while True:
+        while _running or time.monotonic() - _last < _IDLE_S:
+            time.sleep(0.1)
+        with _lock:
+            orders = dict(_orders)
+            _orders.clear()
+            if not orders:
+                _thread = None
+                return
+        _make(list(orders.values()))
+
+
+def _make(orders: list[bytes]) -> None:
+    device = pickle.loads(orders[0]).device
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < _FREE_BYTES:
+        logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
+        return
+    began = time.monotonic()
+    start = {"nice": _niceness, "path": sys.path, "argv": sys.argv, "settings": first_settings}
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RUN, str(_ROOT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        atexit.register(process.kill)
+        _, said = process.communicate(json.dumps(start).encode() + b"\n" + b"".join(orders))
+        atexit.unregister(process.kill)
+    except OSError as error:
+        logging.warning("ryla: blocks are not compiled ahead: %s", error)
+        return
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        logging.warning("ryla: blocks are not compiled ahead: %s", lines[-1] if lines else process.returncode)
+        logging.debug("%s", "\n".join(lines))
+        return
+    logging.info("ryla: blocks were compiled ahead for the next process in %.0f s", time.monotonic() - began)
