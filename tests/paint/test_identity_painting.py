@@ -21,7 +21,7 @@ from ryla_nodes.models.folders import ModelFolders
 from tokenizers import Tokenizer
 
 from training.evaluation import read
-from training.likeness import cast
+from training.likeness import ablation, cast
 from training.likeness.engine import SharedEngine, Studio
 from training.likeness.rows import OWN, Asked, Facts, Set, strength_name
 from training.likeness.scores import Eyes, alike
@@ -34,6 +34,8 @@ LIKER = 0.10
 """How much more like its person than like others a picture is at least, in the mean cosine."""
 NOBODY = 0.10
 """How like the person of the photo pictures are at most at a strength of 0, in the mean cosine."""
+LOST = 0.15
+"""How much less like its person a picture is at least when the adapter's layers are in each other's place."""
 KEYPOINTS = 0.08
 """How far the keypoints are from those asked for, in widths of the face, in the middle one of the pictures."""
 
@@ -94,6 +96,12 @@ def test_the_person_of_the_photo_is_in_the_picture_and_nobody_else(own: list[Fac
 def test_at_a_strength_of_0_it_is_anybody(own: list[Facts], gallery: Gallery) -> None:
     found = cosines(gallery.paint(strength_name(0), FEW))
     assert fmean(found) < min(NOBODY, fmean(cosines(own))), found
+
+
+def test_layers_in_the_wrong_order_lose_the_person(own: list[Facts], engine: SharedEngine, tmp_path: Path) -> None:
+    adapter = ablation.write(engine.default_identity().adapter, "wrong-order", tmp_path)
+    found = cosines(Gallery(engine.with_adapter(adapter), tmp_path).paint(OWN, FEW))
+    assert fmean(found) < fmean(cosines(own[:FEW])) - LOST, found
 
 
 def test_the_face_is_where_it_was_asked_for(own: list[Facts]) -> None:

@@ -31,13 +31,11 @@ def _without_middle(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _wrong_order(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The file as if the middle came before the output blocks, among layers of one width: 40 of 70 are wrong."""
-    order = ("input", "middle", "output")
-    natural = sorted(range(len(LAYERS)), key=lambda position: order.index(LAYERS[position].block))
+    """The file as if its numbers were sorted as text (1, 101, 103, ..., 11), among layers of one width."""
     wrong = dict(weights)
-    for width in {weights[_name(position, "k")].shape[0] for position in natural}:
+    for width in {weights[_name(position, "k")].shape[0] for position in range(len(LAYERS))}:
         places = [p for p in range(len(LAYERS)) if weights[_name(p, "k")].shape[0] == width]
-        taken = [p for p in natural if p in places]
+        taken = sorted(places, key=lambda position: adapter_name(position, "k"))
         for place, source in zip(places, taken, strict=True):
             wrong |= {_name(place, part): weights[_name(source, part)].clone() for part in "kv"}
     return wrong

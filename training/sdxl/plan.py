@@ -33,13 +33,13 @@ class Plan:
     vae_scenes: int = 3000
     vae_steps: int = 3000
     vae_batch: int = 24
-    batch: int = 128
+    batch: int = 256
     pair_every: int = 8
     references: int = 2
     steps: int = 9000
     rate: float = 8e-4
     matrix_rate: float = 2.4e-3
-    buckets: tuple[Bucket, ...] = (Bucket(256, 60_000, 10_000, 1.0, 0.5), Bucket(512, 12_000, 3_000, 0.0, 0.5))
+    buckets: tuple[Bucket, ...] = (Bucket(256, 30_000, 5_000, 1.0, 0.4), Bucket(512, 20_000, 4_000, 0.0, 0.6))
     judged: int = 96
     sample_steps: int = 20
     compile: bool = True

@@ -28,15 +28,17 @@ Report = Callable[[str], None]
 
 NOBODY, PLAIN, FREE = 0.12, 0.10, 0.10
 """Shares of pictures without text and person, with text alone, and without keypoints."""
-NARROW, MIDDLE = 0.25, 0.15
+NARROW, MIDDLE = 0.10, 0.05
 """Shares of pictures whose person only the narrow layers and the middle block see, and only the middle block."""
 NOISE = 0.35
 """How far InstantID's nobody is from zero."""
 OFFSET = 0.12
 """Noise that is one for a whole channel: without it a network reads the mean of the picture off the noise."""
 _GAMMA = 5.0
-_LOOKED_AT = 8
+_LOOKED_AT = 4
 """Of one in so many pictures the face is looked at."""
+_SWAPPED_FROM = 400
+"""The first of the schedule's steps at which a picture may be of somebody else than the face that is given."""
 _LIKENESS = 1.0
 """What a cosine counts beside the square of the noise that was not found."""
 _LEAST, _MOST = 0.05, 100.0
@@ -102,11 +104,16 @@ class Sampler:
         faces = torch.cat([alone[2][:, 0], both[2][:, 0], both[2][:, 1]])
         points = torch.cat([alone[3][:, 0], both[3][:, 0], both[3][:, 1]]) * bucket.size
         looked = max(1, count // _LOOKED_AT)
+        swapped = looked // 2
+        faces[:swapped] = faces[:swapped].roll(1, 0)
+        step = torch.randint(1000, (count,), generator=chance, device=self.device)
+        step[:swapped] = _SWAPPED_FROM + step[:swapped] * (1000 - _SWAPPED_FROM) // 1000
         batch = {
             "clean": latents.float(),
             "noise": torch.randn(latents.shape, generator=chance, device=self.device),
             "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
-            "step": torch.randint(1000, (count,), generator=chance, device=self.device),
+            "step": step,
+            "shown": (torch.arange(count, device=self.device) >= swapped).float(),
             "points": points + torch.randn(points.shape, generator=chance, device=self.device) * (bucket.size / 400),
             "own": faces[:looked].float(),
             "frames": frames(alone[3][:looked, 0]),
@@ -177,7 +184,9 @@ class Loss:
     first term is min-SNR (Hang et al. 2023), the second that of a velocity. Without it the levels of much noise count
     next to nothing, and it is there that skin and hair are settled, by nothing but the photo.
 
-    With ``likeness`` also who it takes the people to be, by the picture that is left without the noise.
+    With ``likeness`` also who it takes the people to be, by the picture that is left without the noise. Some pictures
+    are of somebody else than the face that is given, and count by the likeness alone: what is painted over another's
+    face, as ``flux-instantid`` does, has to become the person all the same.
     """
 
     def __init__(self, painter: Painter, device: torch.device, likeness: Likeness | None = None) -> None:
@@ -193,14 +202,15 @@ class Loss:
         noisy = signal * batch["clean"] + level * noise
         with self.cast():
             out = predict(self.painter, noisy, batch["step"], batch)
-        loss = (self.weight[batch["step"]] * (out - noise).square().mean(dim=(1, 2, 3))).mean()
+        weight = self.weight[batch["step"]] * batch["shown"]
+        loss = (weight * (out - noise).square().mean(dim=(1, 2, 3))).mean()
         if self.likeness is None:
             return loss
         with self.cast():
             unlike = self.likeness((noisy - level * out) / signal, batch)
         rows = len(unlike)
-        # Of much noise little of a face is left to be seen.
-        seen = signal[:rows].view(-1) * batch["known"][:rows]
+        # Of much noise little of a face is left to be seen; but it is there that the sampler settles who it will be.
+        seen = signal[:rows].view(-1).sqrt() * batch["known"][:rows]
         return loss + _LIKENESS * (seen * unlike).mean()
 
 
