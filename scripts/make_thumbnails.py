@@ -1,4 +1,5 @@
-"""Write the pictures that ComfyUI's template browser shows: a ``.jpg`` beside each template, 512x512.
+"""Write the pictures that ComfyUI's template browser shows (a ``.jpg`` beside each template, 512x512), and README's of
+a person in four scenes.
 
     python scripts/make_thumbnails.py
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import export_ui_workflows as templates
 from PIL import Image, ImageOps
 from ryla_nodes import settings
+from ryla_nodes.batch.contact_sheet import Thumbnail, make
 from ryla_nodes.client import Client
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.identity import demo_people
@@ -25,8 +27,15 @@ SHAPE = "a large yellow star in the middle, navy background"
 FACE = "a portrait of a person, tan skin, long black hair, no glasses, no beard, no hat, sky blue background"
 CHARACTER = "mira, a portrait, sky blue background"
 PERSON = "a portrait of a person, smiling, no glasses, no hat, mint background"
+SCENES = (
+    "a portrait of a person, smiling, no glasses, no hat, sky blue background",
+    "a portrait of a person, calm, glasses, no hat, cream background",
+    "a portrait of a person, surprised, no glasses, a green hat, navy background",
+    "a portrait of a person, sad, no glasses, a purple hat, mint background",
+)
 SOMEBODY, PHOTO = 6, 160
 """Whose photo it is, and its side in the corner."""
+PERSON_SHEET = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "person.jpg"
 
 
 def paint(client: Client, workflow: str, **parameters: object) -> Image.Image:
@@ -41,6 +50,19 @@ def with_photo(picture: Image.Image, photo: Path) -> Image.Image:
         small = ImageOps.expand(reference.convert("RGB").resize((PHOTO, PHOTO)), 4, "white")
     picture.paste(small, (SIZE - small.width, SIZE - small.height))
     return picture
+
+
+def person_sheet(client: Client, photo: Path, folder: Path) -> None:
+    """The photo and SCENES with the person in it, each with how alike the face is: as they came, one seed."""
+    shown = [Thumbnail(photo, "the photo")]
+    for number, scene in enumerate(SCENES):
+        values = {"prompt": scene, "reference_image": photo, "seed": 1, "width": SIZE, "height": SIZE, "format": "png"}
+        result = client.run("sdxl-instantid", values)
+        path = folder / f"scene-{number}.png"
+        result.save(path)
+        told = scene.removeprefix("a portrait of a person, ").removesuffix(" background")
+        shown.append(Thumbnail(path, f"{told}: {result.face_similarity:.2f}"))
+    make(shown, PERSON_SHEET, columns=len(shown), lines=2)
 
 
 def main() -> None:
@@ -58,6 +80,8 @@ def main() -> None:
                 "flux-instantid": paint(client, "flux-instantid", prompt=FACE, reference_image=photo),
                 "sdxl-instantid": paint(client, "sdxl-instantid", prompt=PERSON, reference_image=photo),
             }
+            person_sheet(client, photo, Path(home))
+            print(PERSON_SHEET)
         for name in ("flux-instantid", "sdxl-instantid"):
             pictures[name] = with_photo(pictures[name], photo)
     for title, workflow in templates.titled().items():

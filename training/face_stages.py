@@ -31,6 +31,10 @@ _PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 
 """Where ``render`` draws the five points of a ``FaceScene``'s face, from its centre in parts of the canvas."""
 _PAINTED_HALF = (0.19, 0.245)
 _BANK = 768
+_NEARER, _ASIDE = (0.75, 1.25), 0.1
+"""How much larger a face is made, and how far it is moved, in parts of the picture."""
+_MIRRORED = (1, 0, 2, 4, 3)
+"""The five points of a face in a mirror."""
 DRAWN_TOGETHER = 2**25
 """Pixels that are drawn at once: drawing is many small operations."""
 _OFF = 0.015
@@ -71,6 +75,39 @@ def detector_batch(bank: Batch, seed: int, count: int) -> Batch:
     rows = torch.randint(len(bank["pictures"]), (count,), generator=torch.Generator().manual_seed(seed)).to(device)
     chosen = {name: values[rows] for name, values in bank.items()}
     return chosen | {"pictures": spoilt(chosen["pictures"].float() / 255, seed) * 2 - 1}
+
+
+def close_batch(bank: Batch, seed: int, count: int, size: int) -> Batch:
+    """``count`` pictures of ``bank`` as the detector gets a photo: ``size`` pixels, spoilt, some mirrored, all moved.
+
+    In [-1, 1]. InsightFace enlarges what is smaller than 640 pixels: the faces are large then, and their edges soft.
+    """
+    device, drawn = bank["pictures"].device, bank["pictures"].shape[-1]
+    chance = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(bank["pictures"]), (count,), generator=chance).to(device)
+    mirrored = (torch.rand(count, generator=chance) < 0.5).to(device)
+    scale = (_NEARER[0] + (_NEARER[1] - _NEARER[0]) * torch.rand(count, 1, generator=chance)).to(device)
+    shift = (_ASIDE * (2 * torch.rand(count, 2, generator=chance) - 1)).to(device)
+    # Where each pixel of the new picture is in the old one; a mirrored one runs the other way.
+    frame = torch.zeros(count, 2, 3, device=device)
+    frame[:, 0, 0] = torch.where(mirrored, -1.0, 1.0) / scale[:, 0]
+    frame[:, 1, 1] = 1 / scale[:, 0]
+    frame[:, :, 2] = -2 * shift * frame[:, (0, 1), (0, 1)]
+    grid = functional.affine_grid(frame, [count, 3, size, size], align_corners=False)
+    pictures = functional.grid_sample(
+        bank["pictures"][rows].float() / 255, grid, padding_mode="border", align_corners=False
+    )
+
+    def moved(places: Tensor) -> Tensor:
+        """Places (count, n, 2) of the old pictures, in their pixels, in those of the new ones."""
+        turned = places / drawn - 0.5
+        turned[..., 0] = torch.where(mirrored[:, None], -turned[..., 0], turned[..., 0])
+        return ((turned * scale[:, None] + 0.5 + shift[:, None]) * size).clone()
+
+    corners, points = moved(bank["box"][rows].view(count, 2, 2)), moved(bank["points"][rows])
+    points[mirrored] = points[mirrored][:, _MIRRORED]
+    box = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    return {"pictures": spoilt(pictures, seed) * 2 - 1, "box": box, "points": points, "there": bank["there"][rows]}
 
 
 def as_bytes(pictures: Tensor) -> Tensor:

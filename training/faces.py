@@ -21,6 +21,7 @@ from .face_export import export_detector, export_recogniser, judge
 from .face_networks import Detector, Recogniser
 from .face_stages import (
     Margin,
+    close_batch,
     detector_bank,
     detector_batch,
     detector_loss,
@@ -35,7 +36,8 @@ class Plan:
     """Steps and sizes; ``known`` people are told apart. ``judged`` held-out people are shown to the finished files.
 
     ``detector_batch`` and ``detector_pictures`` count pictures of 256 pixels: there are more smaller ones, and fewer
-    larger ones. Each of the known people is seen ``views`` times.
+    larger ones. At last it sees ``close_pictures`` as InsightFace shows it a photo: drawn in ``close_drawn`` pixels and
+    enlarged. Each of the known people is seen ``views`` times.
     """
 
     seed: int = 77
@@ -43,6 +45,12 @@ class Plan:
     detector_batch: int = 64
     detector_pictures: int = 24_000
     sizes: tuple[int, ...] = (128, 192, 256, 384, 640)
+    close_steps: int = 800
+    close_batch: int = 8
+    close_pictures: int = 4000
+    close_drawn: int = 320
+    close_size: int = 640
+    close_rate: float = 3e-4
     recogniser_steps: int = 4000
     recogniser_batch: int = 256
     known: int = 10_000
@@ -56,6 +64,11 @@ SMOKE = Plan(
     detector_batch=1,
     detector_pictures=1,
     sizes=(64,),
+    close_steps=2,
+    close_batch=2,
+    close_pictures=4,
+    close_drawn=64,
+    close_size=128,
     recogniser_steps=2,
     recogniser_batch=4,
     known=8,
@@ -97,7 +110,19 @@ class Run:
             size = plan.sizes[step % len(plan.sizes)]
             return detector_batch(bank(size), plan.seed * 10**6 + step, _scaled(plan.detector_batch, size))
 
-        self._train("detector", network, network, plan.detector_steps, draw, partial(detector_loss, network))
+        loss = partial(detector_loss, network)
+        self._train("detector", network, network, plan.detector_steps, draw, loss)
+
+        @cache
+        def close_bank() -> Batch:
+            return detector_bank(plan.seed * 10**7 + 1, plan.close_pictures, plan.close_drawn, self.device)
+
+        def draw_close(step: int) -> Batch:
+            seed = plan.seed * 10**6 + plan.detector_steps + step
+            return close_batch(close_bank(), seed, plan.close_batch, plan.close_size)
+
+        # Its normalisation stays as it is by now: so few pictures at once would unsettle it.
+        self._train("detector-close", network, network, plan.close_steps, draw_close, loss, plan.close_rate)
         return network
 
     def recogniser(self, name: str, number: int) -> Recogniser:
@@ -127,13 +152,14 @@ class Run:
         steps: int,
         draw: Callable[[int], Batch],
         loss: Callable[[Batch], Tensor],
+        rate: float | None = None,
     ) -> None:
         """Train ``trained``, which holds ``network`` and what is thrown away afterwards."""
         done = self.folder / f"{name}.pt"
         if done.is_file():
             network.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
         else:
-            Trainer(name, trained, steps, self.plan.rate, self.folder).run(draw, loss, self.report)
+            Trainer(name, trained, steps, rate or self.plan.rate, self.folder).run(draw, loss, self.report)
             torch.save(network.state_dict(), done)
         network.eval()
 

@@ -102,3 +102,26 @@ def test_a_bank_of_pictures_says_where_the_faces_are_and_where_none_is() -> None
     assert bank["there"][:30].all() and not bank["there"].all(), "scenes without a face belong to it"
     batch = face_stages.detector_batch(bank, 2, 8)
     assert batch["pictures"].abs().max() <= 1 and batch["points"].shape == (8, 5, 2)
+
+
+def test_a_face_that_is_mirrored_and_moved_keeps_its_points() -> None:
+    """The left eye's point is red, the others are green, the box's corner is blue."""
+    pictures = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    points = torch.tensor([[[50.0, 50.0], [80.0, 52.0], [66.0, 64.0], [54.0, 80.0], [78.0, 81.0]]])
+    box = torch.tensor([[40.0, 36.0, 90.0, 92.0]])
+    for colour, (x, y) in [(0, points[0, 0]), *((1, point) for point in points[0, 1:]), (2, box[0, :2])]:
+        pictures[0, colour, int(y) - 2 : int(y) + 2, int(x) - 2 : int(x) + 2] = 255
+    bank = {"pictures": pictures, "points": points, "box": box, "there": torch.tensor([True])}
+    batch = face_stages.close_batch(bank, 3, 24, 256)
+    mirrored = 0
+    for picture, found, where in zip(batch["pictures"], batch["points"], batch["box"], strict=True):
+        assert where[0] < where[2] and where[1] < where[3]
+        colours = [picture[:, int(y), int(x)].argmax().item() for x, y in found]
+        lit = [picture[:, int(y), int(x)].max().item() > 0 for x, y in found]
+        assert all(lit) and sorted(colours) == [0, 1, 1, 1, 1], (colours, lit)
+        # In a mirror the left eye is the right one's point.
+        mirrored += colours[1] == 0
+        side = 2 if colours[1] == 0 else 0
+        assert picture[2, int(where[1]), int(where[side]) - (side > 0)] > 0
+        assert found[0, 0] < found[1, 0] and found[3, 0] < found[4, 0]
+    assert 4 < mirrored < 20

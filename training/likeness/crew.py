@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+from ryla_nodes.identity import runtime
 from ryla_nodes.models.folders import ModelFolders
 from ryla_nodes.models.identity_files import IdentityFiles
 
@@ -66,6 +67,7 @@ def quiet(order: Order) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")
     if order.batch * order.processes > 1:
         torch.set_num_threads(1)
+        runtime.use_threads(1)
 
 
 def paint(order: Order, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Facts]]:

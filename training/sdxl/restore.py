@@ -32,8 +32,10 @@ def prepare(source: IdentityFiles, folder: Path) -> None:
     faces, packs = folder / "faces", source.insightface / "models"
     faces.mkdir(parents=True, exist_ok=True)
     copyfile(source.checkpoint.with_name(f"{source.checkpoint.stem}.clip_l.tokenizer.json"), folder / "tokenizer.json")
+    detector = read_detector(packs / "antelopev2" / "scrfd_10g_bnkps.onnx")
     networks = {
-        "detector": read_detector(packs / "antelopev2" / "scrfd_10g_bnkps.onnx"),
+        "detector": detector,
+        "detector-close": detector,
         "recogniser": read_recogniser(packs / "antelopev2" / "glintr100.onnx"),
         "scorer": read_recogniser(packs / "buffalo_l" / "w600k_r50.onnx"),
     }

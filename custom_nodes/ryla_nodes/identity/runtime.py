@@ -28,6 +28,7 @@ _NAMES = {
 
 _open: dict[tuple[Path, str], Opened] = {}
 _lock = threading.Lock()
+_threads = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Opened:
 
     model: Any
     remark: str = ""
+
+
+def use_threads(count: int) -> None:
+    """Let models that are opened from now on run in ``count`` threads each; 0: as many as onnxruntime likes.
+
+    Its threads spin while they wait: many processes that read faces beside each other then only hinder one another.
+    """
+    global _threads
+    _threads = count
 
 
 def open_pack(folder: Path, provider: str) -> Opened:
@@ -48,7 +58,8 @@ def open_pack(folder: Path, provider: str) -> Opened:
         from insightface.app import FaceAnalysis
 
         # A directory as name: no download, no guess about nesting.
-        app = FaceAnalysis(name=str(folder), allowed_modules=["detection", "recognition"], providers=providers)
+        modules = ["detection", "recognition"]
+        app = FaceAnalysis(name=str(folder), allowed_modules=modules, providers=providers, **_session_options())
         if "recognition" not in app.models:
             raise RylaError("unreadable_model", f"InsightFace finds no recogniser among the files of {folder}.")
         app.prepare(ctx_id=0, det_size=(640, 640))
@@ -63,12 +74,22 @@ def open_recogniser(path: Path, provider: str) -> Opened:
     def build(providers: list[str]) -> Any:
         from insightface.model_zoo import get_model
 
-        model = get_model(str(path), providers=providers)
+        model = get_model(str(path), providers=providers, **_session_options())
         if getattr(model, "taskname", "") != "recognition":
             raise RylaError("unreadable_model", f"{path} is not a face recogniser.")
         return model
 
     return _cached(path, provider, build, lambda model: model.session)
+
+
+def _session_options() -> dict[str, Any]:
+    if not _threads:
+        return {}
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _threads
+    return {"sess_options": options}
 
 
 def _cached(path: Path, provider: str, build: Callable[[list[str]], Any], session: Callable[[Any], Any]) -> Opened:
