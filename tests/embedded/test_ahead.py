@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Packaged:
-    """A volume with packages of ``exact``, and of ``fast`` for single blocks; what was painted meanwhile, without them."""
+    """A volume with packages of ``exact``, and of ``fast`` for single blocks; what was painted without them."""
 
     volume: Path
     pictures: dict[SpeedMode, torch.Tensor]

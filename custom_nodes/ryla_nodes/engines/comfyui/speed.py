@@ -163,8 +163,7 @@ class _Wrapper:
                         keeping.begin(base.diffusion_model, self.volume, arguments[0].device)
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
-                    folder = cache.folder(self.volume, self.cache_name)
-                    kept = Kept(folder, self.mode, _TRACED) if folder else None
+                    kept = artifact.kept(self.volume, self.cache_name, self.mode, _TRACED)
                     _announce(self.mode, arguments[0], kept)
                     stack.enter_context(_compiled(base.diffusion_model, kept))
                     if self.mode == "fast":

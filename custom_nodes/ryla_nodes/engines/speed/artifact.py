@@ -7,12 +7,12 @@ in it looks at what it is given, so all of that is compared here with what it wa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -23,12 +23,14 @@ from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from ...files import sha256
 from ..protocol import SpeedMode
+from . import cache
 from .layout import Layout, layout_of
 from .traced import code_of, own_name, place_of
 
 SHORTEST, LONGEST = 4, 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
 _FORMAT = 1
 _KINDS = 2
+_OLDEST_TORCH = (2, 8)  # The first whose loader takes what is given to it here.
 _PLAIN = (torch.Tensor, nn.Parameter)
 
 Facts = Mapping[str, Any]
@@ -43,6 +45,13 @@ class Kept:
     folder: Path
     mode: SpeedMode
     traced: tuple[str, ...]
+
+
+def kept(volume: Path | None, name: str, mode: SpeedMode, traced: tuple[str, ...]) -> Kept | None:
+    """Where packages are for what is compiled in the folder ``name`` of the cache; None when there can be none."""
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    folder = cache.folder(volume, name) if version >= _OLDEST_TORCH else None
+    return Kept(folder, mode, traced) if folder else None
 
 
 @dataclass(frozen=True)
@@ -241,13 +250,13 @@ class Artifacts:
         return made
 
 
-@cache
+@functools.cache
 def of(kept: Kept, function: Function, device: torch.device) -> Artifacts:
     """What this process knows of ``kept``."""
     return Artifacts()
 
 
-@cache
+@functools.cache
 def opened(path: Path, device: torch.device) -> Artifact | None:
     """The package at ``path``, once for a process; None when there is none. A damaged one is logged."""
     about = read(path)

@@ -97,6 +97,8 @@ def _give_way(_: str) -> None:
 
 
 def _make(order: Order, path: Path) -> None:
+    if order.device.type == "cuda":
+        torch.cuda.set_device(order.device)
     fp8.has_row_kernel()
     here = json.loads(json.dumps(artifact.surroundings(order.call)))
     other = [name for name, value in here.items() if value != order.facts[name]]
