@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -304,7 +305,7 @@ def child(orders: list[bytes]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", making._RUN, str(making._ROOT)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    start = {"nice": 0, "path": sys.path, "argv": ["x"], "settings": []}
+    start = {"nice": 0, "package": "ryla_nodes", "path": sys.path, "argv": ["x"], "settings": []}
     assert process.stdin is not None
     process.stdin.write(json.dumps(start).encode() + b"\n" + b"".join(orders))
     process.stdin.close()
@@ -356,3 +357,23 @@ def test_the_compiler_is_not_made_ready_where_there_are_packages(
     assert compiled == [1], "there is none for double blocks"
     warming.warm("exact", CPU, tmp_path)
     assert compiled == [1, 1]
+
+
+def test_nothing_is_made_while_blocks_run(
+    packaged: Packaged, loaded: Loaded, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(making, "_IDLE_S", 0.3)
+    monkeypatch.setattr(making, "_make", lambda orders: made.append(len(orders)))
+    calls = [single(packaged, loaded, number=number) for number in range(3)]
+    for call in calls:
+        call.block.linear1.bias = None  # type: ignore[union-attr]
+    with torch.inference_mode(), making.running():
+        for call in calls:
+            making.want(call)
+        time.sleep(0.8)
+        assert made == []
+    thread = making._thread
+    assert thread is not None
+    thread.join(10)
+    assert made == [1], "one package serves all blocks of a kind"

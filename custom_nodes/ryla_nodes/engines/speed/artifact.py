@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
@@ -160,7 +161,8 @@ class Artifact:
         self._lengths, self._sums = facts["lengths"], sums
         self._is_broken = False
         index = -1 if device.type == "cpu" else device.index or 0
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        # Without "single-threaded" a call waits until the GPU has done the one before; hence a lock of our own.
+        self._loader, self._lock = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index), Lock()
 
     def serve(self, call: Call, layout: Layout, state: State) -> Any | None:
         """What the function gives; None when this was made for something else, or does not run."""
@@ -168,7 +170,8 @@ class Artifact:
         if self._is_broken or not self._fits(call, layout, given):
             return None
         try:
-            made = self._loader.run([*given, *call.tensors])
+            with self._lock:
+                made = self._loader.run([*given, *call.tensors])
         except RuntimeError as error:  # Whatever goes wrong; the other way says it better.
             self._is_broken = True
             logging.warning("ryla: blocks that were compiled ahead do not run here: %s", error)

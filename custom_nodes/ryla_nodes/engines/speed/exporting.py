@@ -52,7 +52,7 @@ def main() -> None:
     for module, attribute, value in start["settings"]:
         setattr(importlib.import_module(module), attribute, value)
     try:
-        for order in _orders(sys.stdin.buffer):
+        for order in _orders(sys.stdin.buffer, start["package"]):
             make(order)
     except Taken:
         return
@@ -67,16 +67,20 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, package: str) -> None:
+        super().__init__(file)
+        self._package = package
+
     def find_class(self, module: str, name: str) -> Any:
-        """This package is called otherwise where ComfyUI imported it from a clone of the repository."""
-        _, found, rest = module.rpartition("ryla_nodes.")
-        return super().find_class(found + rest if found else module, name)
+        """This package is called otherwise where ComfyUI imported it from a folder of its own."""
+        own = module.startswith(f"{self._package}.")
+        return super().find_class(f"ryla_nodes{module[len(self._package) :]}" if own else module, name)
 
 
-def _orders(file: BinaryIO) -> Iterator[Order]:
+def _orders(file: BinaryIO, package: str) -> Iterator[Order]:
     data = io.BytesIO(file.read())
     while data.tell() < data.getbuffer().nbytes:
-        yield _Unpickler(data).load()
+        yield _Unpickler(data, package).load()
 
 
 def make(order: Order) -> None:

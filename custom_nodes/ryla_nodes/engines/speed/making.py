@@ -28,7 +28,7 @@ from torch import nn
 from . import artifact
 from .artifact import Call, Kept
 from .layout import Layout, layout_of
-from .traced import own_name
+from .traced import PACKAGE, own_name
 
 _IDLE_S = 3.0
 _FREE_BYTES = 2 << 30  # What the process takes of a GPU: its context, and a layer or two while kernels are tuned.
@@ -68,11 +68,13 @@ _niceness = 19
 def running() -> Iterator[None]:
     """While a block runs, or is compiled for it, nothing is made."""
     global _running, _last
-    _running += 1
+    with _lock:
+        _running += 1
     try:
         yield
     finally:
-        _running -= 1
+        with _lock:
+            _running -= 1
         _last = time.monotonic()
 
 
@@ -144,7 +146,7 @@ def _make(orders: list[bytes]) -> None:
         logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
         return
     began = time.monotonic()
-    start = {"nice": _niceness, "path": sys.path, "argv": sys.argv, "settings": first_settings}
+    start = {"nice": _niceness, "package": PACKAGE, "path": sys.path, "argv": sys.argv, "settings": first_settings}
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", _RUN, str(_ROOT)],
