@@ -33,7 +33,14 @@ from .traced import PACKAGE, own_name
 _IDLE_S = 3.0
 _FREE_BYTES = 2 << 30  # What the process takes of a GPU: its context, and a layer or two while kernels are tuned.
 _ROOT = Path(__file__).resolve().parents[3]
-_RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.engines.speed.exporting import main; main()"
+_RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])  # This package may be installed as well, in another version.
+import ryla_nodes
+sys.path.pop(0)
+from ryla_nodes.engines.speed.exporting import main
+main()
+"""
 
 first_settings: list[tuple[str, str, Any]] = []
 """What an engine needs to be set before its modules are imported: module, attribute, value."""
