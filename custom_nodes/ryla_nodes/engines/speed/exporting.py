@@ -35,6 +35,7 @@ from .layout import layout_of
 from .making import Order
 
 LOCK = "making.lock"
+_TYPICAL = (4096, 512)
 
 
 class Taken(Exception):
@@ -126,14 +127,29 @@ def _with_fakes(order: Order) -> tuple[Call, list[str], list[torch.Tensor]]:
     """The call with tensors that have no memory but a device, and the block's, by their names."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
+    def fake(tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
         with mode:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=order.device)
+            return torch.empty_strided(shape, stride, dtype=tensor.dtype, device=order.device)
 
     call, layout = order.call, layout_of(order.call.block)
     weights = {name: each for name, each in zip(layout.names, layout.state(), strict=True) if each is not None}
-    tensors = list(map(fake, call.tensors))
-    return replace(call, tensors=tensors), list(weights), list(map(fake, weights.values()))
+    shapes = list(map(list, (each.shape for each in call.tensors)))
+    for number, size in _typical(call.lengths).items():
+        shapes[number][call.lengths[number]] = size
+    tensors = [
+        fake(each, shape, torch.empty(shape, device="meta").stride())
+        for each, shape in zip(call.tensors, shapes, strict=True)
+    ]
+    state = [fake(each, each.shape, each.stride()) for each in weights.values()]
+    return replace(call, tensors=tensors), list(weights), state
+
+
+def _typical(lengths: Sequence[int]) -> dict[int, int]:
+    """Lengths that kernels are chosen for, whatever was painted first: a picture of 1024 x 1024 and a long text."""
+    own = [number for number, length in enumerate(lengths) if length == 1]
+    found = dict(zip(own, _TYPICAL, strict=False))
+    total = sum(found.values())
+    return found | {number: total for number, length in enumerate(lengths) if length >= 0 and number not in found}
 
 
 class _Watch(TorchFunctionMode):
