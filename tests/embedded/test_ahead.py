@@ -19,7 +19,7 @@ import torch
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora, speed
 from ryla_nodes.engines.protocol import SpeedMode
-from ryla_nodes.engines.speed import artifact, cache, compiler, machine, making, warming
+from ryla_nodes.engines.speed import artifact, cache, child, compiler, flags, machine, making, refusals, trial, warming
 from ryla_nodes.engines.speed.artifact import Call, Kept
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.locks import locked
@@ -301,17 +301,6 @@ def test_a_volume_that_takes_nothing_is_read(
     assert wanted == []
 
 
-def child(orders: list[bytes]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", making._RUN, str(making._ROOT)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    start = {"nice": 0, "package": "ryla_nodes", "path": sys.path, "argv": ["x"], "settings": []}
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(start).encode() + b"\n" + b"".join(orders))
-    process.stdin.close()
-    return process
-
-
 def test_a_second_maker_gives_way_and_what_is_there_is_not_made_again(packaged: Packaged) -> None:
     paths = sorted(packaged.volume.glob("cache/inductor-*/*.pt2"))
     assert len(paths) == len(packaged.orders) == 3
@@ -319,12 +308,11 @@ def test_a_second_maker_gives_way_and_what_is_there_is_not_made_again(packaged: 
     taken = paths[0].with_suffix(".taken")
     paths[0].rename(taken)
     with locked(paths[0].parent / "making.lock", lambda _: pytest.fail("held")):
-        process = child(packaged.orders)
-        assert process.wait(60) == 0, process.stderr.read()  # type: ignore[union-attr]
+        ended = child.run("exporting", 0, b"".join(packaged.orders))
+        assert ended.code == 0 and ended.printed == [], ended.said
         assert not paths[0].exists()
     taken.rename(paths[0])
-    process = child(packaged.orders)
-    assert process.wait(60) == 0
+    assert child.run("exporting", 0, b"".join(packaged.orders)).printed == [making.MADE] * 3
     assert before == {path: path.stat().st_mtime_ns for path in paths}
     assert not list(packaged.volume.rglob("*.part"))
 
@@ -337,9 +325,10 @@ def test_what_cannot_be_made_is_one_line(
     order = replace(order, call=replace(order.call, kept=replace(order.call.kept, folder=packaged.volume)))
     MAKE([making.pickle.dumps(order)])
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    code = artifact.surroundings(order.call)["code"]
     assert lines == [
         "ryla: blocks are not compiled ahead: "
-        "RuntimeError: another process of this machine has other code than this one had"
+        f"RuntimeError: another process of this machine has other code ({code}, not another)"
     ]
 
 

@@ -20,16 +20,15 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
-from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from ...files import sha256
 from ..protocol import SpeedMode
-from . import cache
+from . import cache, flags
 from .layout import Layout, layout_of
 from .traced import code_of, own_name, place_of
 
 SHORTEST, LONGEST = 4, 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
-_FORMAT = 1
+_FORMAT = 2
 _KINDS = 2
 _OLDEST_TORCH = (2, 8)  # The first whose loader takes what is given to it here.
 _PLAIN = (torch.Tensor, nn.Parameter)
@@ -108,18 +107,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 def surroundings(call: Call) -> dict[str, Any]:
     """What is not seen in the tensors of ``call``."""
-    matmul = torch.backends.cuda.matmul
     return {
         "structure": layout_of(call.block).structure,
         "traced": list(map(own_name, call.kept.traced)),
         "code": code_of(call.kept.traced).digest,
-        "flags": [
-            torch.get_float32_matmul_precision(),
-            matmul.allow_fp16_reduced_precision_reduction,
-            matmul.allow_bf16_reduced_precision_reduction,
-            torch.are_deterministic_algorithms_enabled(),
-            [str(each) for each in _cur_sdpa_kernel_backends(with_priority=True)],
-        ],
+        "flags": flags.facts(),
     }
 
 
@@ -167,18 +159,27 @@ class Artifact:
     def serve(self, call: Call, layout: Layout, state: State) -> Any | None:
         """What the function gives; None when this was made for something else, or does not run."""
         given = _filled(state)
-        if self._is_broken or not self._fits(call, layout, given):
+        if self._is_broken or not self.fits(call, layout, given):
             return None
         try:
-            with self._lock:
-                made = self._loader.run([*given, *call.tensors])
+            return self.run(call, given)
         except RuntimeError as error:  # Whatever goes wrong; the other way says it better.
             self._is_broken = True
             logging.warning("ryla: blocks that were compiled ahead do not run here: %s", error)
             return None
+
+    def run(self, call: Call, state: Sequence[torch.Tensor]) -> Any:
+        """What the function gives; what does not fit is not noticed.
+
+        Raises:
+            RuntimeError: the package does not run.
+        """
+        with self._lock:
+            made = self._loader.run([*state, *call.tensors])
         return made[0] if len(made) == 1 else tuple(made)
 
-    def _fits(self, call: Call, layout: Layout, state: Sequence[torch.Tensor]) -> bool:
+    def fits(self, call: Call, layout: Layout, state: Sequence[torch.Tensor]) -> bool:
+        """Whether it was made for such a call; ``state`` is the block's, without what is None."""
         return (
             layout.structure == self._structure
             and layout.is_plain()

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
-import os
 import pickle
 import shutil
-import sys
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import sympy
 import torch
@@ -29,13 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from ...files import replacing, sha256, write_whole
 from ...models.locks import locked
-from . import artifact, fp8, toolchain
+from . import artifact, child, flags, fp8, toolchain, trial
 from .artifact import LONGEST, SHORTEST, Call
 from .layout import layout_of
-from .making import Order
+from .making import MADE, Order
+from .trial import Trial
 
 LOCK = "making.lock"
-_TYPICAL = (4096, 512)
+_TYPICAL = (4096, 512)  # Kernels are chosen for it: a picture of 1024 x 1024 and a long text.
 
 
 class Taken(Exception):
@@ -43,45 +38,13 @@ class Taken(Exception):
 
 
 def main() -> None:
-    """Make all packages that are ordered; what goes wrong ends as one line, the last."""
-    sys.excepthook = _say
-    start = json.loads(sys.stdin.buffer.readline())
-    if hasattr(os, "nice"):
-        os.nice(start["nice"])
-    sys.argv = start["argv"]
-    sys.path += [path for path in start["path"] if path not in sys.path]
-    for module, attribute, value in start["settings"]:
-        setattr(importlib.import_module(module), attribute, value)
-    try:
-        for order in _orders(sys.stdin.buffer, start["package"]):
+    """Make all packages that are ordered, and print a line after each."""
+    for order in child.begin():
+        try:
             make(order)
-    except Taken:
-        return
-
-
-def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    traceback.print_exception(kind, error, trace)
-    while error.__context__ is not None:  # What it began with tells more than what came of it.
-        error = error.__context__
-    words = next((line for line in str(error).splitlines() if line.strip()), "")
-    print(f"{type(error).__name__}: {words}", file=sys.stderr)  # noqa: T201
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, package: str) -> None:
-        super().__init__(file)
-        self._package = package
-
-    def find_class(self, module: str, name: str) -> Any:
-        """This package is called otherwise where ComfyUI imported it from a folder of its own."""
-        own = module.startswith(f"{self._package}.")
-        return super().find_class(f"ryla_nodes{module[len(self._package) :]}" if own else module, name)
-
-
-def _orders(file: BinaryIO, package: str) -> Iterator[Order]:
-    data = io.BytesIO(file.read())
-    while data.tell() < data.getbuffer().nbytes:
-        yield _Unpickler(data, package).load()
+        except Taken:
+            return
+        print(MADE, flush=True)  # noqa: T201
 
 
 def make(order: Order) -> None:
@@ -105,22 +68,38 @@ def _make(order: Order, path: Path) -> None:
     if order.device.type == "cuda":
         torch.cuda.set_device(order.device)
     fp8.has_row_kernel()
-    here = json.loads(json.dumps(artifact.surroundings(order.call)))
-    other = [name for name, value in here.items() if value != order.facts[name]]
-    if other:
-        raise RuntimeError(f"another process of this machine has other {' and '.join(other)} than this one had")
-    with torch.no_grad():
-        call, names, state = _with_fakes(order)
-        program, backends = _exported(call, names, state)
-        sums = _sums(program, len(state), call.lengths)
-        with _backends(backends), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            if order.device.type == "cuda":
-                toolchain.prepare(Path(folder))
-            made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder, "made.pt2")))
-            with replacing(path) as part:
-                shutil.copyfile(made, part)
+    untouched = pickle.dumps(order)
+    with (
+        flags.as_in(order.flags),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(dir=path.parent) as folder,
+    ):
+        _compare(order)
+        if order.device.type == "cuda":
+            toolchain.prepare(Path(folder))
+        made, sums = _packaged(order, Path(folder, "made.pt2"))
+        trial.attempt(Trial(pickle.loads(untouched), made, sums))
+        with replacing(path) as part:
+            shutil.copyfile(made, part)
     about = {"facts": order.facts, "sums": sums, "sha256": sha256(path)}
     write_whole(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+
+
+def _compare(order: Order) -> None:
+    here = json.loads(json.dumps(artifact.surroundings(order.call)))
+    other = [f"{name} ({value}, not {order.facts[name]})" for name, value in here.items() if value != order.facts[name]]
+    if other:
+        raise RuntimeError(f"another process of this machine has other {' and '.join(other)}")
+
+
+def _packaged(order: Order, path: Path) -> tuple[Path, dict[int, list[int]]]:
+    """The package at ``path``, and of which lengths the tensors' are sums."""
+    call, names, state = _with_fakes(order)
+    program, backends = _exported(call, names, state)
+    sums = _sums(program, len(state), call.lengths)
+    with _backends(backends):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    return path, sums
 
 
 def _with_fakes(order: Order) -> tuple[Call, list[str], list[torch.Tensor]]:
@@ -133,23 +112,12 @@ def _with_fakes(order: Order) -> tuple[Call, list[str], list[torch.Tensor]]:
 
     call, layout = order.call, layout_of(order.call.block)
     weights = {name: each for name, each in zip(layout.names, layout.state(), strict=True) if each is not None}
-    shapes = list(map(list, (each.shape for each in call.tensors)))
-    for number, size in _typical(call.lengths).items():
-        shapes[number][call.lengths[number]] = size
     tensors = [
         fake(each, shape, torch.empty(shape, device="meta").stride())
-        for each, shape in zip(call.tensors, shapes, strict=True)
+        for each, shape in zip(call.tensors, trial.shapes(call, _TYPICAL), strict=True)
     ]
     state = [fake(each, each.shape, each.stride()) for each in weights.values()]
     return replace(call, tensors=tensors), list(weights), state
-
-
-def _typical(lengths: Sequence[int]) -> dict[int, int]:
-    """Lengths that kernels are chosen for, whatever was painted first: a picture of 1024 x 1024 and a long text."""
-    own = [number for number, length in enumerate(lengths) if length == 1]
-    found = dict(zip(own, _TYPICAL, strict=False))
-    total = sum(found.values())
-    return found | {number: total for number, length in enumerate(lengths) if length >= 0 and number not in found}
 
 
 class _Watch(TorchFunctionMode):
