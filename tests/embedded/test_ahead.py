@@ -8,69 +8,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import packages_ahead
 import pytest
-import small_models
 import tiny_flux
 import torch
+from packages_ahead import MAKE, Loaded, Packaged, as_if_started, latent, single
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora, speed
 from ryla_nodes.engines.protocol import SpeedMode
-from ryla_nodes.engines.speed import artifact, cache, child, compiler, flags, machine, making, refusals, trial, warming
-from ryla_nodes.engines.speed.artifact import Call, Kept
+from ryla_nodes.engines.speed import artifact, cache, child, compiler, making, warming
+from ryla_nodes.engines.speed.artifact import Call
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.locks import locked
 
-Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """A volume with packages of ``exact``, and of ``fast`` for single blocks; what was painted without them."""
-
-    volume: Path
-    pictures: dict[SpeedMode, torch.Tensor]
-    orders: list[bytes]
-
-
-def latent(loaded: Loaded, model: Any, **how: Any) -> torch.Tensor:
-    return small_models.latent((model, *loaded[1:]), **how)
-
-
-def as_if_started(patch: pytest.MonkeyPatch, volume: Path) -> None:
-    """What a process has that has just started, with ``volume``."""
-    for key in cache._VARIABLES:
-        patch.delenv(key, raising=False)
-    patch.setattr(cache, "_ours", {})
-    patch.setattr(making, "_seen", set())
-    patch.setattr(making, "_layouts", type(making._layouts)())
-    patch.setattr(machine, "refusal", lambda mode, device: None)
-    patch.setattr(cache, "name_of", lambda *_: "inductor-both")  # The compiler looks at the processor once a folder.
-    patch.setenv("RYLA_VOLUME", str(volume))
-    cache._prepare.cache_clear()
-    artifact.forget()
-
-
 @pytest.fixture(scope="module")
 def packaged(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packaged]:
-    volume = tmp_path_factory.mktemp("volume")
-    orders: list[bytes] = []
-    make = making._make
-    with pytest.MonkeyPatch.context() as patch:
-        as_if_started(patch, volume)
-        patch.setattr(compiler, "_compiled", lambda function: function)  # Only the packages are really compiled.
-        patch.setattr(making, "_make", lambda given: orders.extend(given[:2] + given[3:]) or make(orders))
-        patch.setenv("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")  # Quicker to make.
-        pictures = {mode: latent(loaded, speed.accelerate(loaded[0], mode)[0]) for mode in ("exact", "fast")}
-        making.wait()
-    yield Packaged(volume, pictures, orders)  # type: ignore[arg-type]
-    for key in cache._VARIABLES:
-        os.environ.pop(key, None)
+    """Packages of ``exact``, and of ``fast`` for single blocks."""
+    yield packages_ahead.make(loaded, tmp_path_factory.mktemp("volume"), lambda given: given[:2] + given[3:])
+    packages_ahead.forget_folders()
 
 
 @pytest.fixture
@@ -87,9 +50,7 @@ def started(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
     monkeypatch.setattr(making, "_make", lambda orders: None)
     yield compiled
     making.wait()
-    artifact.forget()
-    for key in cache._VARIABLES:
-        os.environ.pop(key, None)
+    packages_ahead.forget_folders()
 
 
 def error(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -158,19 +119,6 @@ def test_a_package_gives_what_the_compiler_gives(packaged: Packaged, loaded: Loa
         made = artifact.of(call.kept, call.function, CPU).serve(call)
         wanted = torch.compile(call.function)(call.block, *call.tensors)
     assert made is not None and torch.equal(made, wanted)
-
-
-def single(packaged: Packaged, loaded: Loaded, tokens: int = 24, number: int = 0) -> Call:
-    """A call of one of the single blocks in ``exact``."""
-    model = speed.accelerate(loaded[0], "exact")[0]
-    network = model.transformer.network  # type: ignore[attr-defined]
-    block = network.module.single_blocks[number]
-    folder = cache.folder(packaged.volume, network.cache_name)
-    assert folder is not None
-    generator = torch.Generator().manual_seed(number)
-    shapes = ((1, tokens, tiny_flux.HIDDEN), (1, tiny_flux.HIDDEN), (tokens, 64, 2))
-    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
-    return Call(Kept(folder, "exact", speed._TRACED), speed._single, block, tensors, (1, -1, 0))
 
 
 def served(call: Call, grad: bool = False) -> bool:
@@ -330,9 +278,6 @@ def test_what_cannot_be_made_is_one_line(
         "ryla: blocks are not compiled ahead: "
         f"RuntimeError: another process of this machine has other code ({code}, not another)"
     ]
-
-
-MAKE = making._make
 
 
 def test_the_compiler_is_not_made_ready_where_there_are_packages(

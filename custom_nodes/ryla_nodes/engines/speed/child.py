@@ -45,6 +45,9 @@ class NotNow(Exception):
     """What is wrong has to do with this moment, and not with what was to be done."""
 
 
+_LACKING = (NotNow, MemoryError, torch.OutOfMemoryError)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended.
@@ -117,10 +120,11 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
     chain = [error]
     while chain[-1].__context__ is not None:  # What it began with tells more than what came of it.
         chain.append(chain[-1].__context__)
-    words = next((line for line in str(chain[-1]).splitlines() if line.strip()), "")
-    print(f"{type(chain[-1]).__name__}: {words}", file=sys.stderr, flush=True)  # noqa: T201
-    lacking = (NotNow, MemoryError, torch.OutOfMemoryError)
-    if isinstance(error, OSError) or any(isinstance(each, lacking) for each in chain):
+    lacking = [each for each in chain if isinstance(each, _LACKING)]
+    told = (lacking or chain)[-1]
+    words = next((line for line in str(told).splitlines() if line.strip()), "")
+    print(f"{type(told).__name__}: {words}", file=sys.stderr, flush=True)  # noqa: T201
+    if lacking or isinstance(error, OSError):
         os._exit(_NOT_NOW)
 
 
