@@ -132,7 +132,7 @@ def test_a_note_is_respected_until_something_else_is_there(
     ("code", "passing"), [(0, False), (1, False), (75, True), (-11, False), (-9, True), (-15, True), (-2, True)]
 )
 def test_who_is_stopped_may_try_again(code: int, passing: bool) -> None:
-    ended = child.Ended(code, [], ["first", "last"])
+    ended = child.Ended(code, ["first", "last"])
     assert ended.is_passing is passing
     assert ended.reason == {0: "", 1: "last", 75: "last"}.get(code, ended.reason)
     assert ended.reason.startswith("it was ended by signal") is (code < 0)

@@ -27,7 +27,7 @@ from . import cache, flags
 from .layout import Layout, layout_of
 from .traced import code_of, own_name, place_of
 
-SHORTEST, LONGEST = 4, 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
+LONGEST = 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
 _FORMAT = 2
 _KINDS = 2
 _OLDEST_TORCH = (2, 8)  # The first whose loader takes what is given to it here.
@@ -36,6 +36,11 @@ _PLAIN = (torch.Tensor, nn.Parameter)
 Facts = Mapping[str, Any]
 Function = Callable[..., Any]
 State = Sequence[torch.Tensor | None]
+
+
+def shortest(device: torch.device) -> int:
+    """The fewest tokens. On a GPU some versions of ComfyUI attend to less than 43 of them in another way."""
+    return 64 if device.type == "cuda" else 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def facts_of(call: Call) -> dict[str, Any] | None:
     if any(type(each) not in _PLAIN or each.device != device for each in given):
         return None
     if not all(
-        each.is_contiguous() and (length < 0 or each.shape[length] >= SHORTEST) for each, length in _pairs(call)
+        each.is_contiguous() and (length < 0 or each.shape[length] >= shortest(device)) for each, length in _pairs(call)
     ):
         return None
     return {
@@ -215,7 +220,7 @@ class Artifact:
     def _fits_length(self, tensors: Sequence[torch.Tensor], number: int) -> bool:
         parts = [tensors[part].shape[self._lengths[part]] for part in self._sums[number]]
         given = tensors[number].shape[self._lengths[number]]
-        return given == sum(parts) and all(SHORTEST <= part <= LONGEST for part in parts)
+        return given == sum(parts) and all(shortest(self._device) <= part <= LONGEST for part in parts)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,13 +1,12 @@
 """Processes that do for this one what would hold it up, or might end it: both their ends.
 
-They are given lines of JSON and what is pickled, and end as one line that tells why, the last of their standard error.
+They are given a line of JSON and what is pickled. The last line of their standard error tells what went wrong.
 """
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import io
 import json
 import os
 import pickle
@@ -15,7 +14,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,12 +52,10 @@ class Ended:
 
     Attributes:
         code: its exit status; below zero the signal that ended it.
-        printed: the lines of its standard output.
-        said: those of its standard error.
+        said: the lines of its standard error.
     """
 
     code: int
-    printed: list[str]
     said: list[str]
 
     @property
@@ -83,24 +79,20 @@ def run(module: str, niceness: int, given: bytes, seconds: float | None = None) 
         subprocess.TimeoutExpired: it took longer than ``seconds``, and was ended.
     """
     start = {"nice": niceness, "package": PACKAGE, "path": sys.path, "argv": sys.argv, "settings": first_settings}
-    process = subprocess.Popen(command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-X", "faulthandler", "-c", _RUN.format(module=module), str(_ROOT)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     atexit.register(process.kill)
     try:
-        printed, said = process.communicate(json.dumps(start).encode() + b"\n" + given, seconds)
+        _, said = process.communicate(json.dumps(start).encode() + b"\n" + given, seconds)
     finally:
         process.kill()
         process.wait()
         atexit.unregister(process.kill)
-    return Ended(process.returncode, *(each.decode(errors="replace").strip().splitlines() for each in (printed, said)))
+    return Ended(process.returncode, said.decode(errors="replace").strip().splitlines())
 
 
-def command(module: str) -> list[str]:
-    """The process's; a crash of it tells where it was, for the log."""
-    return [sys.executable, "-X", "faulthandler", "-c", _RUN.format(module=module), str(_ROOT)]
-
-
-def begin() -> Iterator[Any]:
-    """In the process: get ready as the one that started it was, then what it pickled, one after the other."""
+def begin() -> Any:
+    """In the process: get ready as the one that started it was, and read what that pickled."""
     sys.excepthook = _say
     start = json.loads(sys.stdin.buffer.readline())
     if hasattr(os, "nice"):
@@ -110,9 +102,7 @@ def begin() -> Iterator[Any]:
     for module, attribute, value in start["settings"]:
         setattr(importlib.import_module(module), attribute, value)
         first_settings.append((module, attribute, value))
-    data = io.BytesIO(sys.stdin.buffer.read())
-    while data.tell() < data.getbuffer().nbytes:
-        yield _Unpickler(data, start["package"]).load()
+    return _Unpickler(sys.stdin.buffer, start["package"]).load()
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -121,8 +111,11 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
     while chain[-1].__context__ is not None:  # What it began with tells more than what came of it.
         chain.append(chain[-1].__context__)
     lacking = [each for each in chain if isinstance(each, _LACKING)]
-    told = (lacking or chain)[-1]
-    words = next((line for line in str(told).splitlines() if line.strip()), "")
+    # That a compiler ended with an error tells nothing: what it said is in the next.
+    telling = [each for each in chain if not isinstance(each, subprocess.SubprocessError)]
+    told = lacking[-1] if lacking else (telling or chain)[-1]
+    lines = [line for line in str(told).splitlines() if line.strip()]
+    words = next((line for line in lines if "error: " in line), lines[0] if lines else "")
     print(f"{type(told).__name__}: {words}", file=sys.stderr, flush=True)  # noqa: T201
     if lacking or isinstance(error, OSError):
         os._exit(_NOT_NOW)

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 from ...files import replacing, sha256, write_whole
 from ...models.locks import locked
 from . import artifact, child, flags, fp8, toolchain, trial
-from .artifact import LONGEST, SHORTEST, Call
+from .artifact import LONGEST, Call, shortest
 from .layout import layout_of
-from .making import MADE, Order
+from .making import Order
 from .trial import Trial
 
 LOCK = "making.lock"
@@ -38,13 +38,9 @@ class Taken(Exception):
 
 
 def main() -> None:
-    """Make all packages that are ordered, and print a line after each."""
-    for order in child.begin():
-        try:
-            make(order)
-        except Taken:
-            return
-        print(MADE, flush=True)  # noqa: T201
+    """Make the package that is ordered; nothing where another process is at it."""
+    with suppress(Taken):
+        make(child.begin())
 
 
 def make(order: Order) -> None:
@@ -159,17 +155,19 @@ class _Free(nn.Module):
 def _exported(call: Call, names: Sequence[str], state: list[torch.Tensor]) -> tuple[ExportedProgram, list[SDPBackend]]:
     """The program, and which kinds of attention it may take, in order."""
     watch = _Watch()
-    shapes = ([None] * len(state), [_dynamic(number, length) for number, length in enumerate(call.lengths)])
+    shapes = ([None] * len(state), [_dynamic(call, number) for number in range(len(call.lengths))])
     with watch:
         program = export(_Free(call, names), (state, list(call.tensors)), dynamic_shapes=shapes, strict=False)
     return program, watch.backends
 
 
-def _dynamic(number: int, length: int) -> dict[int, Any] | None:
+def _dynamic(call: Call, number: int) -> dict[int, Any] | None:
     """Tokens [B, N, C] bring a length of their own, for all of which the program must hold; others follow from it."""
+    length = call.lengths[number]
     if length < 0:
         return None
-    return {length: Dim(f"length{number}", min=SHORTEST, max=LONGEST) if length == 1 else Dim.AUTO}
+    own = Dim(f"length{number}", min=shortest(call.device), max=LONGEST)
+    return {length: own if length == 1 else Dim.AUTO}
 
 
 def _sums(program: ExportedProgram, first: int, lengths: Sequence[int]) -> dict[int, list[int]]:

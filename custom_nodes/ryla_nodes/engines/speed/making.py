@@ -29,8 +29,6 @@ from .traced import own_name
 _IDLE_S = 3.0
 # What the processes take of a GPU: a context each, a layer or two while kernels are tuned, a block to try it with.
 _FREE_BYTES = 3 << 30
-MADE = "ryla: made"
-"""What the process says after each order."""
 
 
 @dataclass(frozen=True)
@@ -139,28 +137,34 @@ def _attend() -> None:
 
 
 def _make(orders: list[bytes]) -> None:
-    """Have all made that can be. One that cannot be is noted, and the process for the others is another."""
-    while orders:
-        device = pickle.loads(orders[0]).device
-        if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < _FREE_BYTES:
-            logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
+    """Have made what can be, until something is missing that the others would miss as well.
+
+    Each has a process of its own: the compiler knows kernels by names, which those of two packages may share.
+    """
+    for order in orders:
+        if not _make_one(order):
             return
-        began = time.monotonic()
-        try:
-            ended = child.run("exporting", _niceness, b"".join(orders))
-        except OSError as error:
-            logging.warning("ryla: blocks are not compiled ahead: %s", error)
-            return
-        made = ended.printed.count(MADE)
-        if made:
-            seconds = time.monotonic() - began
-            logging.info("ryla: blocks were compiled ahead for the next process in %.0f s", seconds)
-        if not ended.reason:
-            return
-        logging.warning("ryla: blocks are not compiled ahead: %s", ended.reason)
-        logging.debug("%s", "\n".join(ended.said))
-        if ended.is_passing:
-            return
-        order = pickle.loads(orders[made])
-        refusals.note(artifact.path_of(order.call.kept.folder, order.facts), order.facts, ended.reason)
-        orders = orders[made + 1 :]
+
+
+def _make_one(pickled: bytes) -> bool:
+    """Whether it is worth while to go on. What cannot be made is noted."""
+    order: Order = pickle.loads(pickled)
+    if order.device.type == "cuda" and torch.cuda.mem_get_info(order.device)[0] < _FREE_BYTES:
+        logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
+        return False
+    began = time.monotonic()
+    try:
+        ended = child.run("exporting", _niceness, pickled)
+    except OSError as error:
+        logging.warning("ryla: blocks are not compiled ahead: %s", error)
+        return False
+    if not ended.reason:
+        seconds = time.monotonic() - began
+        logging.info("ryla: blocks were compiled ahead for the next process in %.0f s", seconds)
+        return True
+    logging.warning("ryla: blocks are not compiled ahead: %s", ended.reason)
+    logging.debug("%s", "\n".join(ended.said))
+    if ended.is_passing:
+        return False
+    refusals.note(artifact.path_of(order.call.kept.folder, order.facts), order.facts, ended.reason)
+    return True
