@@ -12,6 +12,7 @@ longest; --variants: `fast` and `exact` with other options of the compiler, one 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -178,22 +179,26 @@ def by_kind(step: Step, reference: torch.Tensor) -> dict[str, Any]:
 
 
 def ahead(step: Step, mode: SpeedMode) -> dict[str, Any]:
-    """A mode compiled as ever, then with packages that a process of its own makes; seconds, and milliseconds a step."""
+    """A mode compiled as ever, then with packages that a process of its own makes; seconds, and milliseconds a step.
+
+    Each stage is named before it begins: what goes wrong in a package may end the process.
+    """
     model, said = speed.accelerate(step.model, mode)
     inputs = step.inputs(*(64, 64) if options.cpu else SIZES[0], tokens=512)
     row: dict[str, Any] = {"row": "ahead", "mode": mode, "report": said}
-    row |= {f"compiled_{name}": value for name, value in _timed(step, model, inputs).items()}
+    row |= {f"compiled_{name}": value for name, value in _timed(step, model, inputs, f"{mode}, compiled").items()}
     velocity = step.run(model, inputs)
-    began = time.perf_counter()
+    began = _stage(f"{mode}: making packages")
     making.wait()
     row["making_s"] = round(time.perf_counter() - began, 1)
+    row["refused"] = [json.loads(path.read_bytes())["reason"] for path in _volume().glob("cache/*/*.refused")]
     artifact.forget()
-    began = time.perf_counter()
-    row["ahead_found"] = artifact.load_ahead(settings.load().volume, mode, step.device)
+    began = _stage(f"{mode}: loading packages")
+    row["ahead_found"] = artifact.load_ahead(_volume(), mode, step.device)
     row["ahead_load_s"] = round(time.perf_counter() - began, 3)
     compiled, calls = compiler._compiled, []
     compiler._compiled = lambda function: calls.append(1) or compiled(function)
-    row |= {f"ahead_{name}": value for name, value in _timed(step, model, inputs).items()}
+    row |= {f"ahead_{name}": value for name, value in _timed(step, model, inputs, f"{mode}, ahead").items()}
     made = step.run(model, inputs)
     compiler._compiled = compiled
     row["ahead_not_served"] = len(calls)
@@ -202,9 +207,24 @@ def ahead(step: Step, mode: SpeedMode) -> dict[str, Any]:
     return row
 
 
-def _timed(step: Step, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def _volume() -> Path:
+    volume = settings.load().volume
+    assert volume is not None
+    return volume
+
+
+def _stage(name: str) -> float:
+    """Say what begins, and when."""
+    print(f"-- {name}", flush=True)
+    return time.perf_counter()
+
+
+def _timed(step: Step, model: Any, inputs: dict[str, Any], name: str) -> dict[str, Any]:
+    _stage(f"{name}: first step")
     first = step.seconds(model, inputs)
+    _stage(f"{name}: {REPEATS} steps")
     warm = statistics.median(step.seconds(model, inputs) for _ in range(REPEATS))
+    _stage(f"{name}: a step with a profiler")
     return {"first_s": round(first, 2), "ms": round(warm * 1000, 2), "attention": _attention(step, model, inputs)}
 
 
@@ -271,6 +291,7 @@ def main() -> None:
     with torch.inference_mode():
         step = Step(load())
         if options.ahead:
+            faulthandler.enable()
             logging.getLogger().setLevel(logging.INFO)
             for mode in ("exact", "fast"):
                 add(ahead(step, mode))

@@ -285,5 +285,6 @@ def main() -> None:
     sys.stdout.write(json.dumps(result) + "\n")
 
 
-with torch.inference_mode():
-    main()
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

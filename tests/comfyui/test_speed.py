@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,35 @@ def test_the_compiler_sees_the_kernel_in_its_operator(comfyui_install: Install) 
     found = row_kernel(comfyui_install, "shapes")
     assert found["made"] == [["torch.float8_e4m3fn", [5, 96], "cuda"], ["torch.float32", [5, 1], "cuda"]]
     assert found["kernels"] == 1
+
+
+@pytest.fixture(scope="module")
+def ahead(comfyui_install: Install, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A process that finds blocks compiled ahead by another."""
+    script, volume = Path(__file__).with_name("ahead_probe.py"), tmp_path_factory.mktemp("volume")
+    command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(volume)]
+    # A folder that other tests of this process let the compiler use would be taken for the user's choice.
+    unset = {
+        key: value for key, value in os.environ.items() if key not in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    }
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=unset)
+        assert done.returncode == 0, done.stderr[-4000:]
+    assert len(list(volume.glob("cache/*/*.pt2"))) == 3, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_blocks_compiled_ahead_paint_what_stock_paints(ahead: dict[str, Any]) -> None:
+    for what in ("exact", "lora 1", "lora 2", "other size", "batch", "again"):
+        assert ahead[what] < 1e-3, what
+    assert ahead["compiled_exact"] == [] and ahead["untouched"]
+    assert ahead["fast"] < 0.1 and ahead["compiled_fast"] == ["_double"]
+
+
+def test_a_weight_that_is_patched_at_each_call_keeps_its_block_from_them(ahead: dict[str, Any]) -> None:
+    assert ahead["of the patch"] > 0.01
+    assert ahead["patched at each call"][0] < 1e-3 and ahead["patched at each call"][1] > 0
+
+
+def test_blocks_compiled_ahead_keep_no_weights_alive(ahead: dict[str, Any]) -> None:
+    assert ahead["layers in 8 bits after unloading"] == 0

@@ -6,70 +6,34 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import packages_ahead
 import pytest
-import small_models
 import tiny_flux
 import torch
+from packages_ahead import MAKE, Loaded, Packaged, as_if_started, latent, single
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora, speed
 from ryla_nodes.engines.protocol import SpeedMode
-from ryla_nodes.engines.speed import artifact, cache, compiler, machine, making, warming
-from ryla_nodes.engines.speed.artifact import Call, Kept
+from ryla_nodes.engines.speed import artifact, cache, child, compiler, making, warming
+from ryla_nodes.engines.speed.artifact import Call
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.models.locks import locked
 
-Loaded = tuple[Any, Any, Any]
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """A volume with packages of ``exact``, and of ``fast`` for single blocks; what was painted meanwhile, without them."""
-
-    volume: Path
-    pictures: dict[SpeedMode, torch.Tensor]
-    orders: list[bytes]
-
-
-def latent(loaded: Loaded, model: Any, **how: Any) -> torch.Tensor:
-    return small_models.latent((model, *loaded[1:]), **how)
-
-
-def as_if_started(patch: pytest.MonkeyPatch, volume: Path) -> None:
-    """What a process has that has just started, with ``volume``."""
-    for key in cache._VARIABLES:
-        patch.delenv(key, raising=False)
-    patch.setattr(cache, "_ours", {})
-    patch.setattr(making, "_seen", set())
-    patch.setattr(making, "_layouts", type(making._layouts)())
-    patch.setattr(machine, "refusal", lambda mode, device: None)
-    patch.setattr(cache, "name_of", lambda *_: "inductor-both")  # The compiler looks at the processor once a folder.
-    patch.setenv("RYLA_VOLUME", str(volume))
-    cache._prepare.cache_clear()
-    artifact.forget()
-
-
 @pytest.fixture(scope="module")
 def packaged(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packaged]:
-    volume = tmp_path_factory.mktemp("volume")
-    orders: list[bytes] = []
-    make = making._make
-    with pytest.MonkeyPatch.context() as patch:
-        as_if_started(patch, volume)
-        patch.setattr(compiler, "_compiled", lambda function: function)  # Only the packages are really compiled.
-        patch.setattr(making, "_make", lambda given: orders.extend(given[:2] + given[3:]) or make(orders))
-        patch.setenv("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")  # Quicker to make.
-        pictures = {mode: latent(loaded, speed.accelerate(loaded[0], mode)[0]) for mode in ("exact", "fast")}
-        making.wait()
-    yield Packaged(volume, pictures, orders)  # type: ignore[arg-type]
-    for key in cache._VARIABLES:
-        os.environ.pop(key, None)
+    """Packages of ``exact``, and of ``fast`` for single blocks."""
+    yield packages_ahead.make(loaded, tmp_path_factory.mktemp("volume"), lambda given: given[:2] + given[3:])
+    packages_ahead.forget_folders()
 
 
 @pytest.fixture
@@ -86,9 +50,7 @@ def started(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
     monkeypatch.setattr(making, "_make", lambda orders: None)
     yield compiled
     making.wait()
-    artifact.forget()
-    for key in cache._VARIABLES:
-        os.environ.pop(key, None)
+    packages_ahead.forget_folders()
 
 
 def error(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -157,19 +119,6 @@ def test_a_package_gives_what_the_compiler_gives(packaged: Packaged, loaded: Loa
         made = artifact.of(call.kept, call.function, CPU).serve(call)
         wanted = torch.compile(call.function)(call.block, *call.tensors)
     assert made is not None and torch.equal(made, wanted)
-
-
-def single(packaged: Packaged, loaded: Loaded, tokens: int = 24, number: int = 0) -> Call:
-    """A call of one of the single blocks in ``exact``."""
-    model = speed.accelerate(loaded[0], "exact")[0]
-    network = model.transformer.network  # type: ignore[attr-defined]
-    block = network.module.single_blocks[number]
-    folder = cache.folder(packaged.volume, network.cache_name)
-    assert folder is not None
-    generator = torch.Generator().manual_seed(number)
-    shapes = ((1, tokens, tiny_flux.HIDDEN), (1, tiny_flux.HIDDEN), (tokens, 64, 2))
-    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
-    return Call(Kept(folder, "exact", speed._TRACED), speed._single, block, tensors, (1, -1, 0))
 
 
 def served(call: Call, grad: bool = False) -> bool:
@@ -300,17 +249,6 @@ def test_a_volume_that_takes_nothing_is_read(
     assert wanted == []
 
 
-def child(orders: list[bytes]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", making._RUN, str(making._ROOT)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    start = {"nice": 0, "path": sys.path, "argv": ["x"], "settings": []}
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(start).encode() + b"\n" + b"".join(orders))
-    process.stdin.close()
-    return process
-
-
 def test_a_second_maker_gives_way_and_what_is_there_is_not_made_again(packaged: Packaged) -> None:
     paths = sorted(packaged.volume.glob("cache/inductor-*/*.pt2"))
     assert len(paths) == len(packaged.orders) == 3
@@ -318,12 +256,13 @@ def test_a_second_maker_gives_way_and_what_is_there_is_not_made_again(packaged: 
     taken = paths[0].with_suffix(".taken")
     paths[0].rename(taken)
     with locked(paths[0].parent / "making.lock", lambda _: pytest.fail("held")):
-        process = child(packaged.orders)
-        assert process.wait(60) == 0, process.stderr.read()  # type: ignore[union-attr]
+        for order in packaged.orders:
+            ended = child.run("exporting", 0, order)
+            assert ended.code == 0, ended.said
         assert not paths[0].exists()
     taken.rename(paths[0])
-    process = child(packaged.orders)
-    assert process.wait(60) == 0
+    for order in packaged.orders:
+        assert child.run("exporting", 0, order).code == 0
     assert before == {path: path.stat().st_mtime_ns for path in paths}
     assert not list(packaged.volume.rglob("*.part"))
 
@@ -336,13 +275,11 @@ def test_what_cannot_be_made_is_one_line(
     order = replace(order, call=replace(order.call, kept=replace(order.call.kept, folder=packaged.volume)))
     MAKE([making.pickle.dumps(order)])
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    code = artifact.surroundings(order.call)["code"]
     assert lines == [
         "ryla: blocks are not compiled ahead: "
-        "RuntimeError: another process of this machine has other code than this one had"
+        f"RuntimeError: another process of this machine has other code ({code}, not another)"
     ]
-
-
-MAKE = making._make
 
 
 def test_the_compiler_is_not_made_ready_where_there_are_packages(
@@ -356,3 +293,23 @@ def test_the_compiler_is_not_made_ready_where_there_are_packages(
     assert compiled == [1], "there is none for double blocks"
     warming.warm("exact", CPU, tmp_path)
     assert compiled == [1, 1]
+
+
+def test_nothing_is_made_while_blocks_run(
+    packaged: Packaged, loaded: Loaded, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(making, "_IDLE_S", 0.3)
+    monkeypatch.setattr(making, "_make", lambda orders: made.append(len(orders)))
+    calls = [single(packaged, loaded, number=number) for number in range(3)]
+    for call in calls:
+        call.block.linear1.bias = None  # type: ignore[union-attr]
+    with torch.inference_mode(), making.running():
+        for call in calls:
+            making.want(call)
+        time.sleep(0.8)
+        assert made == []
+    thread = making._thread
+    assert thread is not None
+    thread.join(10)
+    assert made == [1], "one package serves all blocks of a kind"

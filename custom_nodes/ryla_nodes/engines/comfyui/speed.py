@@ -28,7 +28,7 @@ from comfy_execution.utils import get_executing_context
 from ... import settings
 from ..loading import unread
 from ..protocol import SpeedMode
-from ..speed import ahead, artifact, cache, compiler, fp8, keeping, layers, machine, making, report
+from ..speed import ahead, artifact, cache, child, compiler, fp8, keeping, layers, machine, report
 from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
@@ -50,7 +50,7 @@ _FOLLOWED = (  # Of ComfyUI's versions, each has some.
     "comfy_kitchen",
 )
 _TRACED = (__name__, fp8.__name__, *(name for name in _FOLLOWED if name in sys.modules))
-making.first_settings.append(("comfy.options", "args_parsing", comfy.options.args_parsing))
+child.first_settings.append(("comfy.options", "args_parsing", comfy.options.args_parsing))
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,7 @@ class _Wrapper:
                         keeping.begin(base.diffusion_model, self.volume, arguments[0].device)
                         stack.enter_context(_swapped(_kept[base]))
                 if reason is None:
-                    folder = cache.folder(self.volume, self.cache_name)
-                    kept = Kept(folder, self.mode, _TRACED) if folder else None
+                    kept = artifact.kept(self.volume, self.cache_name, self.mode, _TRACED)
                     _announce(self.mode, arguments[0], kept)
                     stack.enter_context(_compiled(base.diffusion_model, kept))
                     if self.mode == "fast":

@@ -7,33 +7,40 @@ in it looks at what it is given, so all of that is compared here with what it wa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import nn
-from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from ...files import sha256
 from ..protocol import SpeedMode
+from . import cache, flags
 from .layout import Layout, layout_of
 from .traced import code_of, own_name, place_of
 
-SHORTEST, LONGEST = 4, 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
-_FORMAT = 1
+LONGEST = 65536  # Tokens: with more of them places in FLUX.1's tensors do not fit in 32 bits.
+_FORMAT = 2
 _KINDS = 2
+_OLDEST_TORCH = (2, 8)  # The first whose loader takes what is given to it here.
 _PLAIN = (torch.Tensor, nn.Parameter)
 
 Facts = Mapping[str, Any]
 Function = Callable[..., Any]
 State = Sequence[torch.Tensor | None]
+
+
+def shortest(device: torch.device) -> int:
+    """The fewest tokens. On a GPU some versions of ComfyUI attend to less than 43 of them in another way."""
+    return 64 if device.type == "cuda" else 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,13 @@ class Kept:
     folder: Path
     mode: SpeedMode
     traced: tuple[str, ...]
+
+
+def kept(volume: Path | None, name: str, mode: SpeedMode, traced: tuple[str, ...]) -> Kept | None:
+    """Where packages are for what is compiled in the folder ``name`` of the cache; None when there can be none."""
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    folder = cache.folder(volume, name) if version >= _OLDEST_TORCH else None
+    return Kept(folder, mode, traced) if folder else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ def facts_of(call: Call) -> dict[str, Any] | None:
     if any(type(each) not in _PLAIN or each.device != device for each in given):
         return None
     if not all(
-        each.is_contiguous() and (length < 0 or each.shape[length] >= SHORTEST) for each, length in _pairs(call)
+        each.is_contiguous() and (length < 0 or each.shape[length] >= shortest(device)) for each, length in _pairs(call)
     ):
         return None
     return {
@@ -98,18 +112,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 def surroundings(call: Call) -> dict[str, Any]:
     """What is not seen in the tensors of ``call``."""
-    matmul = torch.backends.cuda.matmul
     return {
         "structure": layout_of(call.block).structure,
         "traced": list(map(own_name, call.kept.traced)),
         "code": code_of(call.kept.traced).digest,
-        "flags": [
-            torch.get_float32_matmul_precision(),
-            matmul.allow_fp16_reduced_precision_reduction,
-            matmul.allow_bf16_reduced_precision_reduction,
-            torch.are_deterministic_algorithms_enabled(),
-            [str(each) for each in _cur_sdpa_kernel_backends(with_priority=True)],
-        ],
+        "flags": flags.facts(),
     }
 
 
@@ -151,22 +158,33 @@ class Artifact:
         self._lengths, self._sums = facts["lengths"], sums
         self._is_broken = False
         index = -1 if device.type == "cpu" else device.index or 0
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+        # Without "single-threaded" a call waits until the GPU has done the one before; hence a lock of our own.
+        self._loader, self._lock = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index), Lock()
 
     def serve(self, call: Call, layout: Layout, state: State) -> Any | None:
         """What the function gives; None when this was made for something else, or does not run."""
         given = _filled(state)
-        if self._is_broken or not self._fits(call, layout, given):
+        if self._is_broken or not self.fits(call, layout, given):
             return None
         try:
-            made = self._loader.run([*given, *call.tensors])
+            return self.run(call, given)
         except RuntimeError as error:  # Whatever goes wrong; the other way says it better.
             self._is_broken = True
             logging.warning("ryla: blocks that were compiled ahead do not run here: %s", error)
             return None
+
+    def run(self, call: Call, state: Sequence[torch.Tensor]) -> Any:
+        """What the function gives; what does not fit is not noticed.
+
+        Raises:
+            RuntimeError: the package does not run.
+        """
+        with self._lock:
+            made = self._loader.run([*state, *call.tensors])
         return made[0] if len(made) == 1 else tuple(made)
 
-    def _fits(self, call: Call, layout: Layout, state: Sequence[torch.Tensor]) -> bool:
+    def fits(self, call: Call, layout: Layout, state: Sequence[torch.Tensor]) -> bool:
+        """Whether it was made for such a call; ``state`` is the block's, without what is None."""
         return (
             layout.structure == self._structure
             and layout.is_plain()
@@ -202,7 +220,7 @@ class Artifact:
     def _fits_length(self, tensors: Sequence[torch.Tensor], number: int) -> bool:
         parts = [tensors[part].shape[self._lengths[part]] for part in self._sums[number]]
         given = tensors[number].shape[self._lengths[number]]
-        return given == sum(parts) and all(SHORTEST <= part <= LONGEST for part in parts)
+        return given == sum(parts) and all(shortest(self._device) <= part <= LONGEST for part in parts)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -241,13 +259,13 @@ class Artifacts:
         return made
 
 
-@cache
+@functools.cache
 def of(kept: Kept, function: Function, device: torch.device) -> Artifacts:
     """What this process knows of ``kept``."""
     return Artifacts()
 
 
-@cache
+@functools.cache
 def opened(path: Path, device: torch.device) -> Artifact | None:
     """The package at ``path``, once for a process; None when there is none. A damaged one is logged."""
     about = read(path)

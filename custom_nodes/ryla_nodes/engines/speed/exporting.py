@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
-import os
 import pickle
 import shutil
-import sys
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import sympy
 import torch
@@ -29,12 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from ...files import replacing, sha256, write_whole
 from ...models.locks import locked
-from . import artifact, fp8, toolchain
-from .artifact import LONGEST, SHORTEST, Call
+from . import artifact, child, flags, fp8, toolchain, trial
+from .artifact import LONGEST, Call, shortest
 from .layout import layout_of
 from .making import Order
+from .trial import Trial
 
 LOCK = "making.lock"
+_TYPICAL = (4096, 512)  # Kernels are chosen for it: a picture of 1024 x 1024 and a long text.
 
 
 class Taken(Exception):
@@ -42,41 +38,9 @@ class Taken(Exception):
 
 
 def main() -> None:
-    """Make all packages that are ordered; what goes wrong ends as one line, the last."""
-    sys.excepthook = _say
-    start = json.loads(sys.stdin.buffer.readline())
-    if hasattr(os, "nice"):
-        os.nice(start["nice"])
-    sys.argv = start["argv"]
-    sys.path += [path for path in start["path"] if path not in sys.path]
-    for module, attribute, value in start["settings"]:
-        setattr(importlib.import_module(module), attribute, value)
-    try:
-        for order in _orders(sys.stdin.buffer):
-            make(order)
-    except Taken:
-        return
-
-
-def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    traceback.print_exception(kind, error, trace)
-    while error.__context__ is not None:  # What it began with tells more than what came of it.
-        error = error.__context__
-    words = next((line for line in str(error).splitlines() if line.strip()), "")
-    print(f"{type(error).__name__}: {words}", file=sys.stderr)  # noqa: T201
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """This package is called otherwise where ComfyUI imported it from a clone of the repository."""
-        _, found, rest = module.rpartition("ryla_nodes.")
-        return super().find_class(found + rest if found else module, name)
-
-
-def _orders(file: BinaryIO) -> Iterator[Order]:
-    data = io.BytesIO(file.read())
-    while data.tell() < data.getbuffer().nbytes:
-        yield _Unpickler(data).load()
+    """Make the package that is ordered; nothing where another process is at it."""
+    with suppress(Taken):
+        make(child.begin())
 
 
 def make(order: Order) -> None:
@@ -97,37 +61,59 @@ def _give_way(_: str) -> None:
 
 
 def _make(order: Order, path: Path) -> None:
+    if order.device.type == "cuda":
+        torch.cuda.set_device(order.device)
     fp8.has_row_kernel()
-    here = json.loads(json.dumps(artifact.surroundings(order.call)))
-    other = [name for name, value in here.items() if value != order.facts[name]]
-    if other:
-        raise RuntimeError(f"another process of this machine has other {' and '.join(other)} than this one had")
-    with torch.no_grad():
-        call, names, state = _with_fakes(order)
-        program, backends = _exported(call, names, state)
-        sums = _sums(program, len(state), call.lengths)
-        with _backends(backends), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            if order.device.type == "cuda":
-                toolchain.prepare(Path(folder))
-            made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder, "made.pt2")))
-            with replacing(path) as part:
-                shutil.copyfile(made, part)
+    untouched = pickle.dumps(order)
+    with (
+        flags.as_in(order.flags),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(dir=path.parent) as folder,
+    ):
+        _compare(order)
+        if order.device.type == "cuda":
+            toolchain.prepare(Path(folder))
+        made, sums = _packaged(order, Path(folder, "made.pt2"))
+        trial.attempt(Trial(pickle.loads(untouched), made, sums))
+        with replacing(path) as part:
+            shutil.copyfile(made, part)
     about = {"facts": order.facts, "sums": sums, "sha256": sha256(path)}
     write_whole(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+
+
+def _compare(order: Order) -> None:
+    here = json.loads(json.dumps(artifact.surroundings(order.call)))
+    other = [f"{name} ({value}, not {order.facts[name]})" for name, value in here.items() if value != order.facts[name]]
+    if other:
+        raise RuntimeError(f"another process of this machine has other {' and '.join(other)}")
+
+
+def _packaged(order: Order, path: Path) -> tuple[Path, dict[int, list[int]]]:
+    """The package at ``path``, and of which lengths the tensors' are sums."""
+    call, names, state = _with_fakes(order)
+    program, backends = _exported(call, names, state)
+    sums = _sums(program, len(state), call.lengths)
+    with _backends(backends):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    return path, sums
 
 
 def _with_fakes(order: Order) -> tuple[Call, list[str], list[torch.Tensor]]:
     """The call with tensors that have no memory but a device, and the block's, by their names."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
+    def fake(tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
         with mode:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=order.device)
+            return torch.empty_strided(shape, stride, dtype=tensor.dtype, device=order.device)
 
     call, layout = order.call, layout_of(order.call.block)
     weights = {name: each for name, each in zip(layout.names, layout.state(), strict=True) if each is not None}
-    tensors = list(map(fake, call.tensors))
-    return replace(call, tensors=tensors), list(weights), list(map(fake, weights.values()))
+    tensors = [
+        fake(each, shape, torch.empty(shape, device="meta").stride())
+        for each, shape in zip(call.tensors, trial.shapes(call, _TYPICAL), strict=True)
+    ]
+    state = [fake(each, each.shape, each.stride()) for each in weights.values()]
+    return replace(call, tensors=tensors), list(weights), state
 
 
 class _Watch(TorchFunctionMode):
@@ -169,17 +155,19 @@ class _Free(nn.Module):
 def _exported(call: Call, names: Sequence[str], state: list[torch.Tensor]) -> tuple[ExportedProgram, list[SDPBackend]]:
     """The program, and which kinds of attention it may take, in order."""
     watch = _Watch()
-    shapes = ([None] * len(state), [_dynamic(number, length) for number, length in enumerate(call.lengths)])
+    shapes = ([None] * len(state), [_dynamic(call, number) for number in range(len(call.lengths))])
     with watch:
         program = export(_Free(call, names), (state, list(call.tensors)), dynamic_shapes=shapes, strict=False)
     return program, watch.backends
 
 
-def _dynamic(number: int, length: int) -> dict[int, Any] | None:
+def _dynamic(call: Call, number: int) -> dict[int, Any] | None:
     """Tokens [B, N, C] bring a length of their own, for all of which the program must hold; others follow from it."""
+    length = call.lengths[number]
     if length < 0:
         return None
-    return {length: Dim(f"length{number}", min=SHORTEST, max=LONGEST) if length == 1 else Dim.AUTO}
+    own = Dim(f"length{number}", min=shortest(call.device), max=LONGEST)
+    return {length: own if length == 1 else Dim.AUTO}
 
 
 def _sums(program: ExportedProgram, first: int, lengths: Sequence[int]) -> dict[int, list[int]]:

@@ -5,14 +5,10 @@ It is a process since tracing would hold up whatever else Python does here, and 
 
 from __future__ import annotations
 
-import atexit
 import copy
-import json
 import logging
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,18 +21,14 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from . import artifact
+from . import artifact, child, flags, refusals
 from .artifact import Call, Kept
 from .layout import Layout, layout_of
 from .traced import own_name
 
 _IDLE_S = 3.0
-_FREE_BYTES = 2 << 30  # What the process takes of a GPU: its context, and a layer or two while kernels are tuned.
-_ROOT = Path(__file__).resolve().parents[3]
-_RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.engines.speed.exporting import main; main()"
-
-first_settings: list[tuple[str, str, Any]] = []
-"""What an engine needs to be set before its modules are imported: module, attribute, value."""
+# What the processes take of a GPU: a context each, a layer or two while kernels are tuned, a block to try it with.
+_FREE_BYTES = 3 << 30
 
 
 @dataclass(frozen=True)
@@ -45,11 +37,13 @@ class Order:
 
     Attributes:
         facts: those of the package.
+        flags: those of the process that wants it.
         call: with tensors on the meta device.
         device: where it is to run.
     """
 
     facts: dict[str, Any]
+    flags: flags.Flags
     call: Call
     device: torch.device
 
@@ -68,11 +62,13 @@ _niceness = 19
 def running() -> Iterator[None]:
     """While a block runs, or is compiled for it, nothing is made."""
     global _running, _last
-    _running += 1
+    with _lock:
+        _running += 1
     try:
         yield
     finally:
-        _running -= 1
+        with _lock:
+            _running -= 1
         _last = time.monotonic()
 
 
@@ -89,9 +85,11 @@ def want(call: Call) -> None:
     path = artifact.path_of(call.kept.folder, facts)
     if path in _seen or artifact.opened(path, call.device) is not None or not os.access(path.parent, os.W_OK):
         return
+    if refusals.is_refused(path):
+        return
     _seen.add(path)
     try:
-        order = pickle.dumps(Order(facts, _without_memory(call), call.device))
+        order = pickle.dumps(Order(facts, flags.read(), _without_memory(call), call.device))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         logging.warning("ryla: blocks are not compiled ahead: %s", error)
         return
@@ -139,28 +137,34 @@ def _attend() -> None:
 
 
 def _make(orders: list[bytes]) -> None:
-    device = pickle.loads(orders[0]).device
-    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < _FREE_BYTES:
+    """Have made what can be, until something is missing that the others would miss as well.
+
+    Each has a process of its own: the compiler knows kernels by names, which those of two packages may share.
+    """
+    for order in orders:
+        if not _make_one(order):
+            return
+
+
+def _make_one(pickled: bytes) -> bool:
+    """Whether it is worth while to go on. What cannot be made is noted."""
+    order: Order = pickle.loads(pickled)
+    if order.device.type == "cuda" and torch.cuda.mem_get_info(order.device)[0] < _FREE_BYTES:
         logging.info("ryla: blocks are not compiled ahead: the GPU has less than %d GiB left", _FREE_BYTES >> 30)
-        return
+        return False
     began = time.monotonic()
-    start = {"nice": _niceness, "path": sys.path, "argv": sys.argv, "settings": first_settings}
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _RUN, str(_ROOT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        atexit.register(process.kill)
-        _, said = process.communicate(json.dumps(start).encode() + b"\n" + b"".join(orders))
-        atexit.unregister(process.kill)
+        ended = child.run("exporting", _niceness, pickled)
     except OSError as error:
         logging.warning("ryla: blocks are not compiled ahead: %s", error)
-        return
-    if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
-        logging.warning("ryla: blocks are not compiled ahead: %s", lines[-1] if lines else process.returncode)
-        logging.debug("%s", "\n".join(lines))
-        return
-    logging.info("ryla: blocks were compiled ahead for the next process in %.0f s", time.monotonic() - began)
+        return False
+    if not ended.reason:
+        seconds = time.monotonic() - began
+        logging.info("ryla: blocks were compiled ahead for the next process in %.0f s", seconds)
+        return True
+    logging.warning("ryla: blocks are not compiled ahead: %s", ended.reason)
+    logging.debug("%s", "\n".join(ended.said))
+    if ended.is_passing:
+        return False
+    refusals.note(artifact.path_of(order.call.kept.folder, order.facts), order.facts, ended.reason)
+    return True

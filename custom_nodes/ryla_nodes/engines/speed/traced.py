@@ -8,7 +8,7 @@ from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
-_PACKAGE = __name__.removesuffix(".engines.speed.traced")
+PACKAGE = __name__.removesuffix(".engines.speed.traced")
 SIMPLE = (bool, int, float, str, type(None))
 
 
@@ -71,5 +71,5 @@ def place_of(kind: Any) -> str:
 
 def own_name(module: str) -> str:
     """A module's name, as it is where this package is called ``ryla_nodes``."""
-    own = module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
-    return f"ryla_nodes{module[len(_PACKAGE) :]}" if own else module
+    own = module == PACKAGE or module.startswith(f"{PACKAGE}.")
+    return f"ryla_nodes{module[len(PACKAGE) :]}" if own else module

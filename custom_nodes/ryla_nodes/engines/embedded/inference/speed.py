@@ -12,7 +12,7 @@ from torch import nn
 from .... import settings
 from ...loading import unread
 from ...protocol import SpeedMode
-from ...speed import ahead, cache, compiler, fp8, keeping, layers, machine, report
+from ...speed import ahead, artifact, cache, compiler, fp8, keeping, layers, machine, report
 from ...speed.artifact import Kept
 from ...speed.fp8 import Fp8Linear
 from . import flux_network
@@ -54,8 +54,7 @@ class AcceleratedNetwork(Network):
         unread.read_all(module)  # For exact all that is left in its file.
         for parent, gelu, _ in list(layers.gelus(double.children(), single.children())):
             parent._modules[gelu] = layers.instead_of_gelu(parent, gelu)
-        folder = cache.folder(settings.load().volume, self.cache_name)
-        kept = Kept(folder, self.mode, _TRACED) if folder else None
+        kept = artifact.kept(settings.load().volume, self.cache_name, self.mode, _TRACED)
         for block in double.children():
             _run_by(block, _double, (1, 1, -1, 0), kept)
         for block in single.children():
