@@ -37,8 +37,9 @@ parser.add_argument("--ahead", action="store_true")
 parser.add_argument("--depth", default="19,38", help="double and single blocks")
 parser.add_argument("--cpu", action="store_true", help="for a try: one block of each kind, nothing refused")
 options = parser.parse_args()
-if options.ahead and "RYLA_VOLUME" not in os.environ:
-    os.environ["RYLA_VOLUME"] = tempfile.mkdtemp()
+if options.ahead:
+    os.environ.setdefault("RYLA_VOLUME", tempfile.mkdtemp())
+    os.environ["RYLA_AHEAD"] = "1"
 sys.argv = ["main.py", *(["--cpu", "--use-pytorch-cross-attention"] if options.cpu else [])]
 sys.path[:0] = [str(options.comfyui), str(REPO / "custom_nodes"), str(REPO / "tests")]
 

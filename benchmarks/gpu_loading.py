@@ -177,7 +177,7 @@ def comfyui(bench: Bench, name: str, prefetch: bool) -> Iterator[ComfyUI]:
     options = bench.options
     environ = [("PYTHONPATH", os.environ["PYTHONPATH"])] if "PYTHONPATH" in os.environ else []
     environ += [("RYLA_PREFETCH", "flux-dev")] if prefetch else []
-    environ += [("RYLA_VOLUME", str(bench.volume)), *((key, os.environ[key]) for key in ("CC",) if key in os.environ)]
+    environ += [("RYLA_VOLUME", str(bench.volume)), *((key, os.environ[key]) for key in ("CC", "RYLA_AHEAD") if key in os.environ)]
     boot = Boot(models=(bench.models,), packs=tuple(options.pack), environ=tuple(environ),
                 arguments=tuple(options.engine_argument), cpu=options.cpu)  # fmt: skip
     base = options.work / f"{name.replace(' ', '-')}-{time.monotonic_ns()}"
@@ -231,7 +231,7 @@ def keep(bench: Bench, *modes: str) -> None:
                 print(f"8-bit weights were not kept:\n{engine.log[-2000:]}", flush=True)
                 break
             time.sleep(0.5)
-        if modes and not bench.options.cpu:
+        if modes and "RYLA_AHEAD" in os.environ and not bench.options.cpu:
             wait_for_packages(bench.volume, modes, partial(getattr, engine, "log"))
     print(f"{' and '.join(modes)} kept in {time.perf_counter() - began:.1f} s", flush=True)
 

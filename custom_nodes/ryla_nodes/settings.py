@@ -37,6 +37,7 @@ class Settings:
             comma-separated there.
         modal: RYLA_MODAL: TOML file of the deployment on Modal; deploy/modal.toml of the repository when unset.
         warm_up: RYLA_WARMUP: workflows that an engine runs once before it is called ready, comma-separated there.
+        ahead: RYLA_AHEAD: 1 has FLUX.1's blocks compiled ahead for later processes, which is on trial.
     """
 
     servers: tuple[str, ...]
@@ -58,6 +59,7 @@ class Settings:
     prefetch: tuple[str, ...] = ()
     warm_up: tuple[str, ...] = ()
     modal: Path | None = None
+    ahead: bool = False
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -68,6 +70,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
     def path(name: str) -> Path | None:
         return _folder(text(name)) if text(name) else None
+
+    def switched(name: str) -> bool:
+        return text(name).lower() in ("1", "true", "yes", "on")
 
     def listed(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(name).split(",") if part.strip())
@@ -83,7 +88,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         catalogue=path("RYLA_CATALOGUE"),
         volume_refresh=text("RYLA_VOLUME_REFRESH") or None,
         lora_roots=tuple(map(_folder, filter(None, text("RYLA_LORA_ROOTS").split(os.pathsep)))),
-        xet=text("RYLA_XET").lower() in ("1", "true", "yes", "on"),
+        xet=switched("RYLA_XET"),
         allowed_hosts=listed("RYLA_ALLOWED_HOSTS"),
         tokens_file=path("RYLA_TOKENS_FILE"),
         jobs_url=text("RYLA_JOBS_URL") or None,
@@ -93,6 +98,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         prefetch=listed("RYLA_PREFETCH"),
         warm_up=listed("RYLA_WARMUP"),
         modal=path("RYLA_MODAL"),
+        ahead=switched("RYLA_AHEAD"),
     )
 
 

@@ -91,7 +91,7 @@ def test_a_new_process_paints_with_packages_and_imports_nothing_of_the_compiler(
         [sys.executable, "-c", _PAINT, str(engine.home), str(tmp_path / "made.pt")],
         capture_output=True,
         text=True,
-        env={**unset, "RYLA_VOLUME": str(packaged.volume), "PYTHONPATH": path},
+        env={**unset, "RYLA_VOLUME": str(packaged.volume), "RYLA_AHEAD": "1", "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     served, refused, imported = json.loads(done.stdout.splitlines()[-1])
@@ -212,6 +212,7 @@ def test_a_damaged_or_foreign_package_is_not_loaded(
 ) -> None:
     volume = copied(packaged, tmp_path)
     monkeypatch.setenv("RYLA_VOLUME", str(volume))
+    monkeypatch.setenv("RYLA_AHEAD", "1")
     for path in volume.glob("cache/*/single-*.pt2"):
         content, about = path.read_bytes(), path.with_suffix(".json")
         middle = len(content) // 2

@@ -21,6 +21,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from ... import settings
 from ...files import sha256
 from ..protocol import SpeedMode
 from . import cache, flags
@@ -53,7 +54,9 @@ class Kept:
 
 
 def kept(volume: Path | None, name: str, mode: SpeedMode, traced: tuple[str, ...]) -> Kept | None:
-    """Where packages are for what is compiled in the folder ``name`` of the cache; None when there can be none."""
+    """Where packages are for what is compiled in the folder ``name`` of the cache; None when there are to be none."""
+    if not settings.load().ahead:
+        return None
     version = tuple(map(int, torch.__version__.split(".")[:2]))
     folder = cache.folder(volume, name) if version >= _OLDEST_TORCH else None
     return Kept(folder, mode, traced) if folder else None
@@ -298,7 +301,7 @@ def is_filled(kept: Kept | None) -> bool:
 def load_ahead(volume: Path | None, mode: SpeedMode, device: torch.device) -> bool:
     """Load what was last used on such a machine in ``mode``; whether that is there for both kinds of blocks."""
     here = torch.empty(0, device=device).device
-    folders = volume.glob("cache/inductor-*") if volume else ()
+    folders = volume.glob("cache/inductor-*") if volume and settings.load().ahead else ()
     for folder in sorted(folders, key=lambda each: each.stat().st_mtime, reverse=True):
         if sum(opened(path, here) is not None for path in _of_mode(folder, mode)) >= _KINDS:
             return True
