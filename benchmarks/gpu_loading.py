@@ -177,7 +177,8 @@ def comfyui(bench: Bench, name: str, prefetch: bool) -> Iterator[ComfyUI]:
     options = bench.options
     environ = [("PYTHONPATH", os.environ["PYTHONPATH"])] if "PYTHONPATH" in os.environ else []
     environ += [("RYLA_PREFETCH", "flux-dev")] if prefetch else []
-    environ += [("RYLA_VOLUME", str(bench.volume)), *((key, os.environ[key]) for key in ("CC", "RYLA_AHEAD") if key in os.environ)]
+    passed = ("CC", "RYLA_AHEAD")
+    environ += [("RYLA_VOLUME", str(bench.volume)), *((key, os.environ[key]) for key in passed if key in os.environ)]
     boot = Boot(models=(bench.models,), packs=tuple(options.pack), environ=tuple(environ),
                 arguments=tuple(options.engine_argument), cpu=options.cpu)  # fmt: skip
     base = options.work / f"{name.replace(' ', '-')}-{time.monotonic_ns()}"

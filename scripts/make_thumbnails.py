@@ -24,7 +24,7 @@ from ryla_nodes.nodes import node_classes
 
 SIZE, PAINTED = 512, 256
 SHAPE = "a large yellow star in the middle, navy background"
-FACE = "a portrait of a person, tan skin, long black hair, no glasses, no beard, no hat, sky blue background"
+FACE = "a portrait of a person, brown skin, short blue hair, no glasses, a blue beard, no hat, sky blue background"
 CHARACTER = "mira, a portrait, sky blue background"
 PERSON = "a portrait of a person, smiling, no glasses, no hat, mint background"
 SCENES = (
