@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import sympy
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -183,17 +182,13 @@ def _sums(program: ExportedProgram, first: int, lengths: Sequence[int]) -> dict[
         if length >= 0
     }
     found = {}
+    symbols = {size.node.expr: own for own, size in reversed(sizes.items()) if isinstance(size, torch.SymInt)}
     for number, size in sizes.items():
-        expression = _expression(size)
-        symbols = {_expression(sizes[own]): own for own in reversed(sizes)}
-        if isinstance(size, int) or expression - sum(expression.free_symbols) != 0:
+        parts = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
+        if not parts or size.node.expr - sum(parts) != 0:
             raise ValueError(f"the length of input {number} is {size}")
-        found[number] = sorted(symbols[symbol] for symbol in expression.free_symbols)
+        found[number] = sorted(symbols[part] for part in parts)
     return found
-
-
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
 @contextmanager
