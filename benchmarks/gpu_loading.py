@@ -8,8 +8,8 @@ Rows, each of which runs alone:
     warm    the first picture of a ComfyUI with a warm page cache: core's loaders, ours, ours, core's
     cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, ours with
             RYLA_PREFETCH, and `speed` fast with RYLA_PREFETCH from kept 8-bit weights (made before, not timed)
-    filled  the first picture of a process with a warm page cache in `exact` and `fast`, blocks compiled ahead and
-            8-bit weights kept by an earlier process
+    filled  the first picture of a process with a warm page cache in `exact` and `fast`, compiled code and 8-bit
+            weights kept by an earlier process; with RYLA_AHEAD=1 also blocks compiled ahead
     embedded  the same two of `ryla engine`, without and with RYLA_PREFETCH
 
 Tables are printed; with the environment variable OUT set, loading.json and ComfyUI's logs are left in that folder.

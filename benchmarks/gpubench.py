@@ -60,10 +60,10 @@ def _mark(models: Path, maker: str) -> Path:
     return models / f".{maker}.made"
 
 
-def wait_for_packages(volume: Path, modes: Sequence[str], log: Callable[[], str], seconds: float = 240) -> bool:
+def wait_for_packages(volume: Path, modes: Sequence[str], log: Callable[[], str], seconds: float = 240) -> None:
     """Wait until a process that ran ``modes`` has compiled both kinds of blocks ahead for the next one.
 
-    ``log`` gives the process's log, where it says when it cannot; False then, and after ``seconds``.
+    ``log`` gives the process's log, where it says when it cannot; then, and after ``seconds``, that is printed.
     """
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -72,12 +72,11 @@ def wait_for_packages(volume: Path, modes: Sequence[str], log: Callable[[], str]
             print(
                 f"blocks of {' and '.join(modes)} compiled ahead after {time.perf_counter() - began:.1f} s", flush=True
             )
-            return True
+            return
         if "not compiled ahead" in log():
             break
         time.sleep(0.5)
     print(f"blocks of {' and '.join(modes)} were not compiled ahead:\n{log()[-2000:]}", flush=True)
-    return False
 
 
 class Rows:

@@ -23,8 +23,10 @@ ARCFACE_TEMPLATE = (
 """Where ArcFace's 112x112 pictures have the five points."""
 _SHOWN = 4.0
 """A face of stride s has a half height of about this many strides, between its square root of two less and more."""
-_POINTS = 4
-"""What a keypoint counts beside an edge of the box: faces are aligned by keypoints alone."""
+_POINTS, CLOSE_POINTS = 4, 8
+"""What a keypoint counts, in all pictures and in those of ``close_batch``."""
+CLOSE_SCALE = (0.15, 0.42)
+"""Half the heights of heads in those, in parts of the picture."""
 _MARGIN = 0.35
 _SCALE = 24.0
 _PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 0.13))
@@ -44,21 +46,27 @@ _OFF = 0.015
 # --- the detector -----------------------------------------------------------------------------------------------------
 
 
-def detector_bank(seed: int, count: int, size: int, device: torch.device) -> Batch:
+def detector_bank(
+    seed: int, count: int, size: int, device: torch.device, scale: tuple[float, float] | None = None
+) -> Batch:
     """``count`` pictures of a person, as bytes, and what the network should say of them.
 
-    A quarter shows the scenes that the small FLUX paints instead: its faces, and shapes, which are none.
+    A quarter shows the scenes that the small FLUX paints instead: its faces, and shapes, which are none. ``scale`` is
+    of half the heights of heads, in parts of the picture; from 12 pixels on unless given.
     """
     each = max(1, min(count, DRAWN_TOGETHER // size**2))
-    parts = [_detector_part(seed + first, min(each, count - first), size, device) for first in range(0, count, each)]
+    scale = scale or (12 / size, 0.45)
+    parts = [
+        _detector_part(seed + first, min(each, count - first), size, device, scale) for first in range(0, count, each)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _detector_part(seed: int, count: int, size: int, device: torch.device) -> Batch:
+def _detector_part(seed: int, count: int, size: int, device: torch.device, scale: tuple[float, float]) -> Batch:
     chance = torch.Generator().manual_seed(seed)
     drawn_people = count - count // 4
     who = people(torch.randint(HELD_OUT, 2**31, (drawn_people,), generator=chance).to(device))
-    view = views(drawn_people, chance, scale=(12 / size, 0.45)).to(device)
+    view = views(drawn_people, chance, scale=scale).to(device)
     painted, rows = _painted(size, device), torch.randint(_BANK, (count // 4,), generator=chance).to(device)
     there = torch.ones(drawn_people, dtype=torch.bool, device=device)
     return {
@@ -130,8 +138,10 @@ def _painted(size: int, device: torch.device) -> Batch:
     }
 
 
-def detector_loss(detector: Detector, batch: Batch) -> Tensor:
+def detector_loss(detector: Detector, batch: Batch, points_count: float = _POINTS) -> Tensor:
     """Focal loss of the scores; distances of boxes and points in the cells of a face, in its heights.
+
+    ``points_count``: what a keypoint counts beside an edge of the box; faces are aligned by keypoints alone.
 
     Source of the focal loss: Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
@@ -141,7 +151,7 @@ def detector_loss(detector: Detector, batch: Batch) -> Tensor:
         corner = _corners(size, stride, height.device)
         edges = torch.cat([corner - batch["box"][:, None, :2], batch["box"][:, None, 2:] - corner], dim=2) / stride
         offsets = (batch["points"][:, None] - corner[:, :, None]).flatten(2) / stride
-        apart = (box - edges).abs().mean(2) + _POINTS * (points - offsets).abs().mean(2)
+        apart = (box - edges).abs().mean(2) + points_count * (points - offsets).abs().mean(2)
         errors.append(apart * stride / height[:, None])
         scores.append(score)
         wanted.append(_cells(batch, corner, stride).float())

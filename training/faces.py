@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from .face_export import export_detector, export_recogniser, judge
 from .face_networks import Detector, Recogniser
 from .face_stages import (
+    CLOSE_POINTS,
+    CLOSE_SCALE,
     Margin,
     close_batch,
     detector_bank,
@@ -110,17 +112,18 @@ class Run:
             size = plan.sizes[step % len(plan.sizes)]
             return detector_batch(bank(size), plan.seed * 10**6 + step, _scaled(plan.detector_batch, size))
 
-        loss = partial(detector_loss, network)
-        self._train("detector", network, network, plan.detector_steps, draw, loss)
+        self._train("detector", network, network, plan.detector_steps, draw, partial(detector_loss, network))
 
         @cache
         def close_bank() -> Batch:
-            return detector_bank(plan.seed * 10**7 + 1, plan.close_pictures, plan.close_drawn, self.device)
+            seed = plan.seed * 10**7 + 1
+            return detector_bank(seed, plan.close_pictures, plan.close_drawn, self.device, CLOSE_SCALE)
 
         def draw_close(step: int) -> Batch:
             seed = plan.seed * 10**6 + plan.detector_steps + step
             return close_batch(close_bank(), seed, plan.close_batch, plan.close_size)
 
+        loss = partial(detector_loss, network, points_count=CLOSE_POINTS)
         # Its normalisation stays as it is by now: so few pictures at once would unsettle it.
         self._train("detector-close", network, network, plan.close_steps, draw_close, loss, plan.close_rate)
         return network

@@ -36,7 +36,7 @@ class Plan:
     batch: int = 256
     pair_every: int = 8
     references: int = 2
-    steps: int = 9000
+    steps: int = 4500
     rate: float = 8e-4
     matrix_rate: float = 2.4e-3
     buckets: tuple[Bucket, ...] = (Bucket(256, 30_000, 5_000, 1.0, 0.4), Bucket(512, 20_000, 4_000, 0.0, 0.6))

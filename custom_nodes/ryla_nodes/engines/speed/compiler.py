@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -45,21 +45,12 @@ def run(
     """
     if function in _failed:
         return function(block, *tensors)
-    with making.running():
-        return _run_batch(function, block, tensors, lengths, kept)
-
-
-def _run_batch(
-    function: Function,
-    block: torch.nn.Module,
-    tensors: Sequence[torch.Tensor],
-    lengths: Sequence[int],
-    kept: Kept | None,
-) -> Any:
     batch = max(len(tensor) for tensor, dimension in zip(tensors, lengths, strict=True) if dimension)
-    if batch == 1:
-        return _run(function, block, tensors, lengths, kept)
-    done = [_run(function, block, _sample(tensors, lengths, number, batch), lengths, kept) for number in range(batch)]
+    one = partial(_run, function, block, lengths, kept)
+    with making.running():
+        if batch == 1:
+            return one(tensors)
+        done = [one(_sample(tensors, lengths, number, batch)) for number in range(batch)]
     return torch.cat(done) if isinstance(done[0], torch.Tensor) else tuple(map(torch.cat, zip(*done, strict=True)))
 
 
@@ -73,9 +64,9 @@ def _sample(
 def _run(
     function: Function,
     block: torch.nn.Module,
-    tensors: Sequence[torch.Tensor],
     lengths: Sequence[int],
     kept: Kept | None,
+    tensors: Sequence[torch.Tensor],
 ) -> Any:
     call = Call(kept, function, block, tensors, lengths) if kept else None
     made = artifact.of(call.kept, function, call.device).serve(call) if call else None
