@@ -39,7 +39,7 @@ parser.add_argument("--cpu", action="store_true", help="for a try: one block of 
 options = parser.parse_args()
 if options.ahead:
     os.environ.setdefault("RYLA_VOLUME", tempfile.mkdtemp())
-    os.environ["RYLA_AHEAD"] = "1"
+    os.environ.pop("RYLA_AHEAD", None)
 sys.argv = ["main.py", *(["--cpu", "--use-pytorch-cross-attention"] if options.cpu else [])]
 sys.path[:0] = [str(options.comfyui), str(REPO / "custom_nodes"), str(REPO / "tests")]
 

@@ -9,7 +9,7 @@ Rows, each of which runs alone:
     cold    from the start of the process to the first picture, page cache dropped (root): core's, ours, ours with
             RYLA_PREFETCH, and `speed` fast with RYLA_PREFETCH from kept 8-bit weights (made before, not timed)
     filled  the first picture of a process with a warm page cache in `exact` and `fast`, compiled code and 8-bit
-            weights kept by an earlier process; with RYLA_AHEAD=1 also blocks compiled ahead
+            weights and blocks compiled ahead kept by an earlier process
     embedded  the same two of `ryla engine`, without and with RYLA_PREFETCH
 
 Tables are printed; with the environment variable OUT set, loading.json and ComfyUI's logs are left in that folder.
@@ -232,7 +232,7 @@ def keep(bench: Bench, *modes: str) -> None:
                 print(f"8-bit weights were not kept:\n{engine.log[-2000:]}", flush=True)
                 break
             time.sleep(0.5)
-        if modes and "RYLA_AHEAD" in os.environ and not bench.options.cpu:
+        if modes and not bench.options.cpu:
             wait_for_packages(bench.volume, modes, partial(getattr, engine, "log"))
     print(f"{' and '.join(modes)} kept in {time.perf_counter() - began:.1f} s", flush=True)
 

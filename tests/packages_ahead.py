@@ -51,7 +51,7 @@ def as_if_started(patch: pytest.MonkeyPatch, volume: Path) -> None:
     patch.setattr(machine, "refusal", lambda mode, device: None)
     patch.setattr(cache, "name_of", lambda *_: "inductor-both")  # The compiler looks at the processor once a folder.
     patch.setenv("RYLA_VOLUME", str(volume))
-    patch.setenv("RYLA_AHEAD", "1")
+    patch.delenv("RYLA_AHEAD", raising=False)
     cache._prepare.cache_clear()
     artifact.forget()
 

@@ -37,7 +37,7 @@ class Settings:
             comma-separated there.
         modal: RYLA_MODAL: TOML file of the deployment on Modal; deploy/modal.toml of the repository when unset.
         warm_up: RYLA_WARMUP: workflows that an engine runs once before it is called ready, comma-separated there.
-        ahead: RYLA_AHEAD: 1 has FLUX.1's blocks compiled ahead for later processes, which is on trial.
+        ahead: RYLA_AHEAD: 0 keeps FLUX.1's blocks from being compiled ahead for later processes.
     """
 
     servers: tuple[str, ...]
@@ -59,7 +59,7 @@ class Settings:
     prefetch: tuple[str, ...] = ()
     warm_up: tuple[str, ...] = ()
     modal: Path | None = None
-    ahead: bool = False
+    ahead: bool = True
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -71,8 +71,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     def path(name: str) -> Path | None:
         return _folder(text(name)) if text(name) else None
 
-    def switched(name: str) -> bool:
-        return text(name).lower() in ("1", "true", "yes", "on")
+    def switched(name: str, unset: bool = False) -> bool:
+        return text(name).lower() in ("1", "true", "yes", "on") if text(name) else unset
 
     def listed(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(name).split(",") if part.strip())
@@ -98,7 +98,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         prefetch=listed("RYLA_PREFETCH"),
         warm_up=listed("RYLA_WARMUP"),
         modal=path("RYLA_MODAL"),
-        ahead=switched("RYLA_AHEAD"),
+        ahead=switched("RYLA_AHEAD", unset=True),
     )
 
 

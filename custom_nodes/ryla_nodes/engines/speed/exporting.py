@@ -70,8 +70,9 @@ def _make(order: Order, path: Path) -> None:
         tempfile.TemporaryDirectory(dir=path.parent) as folder,
     ):
         _compare(order)
+        toolchain.choose_compiler(Path(folder))
         if order.device.type == "cuda":
-            toolchain.prepare(Path(folder))
+            toolchain.prepare_for_gpu(Path(folder))
         made, sums = _packaged(order, Path(folder, "made.pt2"))
         trial.attempt(Trial(pickle.loads(untouched), made, sums))
         with replacing(path) as part:
