@@ -176,9 +176,47 @@ def test_a_program_notes_its_modules_and_libraries(tmp_path: Path) -> None:
     assert start_files.known(tmp_path) == [] == start_files.known(None)
 
 
+_READING = """
+import importlib.util, json, os, sys, time, types
+sys.path.insert(0, sys.argv[1])
+sys.modules["folder_paths"] = types.SimpleNamespace(folder_names_and_paths={})
+spec = importlib.util.spec_from_file_location("x/prestartup_script", sys.argv[1] + "/ryla_nodes/prestartup_script.py")
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+os.chdir(sys.argv[2])
+for name in ("first.txt", "weights.bin", "second.txt"):
+    open(name).close()
+open("written.txt", "w").close()
+os.close(os.open("third.txt", os.O_RDONLY))
+os.remove("gone.txt") if open("gone.txt").close() is None else None
+from ryla_nodes.workflows import prefetch, start_files
+start_files._EVERY_S, start_files._TIMES = 0.01, 1
+from pathlib import Path
+noting = start_files.keep_noting(Path(sys.argv[3]), sys.modules["_ryla_prefetch"]._opened)
+noting.join()
+print(json.dumps([str(path) for path in start_files.known(Path(sys.argv[3]))]))
+"""
+
+
+def test_what_it_read_is_noted_as_well_but_for_weights(tmp_path: Path) -> None:
+    """Some libraries read thousands of files that are no modules of theirs; transformers its own sources."""
+    folder, volume = tmp_path / "read", tmp_path / "volume"
+    folder.mkdir()
+    for name in ("first.txt", "second.txt", "third.txt", "gone.txt", "unread.txt"):
+        (folder / name).write_text("text")
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(start_files._LARGEST + 1)
+    command = [sys.executable, "-c", _READING, str(PACKAGE.parent), str(folder), str(volume)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RYLA_")}
+    environ |= {"RYLA_PREFETCH": "ae", "RYLA_VOLUME": str(volume)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    noted = [Path(name) for name in json.loads(done.stdout)]
+    own = [path.name for path in noted if path.parent == folder]
+    assert own == ["first.txt", "second.txt", "third.txt"], done.stderr
+
+
 def test_the_engine_says_that_it_has_started_and_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Path] = []
-    monkeypatch.setattr(start_files, "keep_noting", noted.append)
+    monkeypatch.setattr(start_files, "keep_noting", lambda path, opened: noted.append(path))
     prefetch.ready(tmp_path)
     assert noted == [], "nobody reads ahead"
     code = "import sys; print([sys.stdin.readline() for _ in range(2)], flush=True)"

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.folders import ModelFolders
@@ -29,7 +29,9 @@ _NVIDIA = ("/dev/nvidiactl", "/dev/dxg")
 _MODULE = "_ryla_prefetch"
 """What ComfyUI's prestartup calls this file: it runs it before the package can be imported."""
 _READY, _EIGHTHS = "ready", "eighths"
+_MOST_FILES = 50_000
 _process: subprocess.Popen[str] | None = None
+_opened: dict[str, None] | None = None
 _RUN = "import sys; sys.path.append(sys.argv[1]); from ryla_nodes.workflows.prefetch import main; main()"
 
 
@@ -51,6 +53,23 @@ def start(folders: Mapping[str, Sequence[str | Path]], names: Sequence[str] = ()
         print(f"RYLA_PREFETCH: no process can be started ({error}).", file=sys.stderr)  # noqa: T201
         return
     _process = process
+    _note_opened()
+
+
+def _note_opened() -> None:
+    """Note from now on which files this process reads: some libraries read thousands that are no modules of theirs."""
+    global _opened
+    if _opened is None:
+        _opened = {}
+        sys.addaudithook(_hear)
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or _opened is None or len(_opened) >= _MOST_FILES:
+        return
+    path, mode, flags = arguments
+    if isinstance(path, str) and (mode is None or mode.startswith("r")) and not flags & (os.O_WRONLY | os.O_RDWR):
+        _opened[path] = None
 
 
 def ready(volume: Path | None) -> None:
@@ -58,7 +77,8 @@ def ready(volume: Path | None) -> None:
     if _tell(_READY) and volume is not None:
         from . import start_files
 
-        start_files.keep_noting(volume)
+        opened = getattr(sys.modules.get(_MODULE), "_opened", None) or _opened
+        start_files.keep_noting(volume, opened or {})
 
 
 def eighths_are_used() -> None:
