@@ -12,11 +12,15 @@ from .geometry import Affine, Array, Box
 ELLIPSE_SCALE = 1.15 * 1.06
 FEATHER = 0.10
 _RGB_TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]],
+    np.float32,
 )
-_WHITE = np.array([0.95047, 1.0, 1.08883])  # D65.
+_XYZ_TO_RGB = np.linalg.inv(_RGB_TO_XYZ)
+_WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)  # D65.
 _DELTA = 6 / 29
-_MAX_GAIN = 1.5
+_MAX_GAIN = 1.1
+_SAME = 6.0
+"""How far apart, in Lab, two pictures of the same thing are, beside what they differ by as a whole."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +105,33 @@ def ellipse_mask(face: Box, width: int, height: int) -> Array:
 def composite(picture: Array, refined: Array, crop: FaceCrop, *, color_match: float = 1.0) -> Array:
     """Blend ``refined`` (any square size) back into ``picture`` (H, W, 3), both sRGB in [0, 1].
 
-    The refined face takes the colours that the picture has in the mask's soft ring. Every pixel whose mask is 0 is
-    returned bit for bit.
+    The refined face takes the colours that the picture has in the mask's soft ring, where both show the same there: a
+    ring of hair against a ring of sky says nothing about the light. Every pixel whose mask is 0 is returned bit for
+    bit.
     """
     original = cut(picture, crop)
     face = resize(refined, crop.side, crop.side)
     mask = ellipse_mask(Affine(crop.left, crop.top, 1).box(crop.face), crop.side, crop.side)
-    ring = np.asarray(mask * (1 - mask), np.float32)
-    face = match_color(face, original, ring, color_match)
-    blended = original + (face - original) * mask[..., None]
     top, left = max(crop.top, 0), max(crop.left, 0)
     bottom = min(crop.top + crop.side, picture.shape[0])
     right = min(crop.left + crop.side, picture.shape[1])
     window = np.s_[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left]
+    original, face, mask = original[window], face[window], mask[window]
+    changed: NDArray[np.bool_] = mask > 0
+    before, share = original[changed], mask[changed]
+    after = _in_its_light(face[changed], before, share, color_match)
     result = picture.copy()
-    region = result[top:bottom, left:right]
-    changed: NDArray[np.bool_] = mask[window] > 0
-    region[changed] = np.clip(blended[window][changed], 0, 1)
+    result[top:bottom, left:right][changed] = np.clip(before + (after - before) * share[:, None], 0, 1)
     return np.asarray(result, np.float32)
+
+
+def _in_its_light(face: Array, original: Array, mask: Array, color_match: float) -> Array:
+    """Pixels (N, 3) of a face in the colours that those of the picture have in the soft ring of ``mask`` (N,)."""
+    if color_match <= 0:
+        return face
+    source, wanted = rgb_to_lab(face), rgb_to_lab(original)
+    ring = mask * (1 - mask)
+    return lab_to_rgb(_matched(source, wanted, ring * agreement(source, wanted, ring), color_match))
 
 
 def rgb_to_lab(rgb: Array) -> Array:
@@ -135,9 +148,22 @@ def lab_to_rgb(lab: Array) -> Array:
     fy = (lab[..., 0] + 16) / 116
     f = np.stack((fy + lab[..., 1] / 500, fy, fy - lab[..., 2] / 200), axis=-1)
     xyz = np.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4 / 29)) * _WHITE
-    linear = np.clip(xyz @ np.linalg.inv(_RGB_TO_XYZ).T, 0, 1)
+    linear = np.clip(xyz @ _XYZ_TO_RGB.T, 0, 1)
     rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.asarray(np.clip(rgb, 0, 1), np.float32)
+
+
+def agreement(source: Array, target: Array, weights: Array) -> Array:
+    """How far pixels (..., 3) of two pictures, in Lab, show the same thing: (...) in (0, 1].
+
+    1 / (1 + (d / 6)^2)^2, where d is their distance once the pictures' median difference under ``weights`` (...) is
+    taken off: a cast over all of one of them is no disagreement.
+    """
+    apart = target - source
+    counted = weights > 0
+    if counted.any():
+        apart = apart - np.median(apart[counted], axis=0)
+    return np.asarray(1 / (1 + np.square(apart).sum(axis=-1) / _SAME**2) ** 2, np.float32)
 
 
 def match_color(picture: Array, target: Array, weights: Array, strength: float = 1.0) -> Array:
@@ -148,18 +174,25 @@ def match_color(picture: Array, target: Array, weights: Array, strength: float =
         weights: (H, W), non-negative; nothing changes when they sum to 0.
         strength: 0 leaves the picture as it is, 1 matches fully.
     """
-    total = float(weights.sum())
-    if total <= 0 or strength <= 0:
+    if float(weights.sum()) <= 0 or strength <= 0:
         return picture
+    return lab_to_rgb(_matched(rgb_to_lab(picture), rgb_to_lab(target), weights, strength))
+
+
+def _matched(source: Array, target: Array, weights: Array, strength: float) -> Array:
+    """``match_color`` of pixels (..., 3) in Lab."""
+    total = float(weights.sum())
+    if total <= 0:
+        return source
     share = (weights / total)[..., None]
-    source, wanted = rgb_to_lab(picture), rgb_to_lab(target)
-    (mean, deviation), (wanted_mean, wanted_deviation) = _statistics(source, share), _statistics(wanted, share)
-    # The gain is bounded: a flat ring (studio background) says nothing about the contrast of a face.
+    (mean, deviation), (wanted_mean, wanted_deviation) = _statistics(source, share), _statistics(target, share)
+    # The gain is small: what surrounds a face says little about the contrast within it.
     gain = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), 1 / _MAX_GAIN, _MAX_GAIN)
     matched = (source - mean) * gain + wanted_mean
-    return lab_to_rgb(np.asarray(source + (matched - source) * strength, np.float32))
+    return np.asarray(source + (matched - source) * strength, np.float32)
 
 
 def _statistics(lab: Array, share: Array) -> tuple[Array, Array]:
-    mean = (lab * share).sum(axis=(0, 1))
-    return mean, np.sqrt(((lab - mean) ** 2 * share).sum(axis=(0, 1)))
+    places = tuple(range(lab.ndim - 1))
+    mean = (lab * share).sum(axis=places)
+    return mean, np.sqrt(((lab - mean) ** 2 * share).sum(axis=places))

@@ -14,7 +14,7 @@ from .geometry import COLORS, Box
 if TYPE_CHECKING:
     from .faces import DetectedFace, Picture
 
-LONGEST_SIDE = 1024
+LONGEST_SIDE = 640
 TILE = 384
 _CHOSEN, _OTHER, _SQUARE = (80, 220, 100), (170, 170, 170), (255, 205, 60)
 _PASSED, _FAILED = (30, 110, 50), (150, 40, 40)

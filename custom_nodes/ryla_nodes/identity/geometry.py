@@ -82,26 +82,37 @@ class Affine:
 
 def draw_keypoints(keypoints: Array, width: int, height: int) -> NDArray[np.uint8]:
     """Draw ``keypoints`` (5, 2), in pixels of the canvas, on black: uint8 RGB (height, width, 3)."""
-    canvas = np.zeros((height, width, 3), np.float32)
-    rows, columns = np.mgrid[0:height, 0:width]
+    canvas = np.zeros((height, width, 3), np.uint8)
     for index in (i for i in range(len(COLORS)) if i != NOSE):
-        canvas[_limb(rows, columns, keypoints[index], keypoints[NOSE])] = COLORS[index]
-    canvas = np.floor(canvas * LIMB_BRIGHTNESS)
+        window, inside = _limb(width, height, keypoints[index], keypoints[NOSE])
+        canvas[window][inside] = np.floor(np.array(COLORS[index], np.float32) * LIMB_BRIGHTNESS)
     for (x, y), color in zip(keypoints, COLORS, strict=True):
-        canvas[(columns - int(x)) ** 2 + (rows - int(y)) ** 2 <= POINT_RADIUS**2] = color
-    return np.asarray(canvas, np.uint8)
+        window, dx, dy = _around(width, height, int(x), int(y), POINT_RADIUS)
+        canvas[window][dx**2 + dy**2 <= POINT_RADIUS**2] = color
+    return canvas
 
 
-def _limb(rows: NDArray[np.int_], columns: NDArray[np.int_], start: Array, end: Array) -> NDArray[np.bool_]:
-    """Pixels of the ellipse that spans ``start`` to ``end``."""
+def _limb(width: int, height: int, start: Array, end: Array) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """A window of the canvas, and the pixels in it of the ellipse that spans ``start`` to ``end``."""
     (x0, y0), (x1, y1) = start, end
-    half_length = int(math.hypot(x0 - x1, y0 - y1) / 2)
+    half_length = max(int(math.hypot(x0 - x1, y0 - y1) / 2), 1)
     angle = math.atan2(y0 - y1, x0 - x1)
-    dx, dy = columns - int((x0 + x1) / 2), rows - int((y0 + y1) / 2)
+    reach = max(half_length, LIMB_HALF_WIDTH)
+    window, dx, dy = _around(width, height, int((x0 + x1) / 2), int((y0 + y1) / 2), reach)
     along = dx * math.cos(angle) + dy * math.sin(angle)
     across = dy * math.cos(angle) - dx * math.sin(angle)
-    inside: NDArray[np.bool_] = (along / max(half_length, 1)) ** 2 + (across / LIMB_HALF_WIDTH) ** 2 <= 1
-    return inside
+    inside: NDArray[np.bool_] = (along / half_length) ** 2 + (across / LIMB_HALF_WIDTH) ** 2 <= 1
+    return window, inside
+
+
+def _around(
+    width: int, height: int, x: int, y: int, reach: int
+) -> tuple[tuple[slice, slice], NDArray[np.int_], NDArray[np.int_]]:
+    """The window of the canvas that reaches so far around (x, y), and each pixel's distances across and down."""
+    left, top = max(x - reach, 0), max(y - reach, 0)
+    right, bottom = max(min(x + reach + 1, width), left), max(min(y + reach + 1, height), top)
+    rows, columns = np.ogrid[top:bottom, left:right]
+    return np.s_[top:bottom, left:right], columns - x, rows - y
 
 
 def place_keypoints(
