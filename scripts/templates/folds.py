@@ -41,8 +41,8 @@ FLUX = Fold("FLUX settings", _SETTINGS, _PICTURE)
 FACE = Fold(
     "Face of the photo",
     (
-        "Face analyzer", "Reference face", "Face crop", "SDXL", "InstantID", "Face prompt", "Face negative prompt",
-        "Identity", "Soft mask", "Encode crop", "Face latent", "Face sampler", "Face picture", "Composite", "Scene",
+        "Face analyzer", "Reference face", "Face crop", "SDXL", "InstantID", "Face prompt",
+        "Encode face prompt", "Face negative prompt", "Identity", "Soft mask", "Encode crop", "Face latent", "Face sampler", "Face picture", "Composite", "Scene",
     ),
     {
         "sdxl_checkpoint": (("SDXL", "checkpoint"),),
