@@ -29,9 +29,9 @@ CLOSE_SCALE = (0.15, 0.42)
 """Half the heights of heads in those, in parts of the picture."""
 _MARGIN = 0.35
 _SCALE = 24.0
-_PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 0.13))
+PAINTED = ((-0.08, -0.01), (0.08, -0.01), (0.0, 0.06), (-0.055, 0.13), (0.055, 0.13))
 """Where ``render`` draws the five points of a ``FaceScene``'s face, from its centre in parts of the canvas."""
-_PAINTED_HALF = (0.19, 0.245)
+PAINTED_HALF = (0.19, 0.245)
 _BANK = 768
 _NEARER, _ASIDE = (0.75, 1.25), 0.1
 """How much larger a face is made, and how far it is moved, in parts of the picture."""
@@ -129,11 +129,11 @@ def _painted(size: int, device: torch.device) -> Batch:
     chance = random.Random(size)
     scenes = [random_scene(chance, held_out=False, face_share=0.5) for _ in range(_BANK)]
     centre = torch.tensor([[scene.x, scene.y] for scene in scenes], device=device)
-    half = torch.tensor(_PAINTED_HALF, device=device)
+    half = torch.tensor(PAINTED_HALF, device=device)
     return {
         "pictures": render(scenes, size, device),
         "box": torch.cat([centre - half, centre + half], dim=1),
-        "points": centre[:, None] + torch.tensor(_PAINTED, device=device),
+        "points": centre[:, None] + torch.tensor(PAINTED, device=device),
         "there": torch.tensor([isinstance(scene, FaceScene) for scene in scenes], device=device),
     }
 

@@ -89,6 +89,18 @@ class People:
         return near @ known
 
     @property
+    def looks(self) -> Tensor:
+        """(B, 4): the places of the nearest of ``SKINS``, of the style in ``HAIR_STYLES`` and of the nearest of
+        ``HAIR_COLOURS``, and 0 for a beard, 1 for none.
+        """
+        skin, hair = (
+            torch.cdist(colour, colour.new_tensor(list(palette.values())) / 255).argmin(1)
+            for colour, palette in ((self.skin, SKINS), (self.hair, HAIR_COLOURS))
+        )
+        style = self["hair_style"].view(-1).long().clamp(max=len(HAIR_STYLES) - 1)
+        return torch.stack([skin, style, hair, 1 - self.bearded.view(-1).long()], dim=1)
+
+    @property
     def iris(self) -> Tensor:
         """(B, 3) in [0, 1]: from brown over green to blue."""
         return _ramp(self["iris"].view(-1, 1), ((0.22, 0.12, 0.06), (0.20, 0.42, 0.22), (0.25, 0.45, 0.80)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,28 +24,29 @@ from tokenizers import Tokenizer
 
 from training import face_networks, faces
 from training.face_export import export_detector, export_recogniser
-from training.face_stages import crop, frames
+from training.face_stages import PAINTED, crop, frames
 from training.people import keypoints, people, views
 from training.portraits import portraits
+from training.scenes import HAIR_COLOURS, HAIR_STYLES, SKINS
 from training.sdxl import captions, rehearsal, restore
 from training.sdxl.__main__ import Run
-from training.sdxl.bank import scene_views
+from training.sdxl.bank import Bank, Scenes, scene_views, staying, strangers
 from training.sdxl.export import export_models, files
 from training.sdxl.hints import draw_hints
 from training.sdxl.networks import Painter, autoencoder, fold_latent_format
 from training.sdxl.plan import SMOKE, Bucket
-from training.sdxl.stages import Likeness, Loss, predict
+from training.sdxl.stages import Likeness, Loss, Sampler, predict
 from training.text import CLIP_LENGTH, clip_tokenizer, token_ids
 
 POINTS = np.array([[50.6, 50], [78, 52.2], [64, 66], [54, 80.9], [75, 82]], np.float32)
 TEXT = "a portrait of a person, smiling, no hat, navy background"
 CPU = torch.device("cpu")
-SMALL = replace(SMOKE, batch=1, buckets=(Bucket(64, 4, 4, 1.0, 1.0),))
+SMALL = replace(SMOKE, batch=1, buckets=(Bucket(64, 4, 4, 4, 1.0, 1.0),))
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return clip_tokenizer(1, itertools.islice(captions.corpus(1), 600))
+    return clip_tokenizer(1, itertools.islice(captions.corpus(1), 0, None, 50))
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,72 @@ def test_what_is_said_is_what_is_drawn() -> None:
     assert (view.smile[said.expression == captions.EXPRESSIONS.index("smiling")] > 0.3).all()
 
 
+def test_some_texts_tell_what_a_prompt_for_flux_tells(tokenizer: Tokenizer) -> None:
+    """Skin, hair and beard are the person's, glasses and hat the picture's; nothing is told of held-out scenes."""
+    chance = torch.Generator().manual_seed(3)
+    view, said = scene_views(400, chance)
+    who = strangers(400, chance)
+    rows, plain = said.rows_of(who, chance), said.rows()
+    texts = list(itertools.islice(captions.corpus(1), 0, None, captions.PARAPHRASES))
+    told = (rows != plain).nonzero()[:, 0].tolist()
+    assert 60 < len(told) < 200
+    hidden = 0
+    for place in told:
+        text = texts[int(rows[place])]
+        skin, style, colour, beardless = who.looks[place].tolist()
+        assert captions.glasses_told(rows[place : place + 1]).tolist() == [bool(view.glasses[place])]
+        assert ("no hat" in text) == bool(view.hat[place].isnan().any())
+        if "skin" not in text.removesuffix(captions._FACE):
+            hidden += 1
+            continue
+        assert f"{list(SKINS)[skin]} skin" in text
+        hair = {HAIR_STYLES[style], list(HAIR_COLOURS)[colour]}
+        assert "bald" in hair or hair <= set(re.findall(r"\w+", text))
+        assert ("no beard" in text or "clean-shaven" in text) == bool(beardless)
+    assert 0 < hidden < len(told) / 3
+
+
+def test_of_a_scene_of_flux_hair_hat_and_rims_stay_and_the_face_goes() -> None:
+    points = torch.tensor([[(0.5 + x, 0.54 + y) for x, y in PAINTED]] * 2)
+    stays = staying(points, torch.tensor([True, False]), 128)[:, 0]
+
+    def at(x: float, y: float) -> list[float]:
+        return stays[:, round((0.54 + y) * 128), round((0.5 + x) * 128)].tolist()
+
+    assert at(0, 0.06) == at(0, 0.13) == at(0.08, -0.01) == [0, 0], "nose, mouth and eyes"
+    assert at(0, -0.15) == at(0.2, 0.0) == at(0.15, -0.13) == [1, 1], "hat, ear and temple"
+    assert at(0.08, -0.01 + 0.058) == [1, 0], "the rim of glasses, where there are some"
+
+
+def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> None:
+    """The embedding, the place and the picture that are compared belong together, of both people of a pair as well."""
+
+    def scenes(kind: int, people: int) -> Scenes:
+        rows = torch.arange(4.0)
+        name = kind * 100 + rows.view(4, 1) * 10 + torch.arange(float(people))
+        where = (name / 1000).view(4, people, 1, 1) + torch.tensor(
+            [[0.0, 0], [0.1, 0], [0.05, 0.1], [0, 0.2], [0.1, 0.2]]
+        )
+        latents = (kind * 100 + rows * 10).view(4, 1, 1, 1).expand(4, 4, 8, 8)
+        return Scenes(latents, where, name.view(4, people, 1, 1).expand(4, people, 1, 512), torch.zeros(4).long())
+
+    plan = replace(SMOKE, batch=64, pair_every=4, painted_every=4)
+    texts = captions.Texts.of(tokenizer, 1, CPU)
+    bank = Bank(scenes(1, 1), scenes(2, 2), scenes(3, 1))
+    batch = Sampler({256: bank}, texts, plan, CPU).batch(plan.buckets[1], 5)
+    shown = batch["clean"][batch["watched"]][batch["place"]][:, 0, 0, 0]
+    given, seen = batch["own"][:, 0], batch["frames"][:, :, 2]
+    kinds = (given // 100).int().tolist()
+    assert kinds.count(3) == 16 and kinds.count(1) == 4 + 6 and kinds.count(2) == 2 * 8
+    same = (given // 10 == shown // 10).tolist()
+    assert all(same[:16]) and all(same[20:])
+    assert (given[16:20] // 10).tolist() == (shown[16:20] // 10).roll(1).tolist(), "these are given another's face"
+    pairs = given[-16:].view(2, 8)
+    assert torch.equal(pairs[0] + 1, pairs[1]) and (seen[-8:, 0] > seen[-16:-8, 0]).all()
+    assert batch["kept"].flatten(1).amin(1).tolist()[:20] == [0] * 20 and batch["kept"][20:].min() == 1
+    assert batch["step"][:16].min() >= 350 and batch["step"][:16].max() < 800
+
+
 def test_folding_gives_latents_of_the_published_spread() -> None:
     torch.manual_seed(4)
     vae = autoencoder((64, 64)).eval()
@@ -224,7 +292,7 @@ def test_folding_gives_latents_of_the_published_spread() -> None:
 def test_the_whole_way_to_files_and_a_second_run_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = replace(SMOKE, buckets=(Bucket(64, 8, 4, 1.0, 1.0),), vae_scenes=4, vae_batch=2, batch=2, steps=1)
+    plan = replace(SMOKE, buckets=(Bucket(64, 8, 4, 4, 1.0, 1.0),), vae_scenes=4, vae_batch=2, batch=2, steps=1)
 
     def run() -> str:
         face_run = faces.Run(replace(faces.SMOKE, recogniser_steps=1), tmp_path / "faces", CPU)

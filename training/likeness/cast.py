@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..captions import caption as scene_caption
 from ..face_stages import as_bytes
 from ..people import HELD_OUT, People, people, views
 from ..portraits import portraits
-from ..scenes import BACKGROUNDS, FACE_BACKGROUNDS, HAIR_COLOURS, HAIR_STYLES, HATS, SKINS, Colour, FaceScene
+from ..scenes import BACKGROUNDS, FACE_BACKGROUNDS, HAIR_COLOURS, HAIR_STYLES, HATS, SKINS, FaceScene
 from ..sdxl.captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, UNSAID, caption, corpus
 from ..sdxl.plan import Plan
 
@@ -77,12 +76,11 @@ def scene(number: int) -> FaceScene | None:
 
     FLUX paints the hair and the skin around the face: the prompt has to say them, as it has to with the real one.
     """
-    who = _person(number)
-    skin, hair = (_nearest(colour, palette) for colour, palette in ((who.skin, SKINS), (who.hair, HAIR_COLOURS)))
-    style = HAIR_STYLES[min(int(who["hair_style"]), len(HAIR_STYLES) - 1)]
+    skin, style, hair, beardless = _person(number).looks[0].tolist()
+    looks = (list(SKINS)[skin], HAIR_STYLES[style], list(HAIR_COLOURS)[hair])
     rng = random.Random(f"{_SEED} {number} scene")
     choices = [
-        FaceScene(skin, style, hair, glasses, bool(who.bearded), hat, rng.choice(FACE_BACKGROUNDS))
+        FaceScene(*looks, glasses, not beardless, hat, rng.choice(FACE_BACKGROUNDS))
         for glasses in (True, False)
         for hat in (None, *HATS)
     ]
@@ -104,11 +102,6 @@ def fitting(count: int) -> list[int]:
             found.append(number)
         number += 1
     return found
-
-
-def _nearest(colour: torch.Tensor, palette: dict[str, Colour]) -> str:
-    wanted = [255 * float(part) for part in colour.flatten()]
-    return min(palette, key=lambda name: math.dist(wanted, palette[name]))
 
 
 assert set(BACKGROUNDS) <= set(GROUNDS)

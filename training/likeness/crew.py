@@ -1,8 +1,12 @@
-"""Paints and scores pictures in one process or in several: a GPU waits for Python's own work, which is most of it."""
+"""Paints and scores pictures in one process or in several: a GPU waits for Python's own work, which is most of it.
+
+Of several GPUs each gets its share of the processes.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -82,7 +86,13 @@ def paint(order: Order, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Facts]]
     context = torch.multiprocessing.get_context("spawn")
     results: Queue[Any] = context.Queue()
     shares = [share for first in range(order.processes) if (share := asked[first :: order.processes])]
-    crew = [context.Process(target=_member, args=(order, share, results), daemon=True) for share in shares]
+    gpus = torch.cuda.device_count()
+    crew = [
+        context.Process(
+            target=_member, args=(order, share, results, str(number % gpus) if gpus > 1 else ""), daemon=True
+        )
+        for number, share in enumerate(shares)
+    ]
     for member in crew:
         member.start()
     try:
@@ -108,7 +118,10 @@ def _next(results: Queue[Any], crew: Sequence[Any]) -> Any:
                 raise CrewFailed("A painting process died; its own words are above.") from None
 
 
-def _member(order: Order, asked: Sequence[Asked], results: Queue[Any]) -> None:
+def _member(order: Order, asked: Sequence[Asked], results: Queue[Any], gpu: str) -> None:
+    if gpu:  # Before CUDA is asked for anything: a device that is chosen later holds for one thread only.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(gpu)] if visible else gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever started it ends it.
     quiet(order)
     for result in _paint(order, asked):

@@ -6,22 +6,21 @@ A row's pictures go through the workflows' own graphs, bound as ``ryla run`` bin
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from ryla_nodes import settings
 from ryla_nodes.files import replacing, sha256
-from ryla_nodes.identity.crop import ellipse_mask
-from ryla_nodes.identity.geometry import Array, Box, place_keypoints
+from ryla_nodes.identity.geometry import Array, place_keypoints
 from ryla_nodes.workflows import manifest
 from ryla_nodes.workflows.graph import Graph
 from ryla_nodes.workflows.workflow import BoundPrompt, Workflow, bind
+from scipy import ndimage
 
 from ..checker import read_face
 from ..evaluation import read
@@ -134,9 +133,10 @@ class Set:
         saving = _titled(graph, "Result")
         plain = {**graph[saving]["inputs"], "images": [_titled(graph, "Scene"), 0]}
         graph["plain"] = {**graph[saving], "inputs": plain}
-        self._paint(painter, graph, {"": saving, "-plain": "plain"}, asked)
-        before, after = (read(self.picture(asked, what)) for what in ("-plain", ""))
-        outside = _outside(self.eyes.faces(before), before)
+        graph["mask"] = {**graph[saving], "inputs": {**plain, "images": [self._add_mask(painter, graph), 0]}}
+        self._paint(painter, graph, {"": saving, "-plain": "plain", "-mask": "mask"}, asked)
+        before, after, mask = (read(self.picture(asked, what)) for what in ("-plain", "", "-mask"))
+        outside = ~ndimage.binary_dilation(mask.any(axis=2))  # Its faintest edge rounds to nothing.
         return {
             "similarity": alike(self.eyes.face(photo), self._face(self.picture(asked))),
             "changed_outside": int((before != after).any(axis=2)[outside].sum()),
@@ -145,6 +145,19 @@ class Set:
             "faced": _attributes(scene, after),
             "prompt": values["prompt"],
         }
+
+    def _add_mask(self, painter: Painter, graph: Graph) -> str:
+        """Have the workflow put a white face into a black picture: where it may change something."""
+        for shade, name in enumerate(("black", "white")):
+            file = painter.engine.files.input / f"{name}-{self.size}.png"
+            if not file.exists():
+                with replacing(file) as part:
+                    Image.new("RGB", (self.size, self.size), (255 * shade,) * 3).save(part, "PNG")
+            graph[name] = {"class_type": "LoadImage", "inputs": {"image": file.name}}
+        composite = graph[_titled(graph, "Composite")]
+        inputs = {**composite["inputs"], "image": ["black", 0], "refined": ["white", 0], "color_match": 0.0}
+        graph["masked"] = {**composite, "inputs": inputs}
+        return "masked"
 
     def _pair(self, painter: Painter, asked: Asked) -> Facts:
         people = [2 * asked.number, 2 * asked.number + 1]
@@ -201,15 +214,6 @@ def _workflow(name: str) -> Workflow:
 
 def _titled(graph: Graph, title: str) -> str:
     return next(node for node, content in graph.items() if content.get("_meta", {}).get("title") == title)
-
-
-def _outside(faces: Sequence[Face], picture: cast.Picture) -> NDArray[np.bool_]:
-    """Where the face stage has no say. The face is found anew in the saved picture, so its box may be a hair off."""
-    if not faces:
-        return np.ones(picture.shape[:2], bool)
-    box = faces[0].box
-    grown = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)
-    return np.asarray(ellipse_mask(grown, picture.shape[1], picture.shape[0]) == 0)
 
 
 def _attributes(scene: FaceScene, picture: cast.Picture) -> dict[str, bool]:

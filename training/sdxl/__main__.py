@@ -28,7 +28,7 @@ from ..rehearsal import use_tensor_cores
 from ..render import render
 from ..text import clip_tokenizer
 from . import rehearsal, restore
-from .bank import Artist, Scenes, scene_views, strangers
+from .bank import Artist, Bank, scene_views, strangers
 from .captions import Texts, corpus
 from .export import export_models
 from .judge import Judge, sheet
@@ -129,9 +129,12 @@ class Run:
             self.report(f"vae at {size}: mean square error {gap:.6f}, {share:.3f} accepted, cosine {cosine:.3f}")
             sheet([drawn, back], self.folder / f"vae-{size}.png")
 
-    def scenes(self, recogniser: Recogniser) -> dict[int, tuple[Scenes, Scenes]]:
+    def scenes(self, recogniser: Recogniser) -> dict[int, Bank]:
         artist = Artist(self.vae, recogniser, self.plan, self.device)
-        return {bucket.size: (artist.alone(bucket), artist.pairs(bucket)) for bucket in self.plan.buckets}
+        return {
+            bucket.size: Bank(artist.alone(bucket), artist.pairs(bucket), artist.painted(bucket))
+            for bucket in self.plan.buckets
+        }
 
     def judge(self, judge: Judge) -> None:
         """The shares of held-out people who are accepted: with their own photo, with another's, and with none."""

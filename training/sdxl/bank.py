@@ -1,10 +1,12 @@
 """The drawn scenes of people: latents, where their faces are, what is said of them, and who they are.
 
-A scene shows one person, or two side by side. What tells a person is the recogniser's embedding of other views of it.
+A scene shows one person, or two side by side, or is one of the small FLUX's, whose face is to become a person's. What
+tells a person is the recogniser's embedding of other views of it.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,13 +14,15 @@ import torch
 from ryla_nodes.engines.embedded.inference.sdxl_model import LATENT
 from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from torch import Tensor
+from torch.nn import functional
 
 from ..face_networks import Recogniser
-from ..face_stages import DRAWN_TOGETHER, aligned_views
+from ..face_stages import DRAWN_TOGETHER, PAINTED, PAINTED_HALF, aligned_views, spoilt
 from ..people import TRAITS, People, Views, keypoints, views
 from ..portraits import portraits
-from ..scenes import BACKGROUNDS, HATS
-from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, pair_row, row
+from ..render import render
+from ..scenes import BACKGROUNDS, HATS, FaceScene, random_face
+from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, pair_row, row, told_row
 from .plan import Bucket, Plan
 
 ALONE, APART = (0.13, 0.34), (0.11, 0.17)
@@ -26,6 +30,23 @@ ALONE, APART = (0.13, 0.34), (0.11, 0.17)
 PLACES = (0.27, 0.73)
 """Where two people are, in parts of the picture's width."""
 _SAID = 0.75
+_TOLD = 0.4
+"""The share of people alone of whom skin, hair and beard are told, where the background is named."""
+_HATTED, _BESPECTACLED = 0.1, 0.15
+"""Of two people nothing is said but the background; with more of both they came out as half a hat."""
+_FITTING = 0.5
+"""The share of the small FLUX's scenes whose skin, hair and beard are those of the person that the face becomes."""
+_CUT = (0.85, 1.05)
+"""How large such a scene is in the square that ``flux-instantid`` cuts out around the face."""
+_TOLD_AT = {
+    name: place for place, name in enumerate(("skin", "hair", "hair_colour", "glasses", "beard", "hat", "background"))
+}
+_PATIENCE = 0.9
+"""For some looks every scene is held out: after ten tries or so another is taken."""
+_INNER, _RIM, _HAIRLINE = 0.85, (0.044, 0.072), 0.085
+"""How much of such a scene's face becomes the person's, in its own radii; where the rims of glasses are from an eye,
+and how far above the eyes hair begins, in parts of the scene.
+"""
 _SMILE = ((0.4, 1.0), (-1.0, -0.4), (-0.2, 0.2), (-0.25, 0.25), (-1.0, 1.0))
 _OPEN = ((0.0, 0.3), (0.0, 0.1), (0.6, 1.0), (0.0, 0.05), (0.0, 1.0))
 
@@ -41,6 +62,15 @@ class Scenes:
     said: Tensor
 
 
+@dataclass(frozen=True)
+class Bank:
+    """The scenes of one picture size: people alone, two of them, and the small FLUX's."""
+
+    alone: Scenes
+    pairs: Scenes
+    painted: Scenes
+
+
 def strangers(count: int, chance: torch.Generator) -> People:
     """People whom nobody has seen: their traits are drawn anew, on the generator's device."""
     low, high = (torch.tensor(side, device=chance.device) for side in zip(*TRAITS.values(), strict=True))
@@ -49,15 +79,28 @@ def strangers(count: int, chance: torch.Generator) -> People:
 
 @dataclass(frozen=True)
 class Said:
-    """What is said of N scenes, by its places in the tables of ``captions``; the last place of each is not a word."""
+    """What is said of N scenes, by its places in the tables of ``captions``; the last place of each is not a word.
+
+    ``worn`` (N, 2) is what can be seen of glasses and hat, said or not, by its places in ``captions.TOLD``.
+    """
 
     ground: Tensor
     hat: Tensor
     glasses: Tensor
     expression: Tensor
+    worn: Tensor
 
     def rows(self) -> Tensor:
         return row(self.ground, self.hat, self.glasses, self.expression)
+
+    def rows_of(self, who: People, chance: torch.Generator) -> Tensor:
+        """``rows``, and for some of them what a prompt for FLUX tells of such a person."""
+        looks = who.looks.to(self.ground)
+        told = told_row(
+            torch.cat([looks[:, :3], self.worn[:, :1], looks[:, 3:], self.worn[:, 1:], self.ground[:, None]], 1)
+        )
+        lot = torch.rand(len(told), generator=chance) < _TOLD
+        return torch.where(lot & (self.ground < len(BACKGROUNDS)), told, self.rows())
 
 
 def scene_views(count: int, chance: torch.Generator, scale: tuple[float, float] = ALONE) -> tuple[Views, Said]:
@@ -91,7 +134,8 @@ def scene_views(count: int, chance: torch.Generator, scale: tuple[float, float] 
         smile=_between(_SMILE, mood, chance),
         open=_between(_OPEN, mood, chance),
     )
-    return view, Said(said_ground, told(hat, HEADWEAR), told(glasses, GLASSES), said_mood)
+    worn = torch.stack([glasses, hat], dim=1)
+    return view, Said(said_ground, told(hat, HEADWEAR), told(glasses, GLASSES), said_mood, worn)
 
 
 def _between(ranges: tuple[tuple[float, float], ...], which: Tensor, chance: torch.Generator) -> Tensor:
@@ -113,12 +157,16 @@ class Artist:
         """Scenes of two people, each in its half of the picture."""
         return self._all(bucket.pairs, bucket.size, 2, self._draw_pair)
 
+    def painted(self, bucket: Bucket) -> Scenes:
+        """Scenes of the small FLUX, each with somebody whom its face is to become."""
+        return self._all(bucket.painted, bucket.size, 3, self._draw_painted)
+
     @torch.no_grad()
     def _all(
-        self, count: int, size: int, people: int, draw: Callable[[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]]
+        self, count: int, size: int, kind: int, draw: Callable[[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]]
     ) -> Scenes:
         parts, each = [], max(1, min(count, DRAWN_TOGETHER // size**2))
-        seed = self.plan.seed * 10**6 + size * 1000 + people
+        seed = self.plan.seed * 10**6 + size * 1000 + kind
         for first in range(0, count, each):
             parts.append(draw(min(each, count - first), size, seed + first * 10))
         return Scenes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -132,13 +180,13 @@ class Artist:
             self._latent(picture),
             keypoints(who, view)[:, None].half(),
             self._faces(who, seed)[:, None],
-            said.rows().to(self.device),
+            said.rows_of(who, chance).to(self.device),
         )
 
     def _draw_pair(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         chance = torch.Generator().manual_seed(seed)
-        first, said = scene_views(count, chance, APART)
-        second, _ = scene_views(count, chance, APART)
+        (first, said), (second, _) = (scene_views(count, chance, APART) for _ in range(2))
+        first, second = (_plainer(view, chance) for view in (first, second))
         second = replace(second, background=first.background, ground=first.ground)
         halves, points, faces = [], [], []
         for side, view in enumerate((first, second)):
@@ -149,6 +197,24 @@ class Artist:
             faces.append(self._faces(who, seed + side + 1))
         latent = self._latent(torch.cat(halves, dim=3))
         return latent, torch.stack(points, 1).half(), torch.stack(faces, 1), pair_row(said.ground).to(self.device)
+
+    def _draw_painted(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        who, chance = self._strangers(count, seed), random.Random(seed)
+        scenes = [_scene(looks, chance) for looks in who.looks.tolist()]
+        picture = spoilt(render(scenes, size, self.device).float() / 255, seed)
+        cut = _CUT[0] + (_CUT[1] - _CUT[0]) * torch.rand(count, generator=torch.Generator().manual_seed(seed))
+        frame = torch.eye(2, 3).repeat(count, 1, 1) / cut[:, None, None]
+        grid = functional.affine_grid(frame.to(self.device), list(picture.shape), align_corners=False)
+        picture = functional.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
+        centre = torch.tensor([[scene.x, scene.y] for scene in scenes])[:, None]
+        points = (centre + torch.tensor(PAINTED) - 0.5) * cut[:, None, None] + 0.5
+        said = told_row(torch.tensor([_places(scene) for scene in scenes]))
+        return (
+            self._latent(picture),
+            points[:, None].half().to(self.device),
+            self._faces(who, seed)[:, None],
+            said.to(self.device),
+        )
 
     def _strangers(self, count: int, seed: int) -> People:
         return strangers(count, torch.Generator(self.device).manual_seed(seed))
@@ -162,3 +228,48 @@ class Artist:
         """(N, references, 512)."""
         each = [self.recogniser(aligned_views(who, seed * 7 + n) * 2 - 1) for n in range(self.plan.references)]
         return torch.stack(each, 1).half()
+
+
+def staying(points: Tensor, glasses: Tensor, size: int) -> Tensor:
+    """Latents (B, 1, size, size): 1 where a scene of the small FLUX with keypoints ``points`` (B, 5, 2) is to stay.
+
+    Hair, hat and ears stay, and the rims of ``glasses`` (B,), which the prompt is about; the rest of the face becomes
+    the person's.
+    """
+    apart = (points[:, 1] - points[:, 0]).norm(dim=1).view(-1, 1, 1) / (PAINTED[1][0] - PAINTED[0][0])
+    x, y = (points[:, :2].mean(1)[:, axis].view(-1, 1, 1) for axis in range(2))
+    steps = (torch.arange(size, device=points.device) + 0.5) / size
+    across, down = steps[None, None, :], steps[None, :, None]
+    half_width, half_height = (_INNER * half * apart for half in PAINTED_HALF)
+    face = ((across - x) / half_width) ** 2 + ((down - y + PAINTED[0][1] * apart) / half_height) ** 2
+    stays = (face > 1) | (down < y - _HAIRLINE * apart)
+    for eye in range(2):
+        off = torch.hypot(across - points[:, eye, 0].view(-1, 1, 1), down - points[:, eye, 1].view(-1, 1, 1)) / apart
+        stays |= (off > _RIM[0]) & (off < _RIM[1]) & glasses.view(-1, 1, 1)
+    return stays[:, None].float()
+
+
+def _scene(looks: list[int], chance: random.Random) -> FaceScene:
+    """A scene of the small FLUX that training may see; some fit ``looks``, a person's."""
+    fits = chance.random() < _FITTING
+    while True:
+        scene = random_face(chance)
+        if fits:
+            skin, hair, colour, beardless = looks
+            told = {"skin": skin, "hair": hair, "hair_colour": colour, "beard": beardless}
+            scene = replace(scene, **{name: list(TOLD[_TOLD_AT[name]])[place] for name, place in told.items()})
+        if not scene.held_out:
+            return scene
+        fits = fits and chance.random() < _PATIENCE
+
+
+def _places(scene: FaceScene) -> list[int]:
+    """What is told of ``scene``, by its places in ``captions.TOLD``."""
+    return [list(table).index(getattr(scene, name)) for name, table in zip(_TOLD_AT, TOLD, strict=True)]
+
+
+def _plainer(view: Views, chance: torch.Generator) -> Views:
+    """``view`` with few hats and glasses."""
+    hat = view.hat.clone()
+    hat[torch.rand(len(hat), generator=chance) >= _HATTED] = torch.nan
+    return replace(view, hat=hat, glasses=torch.rand(len(hat), generator=chance) < _BESPECTACLED)

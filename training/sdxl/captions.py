@@ -1,12 +1,14 @@
 """What is said of a scene with people: background, hat, glasses and expression, each named or not.
 
-The face itself is never described: a photo says who it is. Everything that can be said is a row of one table of token
+A photo says whose face it is. Some texts tell its skin, hair and beard all the same, as prompts for FLUX do: it is with
+those that ``flux-instantid`` has SDXL render a face again. Everything that can be said is a row of one table of token
 ids, so that a training step looks its texts up on the device.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ..scenes import BACKGROUNDS, HATS
+from ..captions import caption as scene_caption
+from ..scenes import BACKGROUNDS, HAIR_COLOURS, HAIR_STYLES, HATS, SKINS, FaceScene
 from ..text import CLIP_LENGTH, token_ids
 
 UNSAID = "unsaid"
@@ -23,6 +26,9 @@ GROUNDS = (*BACKGROUNDS, UNSAID)
 HEADWEAR = (*HATS, "none", UNSAID)
 GLASSES = ("yes", "no", UNSAID)
 EXPRESSIONS = ("smiling", "sad", "surprised", "calm", UNSAID)
+_HATS = (*HATS, None)
+TOLD = (SKINS, HAIR_STYLES, HAIR_COLOURS, (True, False), (True, False), _HATS, BACKGROUNDS)
+"""What a prompt for FLUX tells: skin, hair, its colour, glasses, beard, hat and background."""
 PARAPHRASES = 6
 NEGATIVES = (
     "",
@@ -47,6 +53,8 @@ _FACES = {
     "surprised": ("surprised", "with an open mouth", "laughing with an open mouth"),
     "calm": ("calm", "a neutral expression", "serious"),
 }
+_FACE = "photo of a person's face, natural skin, detailed, sharp focus"
+"""What ``flux-instantid`` adds to the prompt when it renders the face."""
 _ENDS = ("natural skin, detailed, sharp focus", "detailed, sharp focus", "high quality", "detailed")
 
 
@@ -67,13 +75,23 @@ def caption(ground: str, hat: str, glasses: str, expression: str, rng: random.Ra
     return ", ".join([rng.choice(_PAIR_STARTS if pair else _STARTS), *parts])
 
 
+def _told(scene: FaceScene, rng: random.Random) -> str:
+    """A prompt for FLUX; of a held-out scene only what SDXL is told of any."""
+    text = scene_caption(scene, rng, complete=True)
+    if scene.held_out:
+        text = caption(scene.background, scene.hat or "none", "yes" if scene.glasses else "no", UNSAID, rng)
+    return f"{text}, {_FACE}" if rng.random() < 0.5 else text
+
+
 def _all(seed: int) -> Iterator[list[str]]:
-    """The paraphrases of each row, in the order of ``row``, then those of pairs by background, then the negatives."""
+    """The paraphrases of each row: those of ``row``, of pairs by background, of ``told_row``, then the negatives."""
     rng = random.Random(seed)
     for said in itertools.product(GROUNDS, HEADWEAR, GLASSES, EXPRESSIONS):
         yield [caption(*said, rng) for _ in range(PARAPHRASES)]
     for ground in GROUNDS:
         yield [caption(ground, UNSAID, UNSAID, UNSAID, rng, pair=True) for _ in range(PARAPHRASES)]
+    for scene in itertools.starmap(FaceScene, itertools.product(*TOLD)):
+        yield [_told(scene, rng) for _ in range(PARAPHRASES)]
     yield list(NEGATIVES)
 
 
@@ -90,6 +108,20 @@ def row(ground: Tensor, hat: Tensor, glasses: Tensor, expression: Tensor) -> Ten
 def pair_row(ground: Tensor) -> Tensor:
     """The table's rows of two people on a background."""
     return ground + len(GROUNDS) * len(HEADWEAR) * len(GLASSES) * len(EXPRESSIONS)
+
+
+def told_row(parts: Tensor) -> Tensor:
+    """The table's rows of what a prompt for FLUX tells, by its places (N, 7) in ``TOLD``."""
+    place = torch.zeros_like(parts[:, 0])
+    for column, table in zip(parts.unbind(1), TOLD, strict=True):
+        place = place * len(table) + column
+    return place + pair_row(torch.tensor(len(GROUNDS)))
+
+
+def glasses_told(rows: Tensor) -> Tensor:
+    """Whether each of ``told_row``'s rows is of somebody with glasses."""
+    glasses = TOLD.index((True, False))
+    return (rows - pair_row(torch.tensor(len(GROUNDS)))) // math.prod(map(len, TOLD[glasses + 1 :])) % 2 == 0
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bucket:
-    """One picture size: how many scenes are drawn of one person, and of two; its share of the first and last steps."""
+    """One picture size: how many scenes are drawn of one person, of two, and of the small FLUX; its share of the first
+    and of the last steps.
+    """
 
     size: int
     alone: int
     pairs: int
+    painted: int
     first: float
     last: float
 
@@ -22,7 +25,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Plan:
-    """``batch`` counts pictures of 256 pixels, one in ``pair_every`` with two people; a step has fewer larger ones.
+    """``batch`` counts pictures of 256 pixels, one in ``pair_every`` with two people, one in ``painted_every`` a scene
+    of the small FLUX whose face becomes another's; a step has fewer larger ones.
 
     ``rate`` is AdamW's, ``matrix_rate`` Muon's, which moves the attention's and feed-forward layers' matrices. Each
     scene's people are known by the embeddings of ``references`` other views of theirs.
@@ -34,12 +38,16 @@ class Plan:
     vae_steps: int = 3000
     vae_batch: int = 24
     batch: int = 256
-    pair_every: int = 8
+    pair_every: int = 5
+    painted_every: int = 6
     references: int = 2
     steps: int = 4500
     rate: float = 8e-4
     matrix_rate: float = 2.4e-3
-    buckets: tuple[Bucket, ...] = (Bucket(256, 30_000, 5_000, 1.0, 0.4), Bucket(512, 20_000, 4_000, 0.0, 0.6))
+    buckets: tuple[Bucket, ...] = (
+        Bucket(256, 24_000, 5_000, 6_000, 1.0, 0.4),
+        Bucket(512, 14_000, 6_000, 5_000, 0.0, 0.6),
+    )
     judged: int = 96
     sample_steps: int = 20
     compile: bool = True
@@ -51,9 +59,10 @@ SMOKE = Plan(
     vae_batch=4,
     batch=8,
     pair_every=4,
+    painted_every=4,
     references=1,
     steps=3,
-    buckets=(Bucket(128, 16, 4, 0.5, 0.5), Bucket(256, 8, 4, 0.5, 0.5)),
+    buckets=(Bucket(128, 16, 4, 4, 0.5, 0.5), Bucket(256, 8, 4, 4, 0.5, 0.5)),
     judged=2,
     sample_steps=2,
     compile=False,

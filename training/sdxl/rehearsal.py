@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..rehearsal import use_tensor_cores
 from ..text import CLIP_LENGTH
-from .bank import Scenes
+from .bank import Bank, Scenes
 from .captions import PARAPHRASES, Texts
 from .networks import EMBEDDING, LATENT_CHANNELS, Painter
 from .plan import Plan
@@ -50,5 +50,8 @@ def stand_in(plan: Plan, device: torch.device) -> Sampler:
         return Scenes(zeros(LATENT_CHANNELS, side, side), zeros(people, 5, 2), zeros(people, 1, EMBEDDING), said)
 
     ids = torch.zeros(1, PARAPHRASES, CLIP_LENGTH, dtype=torch.long, device=device)
-    both = {bucket.size: (scenes(bucket.size, 1), scenes(bucket.size, 2)) for bucket in plan.buckets}
-    return Sampler(both, Texts(ids, ids), plan, device)
+    banks = {
+        bucket.size: Bank(scenes(bucket.size, 1), scenes(bucket.size, 2), scenes(bucket.size, 1))
+        for bucket in plan.buckets
+    }
+    return Sampler(banks, Texts(ids, ids), plan, device)

@@ -18,8 +18,8 @@ from ..face_networks import Recogniser
 from ..face_stages import crop, frames
 from ..loop import Batch, Trainer, autocast
 from ..stages import autoencoder_loss
-from .bank import Scenes
-from .captions import PARAPHRASES, Texts
+from .bank import Bank, Scenes, staying
+from .captions import PARAPHRASES, Texts, glasses_told
 from .hints import draw_hints
 from .networks import LATENT_CHANNELS, PARTS, Crowd, Painter, fold_latent_format
 from .plan import Bucket, Plan
@@ -35,10 +35,12 @@ NOISE = 0.35
 OFFSET = 0.12
 """Noise that is one for a whole channel: without it a network reads the mean of the picture off the noise."""
 _GAMMA = 5.0
-_LOOKED_AT = 4
-"""Of one in so many pictures the face is looked at."""
-_SWAPPED_FROM = 400
-"""The first of the schedule's steps at which a picture may be of somebody else than the face that is given."""
+_OWN, _SWAPPED = 10, 16
+"""Of one in so many pictures, of a person alone, the face is looked at: with their own face given, or another's."""
+_SWAPPED_FROM, _PAINTED_TO = 350, 800
+"""The first of the schedule's steps at which a picture may be of somebody else than the face that is given, and the
+last at which it is a scene of the small FLUX: ``flux-instantid`` makes seven tenths of a face anew, from about 680 on.
+"""
 _LIKENESS = 1.0
 """What a cosine counts beside the square of the noise that was not found."""
 _LEAST, _MOST = 0.05, 100.0
@@ -82,7 +84,7 @@ def train_autoencoder(vae: Autoencoder, pictures: Tensor, plan: Plan, folder: Pa
 class Sampler:
     """Draws a step's batch: scenes of one person, then scenes of two."""
 
-    scenes: dict[int, tuple[Scenes, Scenes]]
+    scenes: dict[int, Bank]
     texts: Texts
     plan: Plan
     device: torch.device
@@ -95,35 +97,60 @@ class Sampler:
 
     def batch(self, bucket: Bucket, seed: int) -> Batch:
         chance = torch.Generator(self.device).manual_seed(seed)
-        count = max(2, self.plan.batch * 256**2 // bucket.size**2)
-        pairs = max(1, count // self.plan.pair_every)
-        one, two = self.scenes[bucket.size]
-        alone = self._pick(one, count - pairs, chance)
-        both = self._pick(two, pairs, chance)
-        latents, said = torch.cat([alone[0], both[0]]), torch.cat([alone[1], both[1]])
-        faces = torch.cat([alone[2][:, 0], both[2][:, 0], both[2][:, 1]])
-        points = torch.cat([alone[3][:, 0], both[3][:, 0], both[3][:, 1]]) * bucket.size
-        looked = max(1, count // _LOOKED_AT)
-        swapped = looked // 2
-        faces[:swapped] = faces[:swapped].roll(1, 0)
-        step = torch.randint(1000, (count,), generator=chance, device=self.device)
-        step[:swapped] = _SWAPPED_FROM + step[:swapped] * (1000 - _SWAPPED_FROM) // 1000
+        count = max(3, self.plan.batch * 256**2 // bucket.size**2)
+        pairs, painted = max(1, count // self.plan.pair_every), max(1, count // self.plan.painted_every)
+        bank = self.scenes[bucket.size]
+        over = self._pick(bank.painted, painted, chance)
+        alone = self._pick(bank.alone, count - pairs - painted, chance)
+        both = self._pick(bank.pairs, pairs, chance)
+        latents, said = (torch.cat([part[name] for part in (over, alone, both)]) for name in ("latents", "said"))
+        faces, points = (
+            torch.cat([*(part[name][:, 0] for part in (over, alone, both)), both[name][:, 1]])
+            for name in ("faces", "points")
+        )
+        swapped = count // _SWAPPED
+        faces[painted : painted + swapped] = faces[painted : painted + swapped].roll(1, 0)
+        step = self._steps(count, painted, swapped, chance)
+        kept = torch.ones(count, 1, *latents.shape[-2:], device=self.device)
+        kept[:painted] = staying(points[:painted], glasses_told(said[:painted]), latents.shape[-1])
+        kept[painted : painted + swapped] = 0
+        # Painted over, swapped and own faces, then both faces of pairs.
+        first, near = painted + swapped + max(1, count // _OWN), max(1, pairs // 2)
+        watched = [*range(first), *range(count - near, count)]
+        people = [*watched, *range(count + pairs - near, count + pairs)]
+        jitter = torch.randn(points.shape, generator=chance, device=self.device)
         batch = {
             "clean": latents.float(),
             "noise": torch.randn(latents.shape, generator=chance, device=self.device),
             "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
             "step": step,
-            "shown": (torch.arange(count, device=self.device) >= swapped).float(),
-            "points": points + torch.randn(points.shape, generator=chance, device=self.device) * (bucket.size / 400),
-            "own": faces[:looked].float(),
-            "frames": frames(alone[3][:looked, 0]),
+            "kept": kept,
+            "points": (points + jitter / 400) * bucket.size,
+            "own": faces[people].float(),
+            "frames": frames(points[people]),
+            "watched": torch.tensor(watched, device=self.device),
+            "place": torch.tensor([*range(first + near), *range(first, first + near)], device=self.device),
         }
         return batch | self._conditions(said, faces.float(), pairs, chance)
 
-    def _pick(self, scenes: Scenes, count: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _steps(self, count: int, painted: int, swapped: int, chance: torch.Generator) -> Tensor:
+        """The schedule's step of each picture: those painted over, swapped, and all others."""
+        step = torch.randint(1000, (count,), generator=chance, device=self.device)
+        last = torch.full_like(step, 1000)
+        last[:painted] = _PAINTED_TO
+        over = painted + swapped
+        step[:over] = _SWAPPED_FROM + step[:over] * (last[:over] - _SWAPPED_FROM) // 1000
+        return step
+
+    def _pick(self, scenes: Scenes, count: int, chance: torch.Generator) -> Batch:
         rows = torch.randint(len(scenes.latents), (count,), generator=chance, device=self.device)
         view = torch.randint(scenes.faces.shape[2], (count,), generator=chance, device=self.device)
-        return scenes.latents[rows], scenes.said[rows], scenes.faces[rows, :, view], scenes.points[rows].float()
+        return {
+            "latents": scenes.latents[rows],
+            "said": scenes.said[rows],
+            "faces": scenes.faces[rows, :, view],
+            "points": scenes.points[rows].float(),
+        }
 
     def _conditions(self, said: Tensor, faces: Tensor, pairs: int, chance: torch.Generator) -> Batch:
         """Texts, faces and strengths, some of them left out; the rows of a pair's second people follow all others."""
@@ -169,9 +196,8 @@ class Likeness:
     recogniser: Recogniser
 
     def __call__(self, latents: Tensor, batch: Batch) -> Tensor:
-        """1 - cosine to those who should be there, of the first pictures: (K,)."""
-        rows = len(batch["own"])
-        pictures = (self.vae.decode(LATENT.to_vae(latents[:rows])).float() + 1) / 2
+        """1 - cosine to those who should be there, of the faces that are looked at: (K,)."""
+        pictures = ((self.vae.decode(LATENT.to_vae(latents[batch["watched"]])).float() + 1) / 2)[batch["place"]]
         with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would cut out a face a pixel beside it.
             faces = crop(pictures, batch["frames"])
         return 1 - functional.cosine_similarity(self.recogniser(faces * 2 - 1).float(), batch["own"])
@@ -185,8 +211,8 @@ class Loss:
     next to nothing, and it is there that skin and hair are settled, by nothing but the photo.
 
     With ``likeness`` also who it takes the people to be, by the picture that is left without the noise. Some pictures
-    are of somebody else than the face that is given, and count by the likeness alone: what is painted over another's
-    face, as ``flux-instantid`` does, has to become the person all the same.
+    are of somebody else than the face that is given, and where the face is they count by the likeness alone: what is
+    painted over another's face, as ``flux-instantid`` does, has to become the person all the same.
     """
 
     def __init__(self, painter: Painter, device: torch.device, likeness: Likeness | None = None) -> None:
@@ -202,15 +228,14 @@ class Loss:
         noisy = signal * batch["clean"] + level * noise
         with self.cast():
             out = predict(self.painter, noisy, batch["step"], batch)
-        weight = self.weight[batch["step"]] * batch["shown"]
-        loss = (weight * (out - noise).square().mean(dim=(1, 2, 3))).mean()
+        weight = self.weight[batch["step"]]
+        loss = (weight * (batch["kept"] * (out - noise).square()).mean(dim=(1, 2, 3))).mean()
         if self.likeness is None:
             return loss
         with self.cast():
             unlike = self.likeness((noisy - level * out) / signal, batch)
-        rows = len(unlike)
         # Of much noise little of a face is left to be seen; but it is there that the sampler settles who it will be.
-        seen = signal[:rows].view(-1).sqrt() * batch["known"][:rows]
+        seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"]][batch["place"]]
         return loss + _LIKENESS * (seen * unlike).mean()
 
 
