@@ -257,7 +257,8 @@ def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> 
             [[0.0, 0], [0.1, 0], [0.05, 0.1], [0, 0.2], [0.1, 0.2]]
         )
         latents = (kind * 100 + rows * 10).view(4, 1, 1, 1).expand(4, 4, 8, 8)
-        return Scenes(latents, where, name.view(4, people, 1, 1).expand(4, people, 1, 512), torch.zeros(4).long())
+        faces = name.view(4, people, 1, 1).expand(4, people, 1, 512)
+        return Scenes(latents, where, faces, (name % 2 == 0).float(), torch.zeros(4).long())
 
     plan = replace(SMOKE, batch=64, pair_every=4, painted_every=4)
     texts = captions.Texts.of(tokenizer, 1, CPU)
@@ -271,6 +272,7 @@ def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> 
     assert all(same[:16]) and all(same[20:])
     assert (given[16:20] // 10).tolist() == (shown[16:20] // 10).roll(1).tolist(), "these are given another's face"
     pairs = given[-16:].view(2, 8)
+    assert batch["counts"].tolist() == [1.0] * 34 + [0.25] * 8, "in glasses, as all second people are here"
     assert torch.equal(pairs[0] + 1, pairs[1]) and (seen[-8:, 0] > seen[-16:-8, 0]).all()
     assert batch["kept"].flatten(1).amin(1).tolist()[:20] == [0] * 20 and batch["kept"][20:].min() == 1
     assert batch["step"][:16].min() >= 350 and batch["step"][:16].max() < 800

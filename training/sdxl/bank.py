@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from ryla_nodes.engines.embedded.inference.sdxl_model import LATENT
@@ -22,7 +22,7 @@ from ..people import TRAITS, People, Views, keypoints, views
 from ..portraits import portraits
 from ..render import render
 from ..scenes import BACKGROUNDS, HATS, FaceScene, random_face
-from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, pair_row, row, told_row
+from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, glasses_told, pair_row, row, told_row
 from .plan import Bucket, Plan
 
 ALONE, APART = (0.13, 0.34), (0.11, 0.17)
@@ -54,11 +54,13 @@ _OPEN = ((0.0, 0.3), (0.0, 0.1), (0.6, 1.0), (0.0, 0.05), (0.0, 1.0))
 @dataclass(frozen=True)
 class Scenes:
     """N scenes of P people: ``latents`` (N, 4, h, w) as the UNet sees them, ``points`` (N, P, 5, 2) in parts of the
-    picture, ``faces`` (N, P, references, 512) embeddings, ``said`` (N,) rows of ``captions.Texts``."""
+    picture, ``faces`` (N, P, references, 512) embeddings, ``bare`` (N, P) 1 for those without glasses, ``said`` (N,)
+    rows of ``captions.Texts``."""
 
     latents: Tensor
     points: Tensor
     faces: Tensor
+    bare: Tensor
     said: Tensor
 
 
@@ -162,28 +164,28 @@ class Artist:
         return self._all(bucket.painted, bucket.size, 3, self._draw_painted)
 
     @torch.no_grad()
-    def _all(
-        self, count: int, size: int, kind: int, draw: Callable[[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]]
-    ) -> Scenes:
+    def _all(self, count: int, size: int, kind: int, draw: Callable[[int, int, int], Scenes]) -> Scenes:
         parts, each = [], max(1, min(count, DRAWN_TOGETHER // size**2))
         seed = self.plan.seed * 10**6 + size * 1000 + kind
         for first in range(0, count, each):
             parts.append(draw(min(each, count - first), size, seed + first * 10))
-        return Scenes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        names = [field.name for field in fields(Scenes)]
+        return Scenes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
-    def _draw_alone(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw_alone(self, count: int, size: int, seed: int) -> Scenes:
         chance = torch.Generator().manual_seed(seed)
         view, said = scene_views(count, chance)
         view, who = view.to(self.device), self._strangers(count, seed)
         picture = portraits(who, view, size)
-        return (
+        return Scenes(
             self._latent(picture),
             keypoints(who, view)[:, None].half(),
             self._faces(who, seed)[:, None],
+            (~view.glasses[:, None]).float(),
             said.rows_of(who, chance).to(self.device),
         )
 
-    def _draw_pair(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw_pair(self, count: int, size: int, seed: int) -> Scenes:
         chance = torch.Generator().manual_seed(seed)
         (first, said), (second, _) = (scene_views(count, chance, APART) for _ in range(2))
         first, second = (_plainer(view, chance) for view in (first, second))
@@ -195,10 +197,15 @@ class Artist:
             halves.append(portraits(who, view, size).chunk(2, dim=3)[side])
             points.append(keypoints(who, view))
             faces.append(self._faces(who, seed + side + 1))
-        latent = self._latent(torch.cat(halves, dim=3))
-        return latent, torch.stack(points, 1).half(), torch.stack(faces, 1), pair_row(said.ground).to(self.device)
+        return Scenes(
+            self._latent(torch.cat(halves, dim=3)),
+            torch.stack(points, 1).half(),
+            torch.stack(faces, 1),
+            (~torch.stack([first.glasses, second.glasses], 1)).float().to(self.device),
+            pair_row(said.ground).to(self.device),
+        )
 
-    def _draw_painted(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw_painted(self, count: int, size: int, seed: int) -> Scenes:
         who, chance = self._strangers(count, seed), random.Random(seed)
         scenes = [_scene(looks, chance) for looks in who.looks.tolist()]
         picture = spoilt(render(scenes, size, self.device).float() / 255, seed)
@@ -209,10 +216,11 @@ class Artist:
         centre = torch.tensor([[scene.x, scene.y] for scene in scenes])[:, None]
         points = (centre + torch.tensor(PAINTED) - 0.5) * cut[:, None, None] + 0.5
         said = told_row(torch.tensor([_places(scene) for scene in scenes]))
-        return (
+        return Scenes(
             self._latent(picture),
             points[:, None].half().to(self.device),
             self._faces(who, seed)[:, None],
+            (~glasses_told(said)[:, None]).float().to(self.device),
             said.to(self.device),
         )
 

@@ -43,6 +43,8 @@ last at which it is a scene of the small FLUX: ``flux-instantid`` makes seven te
 """
 _LIKENESS = 1.0
 """What a cosine counts beside the square of the noise that was not found."""
+_IN_GLASSES = 0.25
+"""What that is of with glasses on: a painter that is rewarded for the likeness alone takes them off."""
 _LEAST, _MOST = 0.05, 100.0
 """Bounds of a level's weight."""
 
@@ -104,9 +106,9 @@ class Sampler:
         alone = self._pick(bank.alone, count - pairs - painted, chance)
         both = self._pick(bank.pairs, pairs, chance)
         latents, said = (torch.cat([part[name] for part in (over, alone, both)]) for name in ("latents", "said"))
-        faces, points = (
+        faces, points, bare = (
             torch.cat([*(part[name][:, 0] for part in (over, alone, both)), both[name][:, 1]])
-            for name in ("faces", "points")
+            for name in ("faces", "points", "bare")
         )
         swapped = count // _SWAPPED
         faces[painted : painted + swapped] = faces[painted : painted + swapped].roll(1, 0)
@@ -128,6 +130,7 @@ class Sampler:
             "points": (points + jitter / 400) * bucket.size,
             "own": faces[people].float(),
             "frames": frames(points[people]),
+            "counts": torch.where(bare[people] > 0, 1.0, _IN_GLASSES),
             "watched": torch.tensor(watched, device=self.device),
             "place": torch.tensor([*range(first + near), *range(first, first + near)], device=self.device),
         }
@@ -149,6 +152,7 @@ class Sampler:
             "latents": scenes.latents[rows],
             "said": scenes.said[rows],
             "faces": scenes.faces[rows, :, view],
+            "bare": scenes.bare[rows],
             "points": scenes.points[rows].float(),
         }
 
@@ -236,7 +240,7 @@ class Loss:
             unlike = self.likeness((noisy - level * out) / signal, batch)
         # Of much noise little of a face is left to be seen; but it is there that the sampler settles who it will be.
         seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"]][batch["place"]]
-        return loss + _LIKENESS * (seen * unlike).mean()
+        return loss + _LIKENESS * (seen * batch["counts"] * unlike).mean()
 
 
 def predict(painter: Painter, x: Tensor, step: Tensor, batch: Batch) -> Tensor:
