@@ -35,7 +35,8 @@ from training.sdxl.export import export_models, files
 from training.sdxl.hints import draw_hints
 from training.sdxl.networks import Painter, autoencoder, fold_latent_format
 from training.sdxl.plan import SMOKE, Bucket
-from training.sdxl.stages import Likeness, Loss, Sampler, predict
+from training.sdxl.sampler import Sampler
+from training.sdxl.stages import Likeness, Loss, predict
 from training.text import CLIP_LENGTH, clip_tokenizer, token_ids
 
 POINTS = np.array([[50.6, 50], [78, 52.2], [64, 66], [54, 80.9], [75, 82]], np.float32)

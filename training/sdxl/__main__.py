@@ -34,7 +34,8 @@ from .export import export_models
 from .judge import Judge, sheet
 from .networks import Painter, autoencoder
 from .plan import SMOKE, Bucket, Plan
-from .stages import Likeness, Sampler, train_autoencoder, train_painter
+from .sampler import Sampler
+from .stages import Likeness, train_autoencoder, train_painter
 
 _CANVAS = 512
 _FLUX_SHARE = 4

@@ -22,7 +22,8 @@ from ..portraits import portraits
 from ..sample import sheet as save_grid
 from .captions import Texts
 from .networks import PARTS, Painter
-from .stages import NOISE, predict
+from .sampler import NOISE
+from .stages import predict
 
 CFG = 4.0
 STRENGTH = 0.8

@@ -17,7 +17,8 @@ from .bank import Bank, Scenes
 from .captions import PARAPHRASES, Texts
 from .networks import EMBEDDING, LATENT_CHANNELS, Painter
 from .plan import Plan
-from .stages import Loss, Sampler, compile_blocks
+from .sampler import Sampler
+from .stages import Loss, compile_blocks
 
 
 def start(plan: Plan, vocabulary: int, device: torch.device) -> BaseProcess | None:

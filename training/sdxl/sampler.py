@@ -1,0 +1,138 @@
+"""Draws a training step's batch: which scenes, who is given, what is said, and where the likeness is looked at."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..face_stages import frames
+from ..loop import Batch
+from .bank import Bank, Scenes, staying
+from .captions import PARAPHRASES, Texts, glasses_told
+from .networks import PARTS
+from .plan import Bucket, Plan
+
+NOBODY, PLAIN, FREE = 0.12, 0.10, 0.10
+"""Shares of pictures without text and person, with text alone, and without keypoints."""
+NARROW, MIDDLE = 0.10, 0.05
+"""Shares of pictures whose person only the narrow layers and the middle block see, and only the middle block."""
+NOISE = 0.35
+"""How far InstantID's nobody is from zero."""
+_OWN, _SWAPPED = 10, 16
+"""Of one in so many pictures, of a person alone, the face is looked at: with their own face given, or another's."""
+_SWAPPED_FROM, _PAINTED_TO = 350, 800
+"""The first of the schedule's steps at which a picture may be of somebody else than the face that is given, and the
+last at which it is a scene of the small FLUX: ``flux-instantid`` makes seven tenths of a face anew, from about 680 on.
+"""
+_IN_GLASSES = 0.25
+"""What the likeness of a face with glasses counts: a painter that is rewarded for it alone takes them off."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws a step's batch: scenes of the small FLUX, then of one person, then of two."""
+
+    scenes: dict[int, Bank]
+    texts: Texts
+    plan: Plan
+    device: torch.device
+
+    def draw(self, step: int) -> Batch:
+        plan, seed = self.plan, self.plan.seed * 10**6 + step
+        buckets, progress = plan.buckets, step / max(1, plan.steps)
+        bucket = random.Random(seed).choices(buckets, [bucket.share(progress) for bucket in buckets])[0]
+        return self.batch(bucket, seed)
+
+    def batch(self, bucket: Bucket, seed: int) -> Batch:
+        chance = torch.Generator(self.device).manual_seed(seed)
+        count = max(3, self.plan.batch * 256**2 // bucket.size**2)
+        pairs, painted = max(1, count // self.plan.pair_every), max(1, count // self.plan.painted_every)
+        bank = self.scenes[bucket.size]
+        over = self._pick(bank.painted, painted, chance)
+        alone = self._pick(bank.alone, count - pairs - painted, chance)
+        both = self._pick(bank.pairs, pairs, chance)
+        latents, said = (torch.cat([part[name] for part in (over, alone, both)]) for name in ("latents", "said"))
+        faces, points, bare = (
+            torch.cat([*(part[name][:, 0] for part in (over, alone, both)), both[name][:, 1]])
+            for name in ("faces", "points", "bare")
+        )
+        swapped = count // _SWAPPED
+        faces[painted : painted + swapped] = faces[painted : painted + swapped].roll(1, 0)
+        step = self._steps(count, painted, swapped, chance)
+        kept = torch.ones(count, 1, *latents.shape[-2:], device=self.device)
+        kept[:painted] = staying(points[:painted], glasses_told(said[:painted]), latents.shape[-1])
+        kept[painted : painted + swapped] = 0
+        # Painted over, swapped and own faces, then both faces of pairs.
+        first, near = painted + swapped + max(1, count // _OWN), max(1, pairs // 2)
+        watched = [*range(first), *range(count - near, count)]
+        people = [*watched, *range(count + pairs - near, count + pairs)]
+        jitter = torch.randn(points.shape, generator=chance, device=self.device)
+        batch = {
+            "clean": latents.float(),
+            "noise": torch.randn(latents.shape, generator=chance, device=self.device),
+            "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
+            "step": step,
+            "kept": kept,
+            "points": (points + jitter / 400) * bucket.size,
+            "own": faces[people].float(),
+            "frames": frames(points[people]),
+            "counts": torch.where(bare[people] > 0, 1.0, _IN_GLASSES),
+            "watched": torch.tensor(watched, device=self.device),
+            "place": torch.tensor([*range(first + near), *range(first, first + near)], device=self.device),
+        }
+        return batch | self._conditions(said, faces.float(), pairs, chance)
+
+    def _steps(self, count: int, painted: int, swapped: int, chance: torch.Generator) -> Tensor:
+        """The schedule's step of each picture: those painted over, swapped, and all others."""
+        step = torch.randint(1000, (count,), generator=chance, device=self.device)
+        last = torch.full_like(step, 1000)
+        last[:painted] = _PAINTED_TO
+        over = painted + swapped
+        step[:over] = _SWAPPED_FROM + step[:over] * (last[:over] - _SWAPPED_FROM) // 1000
+        return step
+
+    def _pick(self, scenes: Scenes, count: int, chance: torch.Generator) -> Batch:
+        rows = torch.randint(len(scenes.latents), (count,), generator=chance, device=self.device)
+        view = torch.randint(scenes.faces.shape[2], (count,), generator=chance, device=self.device)
+        return {
+            "latents": scenes.latents[rows],
+            "said": scenes.said[rows],
+            "faces": scenes.faces[rows, :, view],
+            "bare": scenes.bare[rows],
+            "points": scenes.points[rows].float(),
+        }
+
+    def _conditions(self, said: Tensor, faces: Tensor, pairs: int, chance: torch.Generator) -> Batch:
+        """Texts, faces and strengths, some of them left out; the rows of a pair's second people follow all others."""
+        count = len(said)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=chance, device=self.device)
+
+        def people(values: Tensor) -> Tensor:
+            return torch.cat([values, values[count - pairs :]])
+
+        lot = uniform(count)
+        nobody, plain = lot < NOBODY, (lot >= NOBODY) & (lot < NOBODY + PLAIN)
+        column = torch.randint(PARAPHRASES, (count,), generator=chance, device=self.device)
+        said = torch.where(nobody, self.texts.negative, said)
+        empty = uniform(len(faces), faces.shape[1]) * NOISE * (uniform(len(faces), 1) < 0.75)
+        strength, control = 0.7 + 0.3 * uniform(count), 0.7 + 0.3 * uniform(count)
+        return {
+            "clip_l": self.texts.clip_l[said, column].long(),
+            "clip_g": self.texts.clip_g[said, column].long(),
+            "faces": torch.where(people(nobody)[:, None], empty, faces),
+            "known": (~nobody & ~plain).float(),
+            "strength": people(torch.where(plain, 0.0, strength)[:, None] * self._reach(uniform(count))),
+            "control": people(torch.where(uniform(count) < FREE, 0.0, control)),
+        }
+
+    def _reach(self, lot: Tensor) -> Tensor:
+        """Which of PARTS sees the person: (N, 3). Left to themselves the few wide layers would do it all."""
+        seen = torch.ones(len(lot), len(PARTS), device=self.device)
+        seen[:, 0] = (lot >= NARROW + MIDDLE).float()
+        seen[:, 1] = (lot >= MIDDLE).float()
+        return seen
