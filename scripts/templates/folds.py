@@ -42,7 +42,8 @@ FACE = Fold(
     "Face of the photo",
     (
         "Face analyzer", "Reference face", "Face crop", "SDXL", "InstantID", "Face prompt",
-        "Encode face prompt", "Face negative prompt", "Identity", "Soft mask", "Encode crop", "Face latent", "Face sampler", "Face picture", "Composite", "Scene",
+        "Encode face prompt", "Face negative prompt", "Identity", "Soft mask", "Encode crop", "Face latent",
+        "Face sampler", "Face picture", "Composite", "Scene",
     ),
     {
         "sdxl_checkpoint": (("SDXL", "checkpoint"),),
