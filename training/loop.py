@@ -21,6 +21,8 @@ from .optimizers import Optimizers
 SAVE_EVERY = 4000
 LOG_EVERY = 100
 AVERAGE = 0.999
+_PACE = 8
+"""Steps after which a stage that is bounded by time waits for the device: they are launched ahead of it."""
 
 Batch = dict[str, Tensor]
 
@@ -54,7 +56,8 @@ class Trainer:
 
     ``draw`` makes a step's batch, all its chance included; ``loss`` is a pure function of the batch and the weights.
     Muon moves ``matrices``, AdamW the rest, up to the rates ``matrix_peak`` and ``peak``. The averaged weights
-    (exponential, AVERAGE a step) are what ``run`` leaves in the modules.
+    (exponential, AVERAGE a step) are what ``run`` leaves in the modules. With ``seconds`` it also ends when they are
+    over, and the rate falls by the clock.
     """
 
     def __init__(
@@ -66,8 +69,9 @@ class Trainer:
         folder: Path,
         matrices: Sequence[nn.Parameter] = (),
         matrix_peak: float = 0.0,
+        seconds: float | None = None,
     ) -> None:
-        self.name, self.modules, self.steps, self.folder = name, modules, steps, folder
+        self.name, self.modules, self.steps, self.folder, self.seconds = name, modules, steps, folder, seconds
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizers = Optimizers(self.parameters, peak, matrices, matrix_peak)
@@ -102,10 +106,10 @@ class Trainer:
         steps = Steps(lambda batch: self._update(batch, loss), self.parameters[0].device)
         begun = time.monotonic()
         with torch.cuda.stream(steps.stream) if steps.stream else nullcontext():
-            for step in range(self.start, self.steps):
+            for step, done in self._paced(steps.stream):
                 if step and step % SAVE_EVERY == 0:
                     self._save(step)
-                self.optimizers.set_rate(learning_rate(step, self.steps))
+                self.optimizers.set_rate(learning_rate(round(done * self.steps), self.steps))
                 value = steps.take(draw(step))
                 weight = 1 - min(AVERAGE, (1 + step) / (10 + step))
                 torch._foreach_lerp_(self.average, [p.data for p in self.parameters], weight)
@@ -116,6 +120,19 @@ class Trainer:
             steps.stream.synchronize()
         torch._foreach_copy_([p.data for p in self.parameters], self.average)
         (self.folder / f"{self.name}.loss.json").write_text(json.dumps(self.curve))
+
+    def _paced(self, stream: torch.cuda.Stream | None) -> Iterator[tuple[int, float]]:
+        """Each step with how far the stage has come, in [0, 1]."""
+        begun = time.monotonic()
+        for step in range(self.start, self.steps):
+            done = step / self.steps
+            if self.seconds is not None:
+                if stream and step % _PACE == 0:
+                    stream.synchronize()
+                done = max(done, (time.monotonic() - begun) / self.seconds)
+            if done >= 1:
+                return
+            yield step, done
 
     def _update(self, batch: Batch, loss: Callable[[Batch], Tensor]) -> Tensor:
         value = loss(batch)

@@ -86,3 +86,21 @@ def test_an_interrupted_stage_goes_on_as_if_it_had_not_been(tmp_path: Path, monk
     parts = train(tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(whole, net().parameters(), strict=True))
+
+
+def test_a_bound_of_time_ends_a_stage_with_its_rate_fallen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes a second a look, ten of which are allowed: with 1,000 steps nothing else would end it."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    rates: list[float] = []
+    learning_rate = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda step, steps: rates.append(learning_rate(step, steps)) or rates[-1]
+    )
+    module = net()
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        return module(batch["x"]).square().mean()
+
+    Trainer("net", module, 1000, 1e-2, tmp_path, seconds=10).run(lambda _: {"x": torch.ones(5, 8)}, loss, print)
+    assert 5 <= len(rates) <= 10 and max(rates) > 0.9 and rates[-1] < 0.1

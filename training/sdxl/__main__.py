@@ -79,8 +79,9 @@ class Run:
         self.autoencoder()
         self.vae.requires_grad_(False)
         texts = Texts.of(self.tokenizer, plan.seed, self.device)
-        judge = Judge(recogniser, scorer, texts, plan.judged, self.device)
-        self.judge_autoencoder(judge)
+        judge = Judge(recogniser, scorer, texts, plan.judged, self.device) if plan.judged else None
+        if judge:
+            self.judge_autoencoder(judge)
         if done.is_file():
             self.painter.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
         else:
@@ -93,7 +94,8 @@ class Run:
                 train_painter(self.painter, sampler, Likeness(self.vae, recogniser), plan, folder, self.report)
             torch.save(self.painter.state_dict(), done)
         export_models(self.painter, self.vae, self.tokenizer, folder / "models")
-        self.judge(judge)
+        if judge:
+            self.judge(judge)
 
     def autoencoder(self) -> None:
         done = self.folder / "vae.pt"
@@ -162,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.sdxl", description=__doc__)
     parser.add_argument("out", type=Path, help="folder for checkpoints, curves, sheets and the models")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything; the models know nothing")
+    parser.add_argument("--minutes", type=float, help="for the painter's steps, drawing and compiling not counted")
     parser.add_argument("--plan", type=json.loads, default={}, help='other numbers, as {"steps": 500}')
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -171,7 +174,7 @@ def main() -> None:
     changes = arguments.plan
     if "buckets" in changes:
         changes["buckets"] = tuple(Bucket(*bucket) for bucket in changes["buckets"])
-    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **changes)
+    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), minutes=arguments.minutes, **changes)
     device = torch.device(arguments.device)
     face_run = faces.Run(faces.SMOKE if arguments.smoke else faces.Plan(), arguments.out / "faces", device)
     source = None if arguments.source is None else restore.given(arguments.source)

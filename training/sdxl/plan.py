@@ -29,7 +29,8 @@ class Plan:
     of the small FLUX whose face becomes another's; a step has fewer larger ones.
 
     ``rate`` is AdamW's, ``matrix_rate`` Muon's, which moves the attention's and feed-forward layers' matrices. Each
-    scene's people are known by the embeddings of ``references`` other views of theirs.
+    scene's people are known by the embeddings of ``references`` other views of theirs. ``minutes`` bound the painter's
+    steps, drawing and compiling not counted; None leaves it at ``steps``. ``judged`` 0 leaves the judging away.
     """
 
     seed: int = 1907
@@ -42,6 +43,7 @@ class Plan:
     painted_every: int = 6
     references: int = 2
     steps: int = 4500
+    minutes: float | None = None
     rate: float = 8e-4
     matrix_rate: float = 2.4e-3
     buckets: tuple[Bucket, ...] = (

@@ -195,5 +195,6 @@ def train_painter(
 ) -> None:
     """Train UNet, ControlNet, text encoders and adapter together."""
     compile_blocks(painter, plan)
-    trainer = Trainer("sdxl", painter, plan.steps, plan.rate, folder, painter.matrices(), plan.matrix_rate)
+    seconds = None if plan.minutes is None else 60 * plan.minutes
+    trainer = Trainer("sdxl", painter, plan.steps, plan.rate, folder, painter.matrices(), plan.matrix_rate, seconds)
     trainer.run(sampler.draw, Loss(painter, sampler.device, likeness), report)
