@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+# Making packages of blocks takes a minute beside the tests; those that are about it switch it on.
+os.environ["RYLA_AHEAD"] = "0"
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(

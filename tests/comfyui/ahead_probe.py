@@ -12,6 +12,7 @@ from pathlib import Path
 
 VOLUME = Path(sys.argv[2])
 os.environ["RYLA_VOLUME"] = str(VOLUME)
+os.environ.pop("RYLA_AHEAD", None)
 os.environ["AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL"] = "O0"  # Quicker to make.
 
 import speed_probe as probe  # noqa: E402 - it reads the command line

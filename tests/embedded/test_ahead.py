@@ -212,7 +212,7 @@ def test_a_damaged_or_foreign_package_is_not_loaded(
 ) -> None:
     volume = copied(packaged, tmp_path)
     monkeypatch.setenv("RYLA_VOLUME", str(volume))
-    monkeypatch.setenv("RYLA_AHEAD", "1")
+    monkeypatch.delenv("RYLA_AHEAD", raising=False)
     for path in volume.glob("cache/*/single-*.pt2"):
         content, about = path.read_bytes(), path.with_suffix(".json")
         middle = len(content) // 2
