@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "custom_nodes"))
+
+from ryla_nodes import settings  # noqa: E402
+
 Row = dict[str, Any]
 
 
@@ -66,7 +70,7 @@ def wait_for_packages(volume: Path, modes: Sequence[str], log: Callable[[], str]
     ``log`` gives the process's log, where it says when it cannot; then, and after ``seconds``, that is printed. With
     RYLA_AHEAD=0 there is nothing to wait for.
     """
-    if os.environ.get("RYLA_AHEAD") == "0":
+    if not settings.load().ahead:
         return
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Colour = tuple[int, int, int]
 
@@ -102,6 +104,18 @@ class FaceScene:
 
 
 Scene = ShapeScene | FaceScene
+
+
+def named_looks(places: Sequence[int]) -> dict[str, Any]:
+    """What a ``FaceScene`` has of a person, by the numbers of ``people.People.looks``."""
+    skin, style, colour, beardless = places
+    return {
+        "skin": list(SKINS)[skin],
+        "hair": HAIR_STYLES[style],
+        "hair_colour": list(HAIR_COLOURS)[colour],
+        "beard": not beardless,
+    }
+
 
 MIRA = FaceScene("pale", "long", "red", glasses=False, beard=False, hat="green", background="mint")
 

@@ -21,6 +21,7 @@ from face_models import photo as drawn
 from face_models import portrait
 from ryla_nodes import settings
 from ryla_nodes.engines.embedded.inference.instantid import IdentityProcessor
+from ryla_nodes.engines.embedded.inference.sdxl import SdxlText
 from ryla_nodes.engines.embedded.server.server import EngineServer
 from ryla_nodes.engines.protocol import current_engine, running_in
 from ryla_nodes.errors import RylaError
@@ -103,6 +104,17 @@ def test_the_workflow_makes_a_picture_and_records_the_likeness(name: str, engine
     score = next(output for output in outputs if "face_similarity" in output)
     assert -1 <= score["face_similarity"][0] <= 1
     assert score["face_passed"] == [score["face_similarity"][0] >= 0.4]
+
+
+def test_the_face_is_rendered_by_what_the_prompt_says_and_its_own_words_behind_it(
+    engine: EngineServer, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Glasses that the prompt asks for were gone when SDXL was told of a face alone."""
+    told: list[str] = []
+    tokenize = SdxlText.tokenize
+    monkeypatch.setattr(SdxlText, "tokenize", lambda self, prompt: told.append(prompt) or tokenize(self, prompt))
+    entry = run(engine, graph("flux-instantid", photo, engine, face_prompt="smiling"))
+    assert entry["status"]["status_str"] == "success" and f"{PROMPT}, smiling" in told
 
 
 def test_a_second_run_with_the_same_photo_analyses_nothing_and_resamples_nothing(

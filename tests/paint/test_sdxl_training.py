@@ -226,7 +226,7 @@ def test_some_texts_tell_what_a_prompt_for_flux_tells(tokenizer: Tokenizer) -> N
         skin, style, colour, beardless = who.looks[place].tolist()
         assert captions.glasses_told(rows[place : place + 1]).tolist() == [bool(view.glasses[place])]
         assert ("no hat" in text) == bool(view.hat[place].isnan().any())
-        if "skin" not in text.removesuffix(captions._FACE):
+        if "skin" not in text.removesuffix(captions.face_prompt()):
             hidden += 1
             continue
         assert f"{list(SKINS)[skin]} skin" in text

@@ -183,6 +183,8 @@ sys.modules["folder_paths"] = types.SimpleNamespace(folder_names_and_paths={})
 spec = importlib.util.spec_from_file_location("x/prestartup_script", sys.argv[1] + "/ryla_nodes/prestartup_script.py")
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 os.chdir(sys.argv[2])
+for odd in ((), ("first.txt",), ("first.txt", b"r", None), (3, None, 0), ("first.txt", None, "flags")):
+    sys.audit("open", *odd)
 for name in ("first.txt", "weights.bin", "second.txt"):
     open(name).close()
 open("written.txt", "w").close()

@@ -16,7 +16,7 @@ from ..captions import caption as scene_caption
 from ..face_stages import as_bytes
 from ..people import HELD_OUT, People, people, views
 from ..portraits import portraits
-from ..scenes import BACKGROUNDS, FACE_BACKGROUNDS, HAIR_COLOURS, HAIR_STYLES, HATS, SKINS, FaceScene
+from ..scenes import BACKGROUNDS, FACE_BACKGROUNDS, HATS, FaceScene, named_looks
 from ..sdxl.captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, UNSAID, caption, corpus
 from ..sdxl.plan import Plan
 
@@ -76,11 +76,10 @@ def scene(number: int) -> FaceScene | None:
 
     FLUX paints the hair and the skin around the face: the prompt has to say them, as it has to with the real one.
     """
-    skin, style, hair, beardless = _person(number).looks[0].tolist()
-    looks = (list(SKINS)[skin], HAIR_STYLES[style], list(HAIR_COLOURS)[hair])
+    looks = named_looks(_person(number).looks[0].tolist())
     rng = random.Random(f"{_SEED} {number} scene")
     choices = [
-        FaceScene(*looks, glasses, not beardless, hat, rng.choice(FACE_BACKGROUNDS))
+        FaceScene(**looks, glasses=glasses, hat=hat, background=rng.choice(FACE_BACKGROUNDS))
         for glasses in (True, False)
         for hat in (None, *HATS)
     ]

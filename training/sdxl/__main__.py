@@ -171,10 +171,10 @@ def main() -> None:
         "--from", dest="source", type=Path, help="a training's OUT, or the package's models, to go on from"
     )
     arguments = parser.parse_args()
-    changes = arguments.plan
+    changes = {"minutes": arguments.minutes, **arguments.plan}
     if "buckets" in changes:
         changes["buckets"] = tuple(Bucket(*bucket) for bucket in changes["buckets"])
-    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), minutes=arguments.minutes, **changes)
+    plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **changes)
     device = torch.device(arguments.device)
     face_run = faces.Run(faces.SMOKE if arguments.smoke else faces.Plan(), arguments.out / "faces", device)
     source = None if arguments.source is None else restore.given(arguments.source)

@@ -21,7 +21,7 @@ from ..face_stages import DRAWN_TOGETHER, PAINTED, PAINTED_HALF, aligned_views, 
 from ..people import TRAITS, People, Views, keypoints, views
 from ..portraits import portraits
 from ..render import render
-from ..scenes import BACKGROUNDS, HATS, FaceScene, random_face
+from ..scenes import BACKGROUNDS, HATS, FaceScene, named_looks, random_face
 from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, glasses_told, pair_row, row, told_row
 from .plan import Bucket, Plan
 
@@ -38,9 +38,6 @@ _FITTING = 0.5
 """The share of the small FLUX's scenes whose skin, hair and beard are those of the person that the face becomes."""
 _CUT = (0.85, 1.05)
 """How large such a scene is in the square that ``flux-instantid`` cuts out around the face."""
-_TOLD_AT = {
-    name: place for place, name in enumerate(("skin", "hair", "hair_colour", "glasses", "beard", "hat", "background"))
-}
 _PATIENCE = 0.9
 """For some looks every scene is held out: after ten tries or so another is taken."""
 _INNER, _RIM, _HAIRLINE = 0.85, (0.044, 0.072), 0.085
@@ -263,9 +260,7 @@ def _scene(looks: list[int], chance: random.Random) -> FaceScene:
     while True:
         scene = random_face(chance)
         if fits:
-            skin, hair, colour, beardless = looks
-            told = {"skin": skin, "hair": hair, "hair_colour": colour, "beard": beardless}
-            scene = replace(scene, **{name: list(TOLD[_TOLD_AT[name]])[place] for name, place in told.items()})
+            scene = replace(scene, **named_looks(looks))
         if not scene.held_out:
             return scene
         fits = fits and chance.random() < _PATIENCE
@@ -273,7 +268,9 @@ def _scene(looks: list[int], chance: random.Random) -> FaceScene:
 
 def _places(scene: FaceScene) -> list[int]:
     """What is told of ``scene``, by its places in ``captions.TOLD``."""
-    return [list(table).index(getattr(scene, name)) for name, table in zip(_TOLD_AT, TOLD, strict=True)]
+    # The tables are in the order of the scene's fields; the fields behind them say where it is.
+    told = [getattr(scene, field.name) for field in fields(FaceScene)[: len(TOLD)]]
+    return [list(table).index(value) for value, table in zip(told, TOLD, strict=True)]
 
 
 def _plainer(view: Views, chance: torch.Generator) -> Views:

@@ -12,8 +12,11 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+from ryla_nodes import settings
+from ryla_nodes.workflows import manifest
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -53,8 +56,6 @@ _FACES = {
     "surprised": ("surprised", "with an open mouth", "laughing with an open mouth"),
     "calm": ("calm", "a neutral expression", "serious"),
 }
-_FACE = "photo of a person's face, natural skin, detailed, sharp focus"
-"""What ``flux-instantid`` adds to the prompt when it renders the face."""
 _ENDS = ("natural skin, detailed, sharp focus", "detailed, sharp focus", "high quality", "detailed")
 
 
@@ -80,7 +81,14 @@ def _told(scene: FaceScene, rng: random.Random) -> str:
     text = scene_caption(scene, rng, complete=True)
     if scene.held_out:
         text = caption(scene.background, scene.hat or "none", "yes" if scene.glasses else "no", UNSAID, rng)
-    return f"{text}, {_FACE}" if rng.random() < 0.5 else text
+    return f"{text}, {face_prompt()}" if rng.random() < 0.5 else text
+
+
+@cache
+def face_prompt() -> str:
+    """What ``flux-instantid`` adds to the prompt when it renders the face."""
+    parameters = manifest.load("flux-instantid", settings.load({})).parameters
+    return str(next(each.default for each in parameters if each.name == "face_prompt"))
 
 
 def _all(seed: int) -> Iterator[list[str]]:

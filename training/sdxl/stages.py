@@ -117,7 +117,7 @@ class Loss:
         with self.cast():
             unlike = self.likeness((noisy - level * out) / signal, batch)
         # Of much noise little of a face is left to be seen; but it is there that the sampler settles who it will be.
-        seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"]][batch["place"]]
+        seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"][batch["place"]]]
         return loss + _LIKENESS * (seen * batch["counts"] * unlike).mean()
 
 

@@ -131,7 +131,7 @@ def _in_its_light(face: Array, original: Array, mask: Array, color_match: float)
         return face
     source, wanted = rgb_to_lab(face), rgb_to_lab(original)
     ring = mask * (1 - mask)
-    return lab_to_rgb(_matched(source, wanted, ring * agreement(source, wanted, ring), color_match))
+    return lab_to_rgb(match_color(source, wanted, ring * agreement(source, wanted, ring), color_match))
 
 
 def rgb_to_lab(rgb: Array) -> Array:
@@ -154,10 +154,10 @@ def lab_to_rgb(lab: Array) -> Array:
 
 
 def agreement(source: Array, target: Array, weights: Array) -> Array:
-    """How far pixels (..., 3) of two pictures, in Lab, show the same thing: (...) in (0, 1].
+    """How far pixels (N, 3) of two pictures, in Lab, show the same thing: (N,) in (0, 1].
 
-    1 / (1 + (d / 6)^2)^2, where d is their distance once the pictures' median difference under ``weights`` (...) is
-    taken off: a cast over all of one of them is no disagreement.
+    1 / (1 + (d / 6)^2)^2, where d is their distance once the pictures' median difference where ``weights`` (N,) are
+    not 0 is taken off: a cast over all of one of them is no disagreement.
     """
     apart = target - source
     counted = weights > 0
@@ -166,25 +166,18 @@ def agreement(source: Array, target: Array, weights: Array) -> Array:
     return np.asarray(1 / (1 + np.square(apart).sum(axis=-1) / _SAME**2) ** 2, np.float32)
 
 
-def match_color(picture: Array, target: Array, weights: Array, strength: float = 1.0) -> Array:
-    """Shift and scale ``picture`` in Lab so that its mean and deviation under ``weights`` become ``target``'s.
+def match_color(source: Array, target: Array, weights: Array, strength: float = 1.0) -> Array:
+    """Shift and scale pixels (N, 3) in Lab so that their mean and deviation under ``weights`` become ``target``'s.
 
     Args:
-        picture, target: sRGB (H, W, 3) in [0, 1].
-        weights: (H, W), non-negative; nothing changes when they sum to 0.
-        strength: 0 leaves the picture as it is, 1 matches fully.
+        source, target: of two pictures, at the same places.
+        weights: (N,), non-negative; nothing changes when they sum to 0.
+        strength: 0 leaves the pixels as they are, 1 matches fully.
     """
-    if float(weights.sum()) <= 0 or strength <= 0:
-        return picture
-    return lab_to_rgb(_matched(rgb_to_lab(picture), rgb_to_lab(target), weights, strength))
-
-
-def _matched(source: Array, target: Array, weights: Array, strength: float) -> Array:
-    """``match_color`` of pixels (..., 3) in Lab."""
     total = float(weights.sum())
-    if total <= 0:
+    if total <= 0 or strength <= 0:
         return source
-    share = (weights / total)[..., None]
+    share = (weights / total)[:, None]
     (mean, deviation), (wanted_mean, wanted_deviation) = _statistics(source, share), _statistics(target, share)
     # The gain is small: what surrounds a face says little about the contrast within it.
     gain = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), 1 / _MAX_GAIN, _MAX_GAIN)
@@ -193,6 +186,5 @@ def _matched(source: Array, target: Array, weights: Array, strength: float) -> A
 
 
 def _statistics(lab: Array, share: Array) -> tuple[Array, Array]:
-    places = tuple(range(lab.ndim - 1))
-    mean = (lab * share).sum(axis=places)
-    return mean, np.sqrt(((lab - mean) ** 2 * share).sum(axis=places))
+    mean = (lab * share).sum(axis=0)
+    return mean, np.sqrt(((lab - mean) ** 2 * share).sum(axis=0))

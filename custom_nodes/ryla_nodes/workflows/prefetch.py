@@ -65,10 +65,12 @@ def _note_opened() -> None:
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or _opened is None or len(_opened) >= _MOST_FILES:
+    # What is raised here would end what somebody else does; any library may tell of an event by this name.
+    if event != "open" or len(arguments) != 3 or _opened is None or len(_opened) >= _MOST_FILES:
         return
     path, mode, flags = arguments
-    if isinstance(path, str) and (mode is None or mode.startswith("r")) and not flags & (os.O_WRONLY | os.O_RDWR):
+    reads = mode is None or (isinstance(mode, str) and mode.startswith("r"))
+    if isinstance(path, str) and isinstance(flags, int) and reads and not flags & (os.O_WRONLY | os.O_RDWR):
         _opened[path] = None
 
 
