@@ -1,7 +1,7 @@
 """The drawn scenes of people: latents, where their faces are, what is said of them, and who they are.
 
-A scene shows one person, or two side by side, or is one of the small FLUX's, whose face is to become a person's. What
-tells a person is the recogniser's embedding of other views of it.
+A scene shows one person, or two side by side, or is one of the small FLUX's, whose face is to become a person's: of
+those there is also what they are to become. What tells a person is the recogniser's embedding of other views of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..people import TRAITS, People, Views, keypoints, views
 from ..portraits import portraits
 from ..render import render
 from ..scenes import BACKGROUNDS, HATS, FaceScene, named_looks, random_face
-from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, glasses_told, pair_row, row, told_row
+from .captions import EXPRESSIONS, GLASSES, GROUNDS, HEADWEAR, TOLD, pair_row, row, told_row
 from .plan import Bucket, Plan
 
 ALONE, APART = (0.13, 0.34), (0.11, 0.17)
@@ -34,27 +34,30 @@ _TOLD = 0.4
 """The share of people alone of whom skin, hair and beard are told, where the background is named."""
 _HATTED, _BESPECTACLED = 0.1, 0.15
 """Of two people nothing is said but the background; with more of both they came out as half a hat."""
-_FITTING = 0.5
+_FITTING = 0.75
 """The share of the small FLUX's scenes whose skin, hair and beard are those of the person that the face becomes."""
 _CUT = (0.85, 1.05)
 """How large such a scene is in the square that ``flux-instantid`` cuts out around the face."""
 _PATIENCE = 0.9
 """For some looks every scene is held out: after ten tries or so another is taken."""
-_INNER, _RIM, _HAIRLINE = 0.85, (0.044, 0.072), 0.085
-"""How much of such a scene's face becomes the person's, in its own radii; where the rims of glasses are from an eye,
-and how far above the eyes hair begins, in parts of the scene.
+_INNER, _HAIRLINE, _SOFT = 0.85, 0.085, 0.02
+"""How much of such a scene's face becomes the person's, in its own radii; how far above the eyes hair begins, and how
+wide the edge is, in parts of the scene.
 """
+_CALM = {"smile": (-0.3, 0.3), "open": (0.0, 0.3), "eyes": (0.7, 1.0), "brows": (-0.02, 0.02), "light": (0.0, 0.1)}
+"""How a face looks where nothing is said of its expression."""
 _SMILE = ((0.4, 1.0), (-1.0, -0.4), (-0.2, 0.2), (-0.25, 0.25), (-1.0, 1.0))
 _OPEN = ((0.0, 0.3), (0.0, 0.1), (0.6, 1.0), (0.0, 0.05), (0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes of P people: ``latents`` (N, 4, h, w) as the UNet sees them, ``points`` (N, P, 5, 2) in parts of the
-    picture, ``faces`` (N, P, references, 512) embeddings, ``bare`` (N, P) 1 for those without glasses, ``said`` (N,)
-    rows of ``captions.Texts``."""
+    """N scenes of P people: ``latents`` (N, 4, h, w) as the UNet sees them, ``wanted`` what they are to become (the
+    same but for the small FLUX's), ``points`` (N, P, 5, 2) in parts of the picture, ``faces`` (N, P, references, 512)
+    embeddings, ``bare`` (N, P) 1 for those without glasses, ``said`` (N,) rows of ``captions.Texts``."""
 
     latents: Tensor
+    wanted: Tensor
     points: Tensor
     faces: Tensor
     bare: Tensor
@@ -173,9 +176,10 @@ class Artist:
         chance = torch.Generator().manual_seed(seed)
         view, said = scene_views(count, chance)
         view, who = view.to(self.device), self._strangers(count, seed)
-        picture = portraits(who, view, size)
+        latents = self._latent(portraits(who, view, size))
         return Scenes(
-            self._latent(picture),
+            latents,
+            latents,
             keypoints(who, view)[:, None].half(),
             self._faces(who, seed)[:, None],
             (~view.glasses[:, None]).float(),
@@ -194,8 +198,10 @@ class Artist:
             halves.append(portraits(who, view, size).chunk(2, dim=3)[side])
             points.append(keypoints(who, view))
             faces.append(self._faces(who, seed + side + 1))
+        latents = self._latent(torch.cat(halves, dim=3))
         return Scenes(
-            self._latent(torch.cat(halves, dim=3)),
+            latents,
+            latents,
             torch.stack(points, 1).half(),
             torch.stack(faces, 1),
             (~torch.stack([first.glasses, second.glasses], 1)).float().to(self.device),
@@ -204,20 +210,22 @@ class Artist:
 
     def _draw_painted(self, count: int, size: int, seed: int) -> Scenes:
         who, chance = self._strangers(count, seed), random.Random(seed)
+        lot = torch.Generator().manual_seed(seed)
         scenes = [_scene(looks, chance) for looks in who.looks.tolist()]
-        picture = spoilt(render(scenes, size, self.device).float() / 255, seed)
-        cut = _CUT[0] + (_CUT[1] - _CUT[0]) * torch.rand(count, generator=torch.Generator().manual_seed(seed))
-        frame = torch.eye(2, 3).repeat(count, 1, 1) / cut[:, None, None]
-        grid = functional.affine_grid(frame.to(self.device), list(picture.shape), align_corners=False)
-        picture = functional.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
         centre = torch.tensor([[scene.x, scene.y] for scene in scenes])[:, None]
-        points = (centre + torch.tensor(PAINTED) - 0.5) * cut[:, None, None] + 0.5
+        points = (centre + torch.tensor(PAINTED)).to(self.device)
+        picture = render(scenes, size, self.device).float() / 255
+        glasses = torch.tensor([scene.glasses for scene in scenes], device=self.device)
+        face = portraits(who, fitted(who, points, glasses, lot), size)
+        become = torch.lerp(picture, face, becoming(points, size))
+        cut = _CUT[0] + (_CUT[1] - _CUT[0]) * torch.rand(count, generator=lot).to(self.device)
         said = told_row(torch.tensor([_places(scene) for scene in scenes]))
         return Scenes(
-            self._latent(picture),
-            points[:, None].half().to(self.device),
+            self._latent(_zoomed(spoilt(picture, seed), cut)),
+            self._latent(_zoomed(spoilt(become, seed), cut)),
+            ((points - 0.5) * cut[:, None, None] + 0.5)[:, None].half(),
             self._faces(who, seed)[:, None],
-            (~glasses_told(said)[:, None]).float().to(self.device),
+            (~glasses[:, None]).float(),
             said.to(self.device),
         )
 
@@ -235,23 +243,43 @@ class Artist:
         return torch.stack(each, 1).half()
 
 
-def staying(points: Tensor, glasses: Tensor, size: int) -> Tensor:
-    """Latents (B, 1, size, size): 1 where a scene of the small FLUX with keypoints ``points`` (B, 5, 2) is to stay.
+def fitted(who: People, points: Tensor, glasses: Tensor, chance: torch.Generator) -> Views:
+    """Views from the front, calm, in which the keypoints of ``who`` lie as near ``points`` (B, 5, 2) as they can."""
+    count = len(points)
+    view = replace(views(count, chance).to(points.device), glasses=glasses)
+    still = torch.zeros(count, device=points.device)
+    view = replace(view, yaw=still, pitch=still, roll=still, x=still, y=still, scale=still + 1)
+    view = replace(view, hat=torch.full_like(view.hat, torch.nan))
+    for name, (low, high) in _CALM.items():
+        lot = torch.rand(count, generator=chance).to(points.device)
+        view = replace(view, **{name: low + (high - low) * lot})
+    own = keypoints(who, view)
+    middle, wanted = own.mean(1), points.mean(1)
+    apart = own - middle[:, None]
+    scale = (apart * (points - wanted[:, None])).sum((1, 2)) / (apart**2).sum((1, 2))
+    x, y = (wanted - scale[:, None] * middle).unbind(1)
+    return replace(view, scale=scale, x=x, y=y)
 
-    Hair, hat and ears stay, and the rims of ``glasses`` (B,), which the prompt is about; the rest of the face becomes
-    the person's.
+
+def becoming(points: Tensor, size: int) -> Tensor:
+    """Where a scene of the small FLUX with keypoints ``points`` (B, 5, 2) becomes a person's: (B, 1, size, size), 0 to
+    1. Hair, hat and ears stay, which the prompt is about.
     """
     apart = (points[:, 1] - points[:, 0]).norm(dim=1).view(-1, 1, 1) / (PAINTED[1][0] - PAINTED[0][0])
     x, y = (points[:, :2].mean(1)[:, axis].view(-1, 1, 1) for axis in range(2))
     steps = (torch.arange(size, device=points.device) + 0.5) / size
     across, down = steps[None, None, :], steps[None, :, None]
-    half_width, half_height = (_INNER * half * apart for half in PAINTED_HALF)
-    face = ((across - x) / half_width) ** 2 + ((down - y + PAINTED[0][1] * apart) / half_height) ** 2
-    stays = (face > 1) | (down < y - _HAIRLINE * apart)
-    for eye in range(2):
-        off = torch.hypot(across - points[:, eye, 0].view(-1, 1, 1), down - points[:, eye, 1].view(-1, 1, 1)) / apart
-        stays |= (off > _RIM[0]) & (off < _RIM[1]) & glasses.view(-1, 1, 1)
-    return stays[:, None].float()
+    half_width, half_height = (half * apart for half in PAINTED_HALF)
+    radius = torch.hypot((across - x) / half_width, (down - y + PAINTED[0][1] * apart) / half_height)
+    inside = torch.minimum((_INNER - radius) * half_width, down - y + _HAIRLINE * apart)
+    return (inside / (_SOFT * apart) + 0.5).clamp(0, 1)[:, None]
+
+
+def _zoomed(picture: Tensor, scale: Tensor) -> Tensor:
+    """Pictures (B, 3, H, H) made ``scale`` (B,) as large about their middle."""
+    frame = torch.eye(2, 3, device=picture.device).repeat(len(picture), 1, 1) / scale[:, None, None]
+    grid = functional.affine_grid(frame, list(picture.shape), align_corners=False)
+    return functional.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
 
 
 def _scene(looks: list[int], chance: random.Random) -> FaceScene:

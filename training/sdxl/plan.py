@@ -39,8 +39,8 @@ class Plan:
     vae_steps: int = 3000
     vae_batch: int = 24
     batch: int = 256
-    pair_every: int = 5
-    painted_every: int = 6
+    pair_every: int = 4
+    painted_every: int = 4
     references: int = 2
     steps: int = 4500
     minutes: float | None = None

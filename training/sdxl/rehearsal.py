@@ -49,7 +49,8 @@ def stand_in(plan: Plan, device: torch.device) -> Sampler:
         side = size // 8
         said = torch.zeros(1, dtype=torch.long, device=device)
         faces = zeros(people, 1, EMBEDDING)
-        return Scenes(zeros(LATENT_CHANNELS, side, side), zeros(people, 5, 2), faces, zeros(people), said)
+        latents = zeros(LATENT_CHANNELS, side, side)
+        return Scenes(latents, latents, zeros(people, 5, 2), faces, zeros(people), said)
 
     ids = torch.zeros(1, PARAPHRASES, CLIP_LENGTH, dtype=torch.long, device=device)
     banks = {

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..face_stages import frames
 from ..loop import Batch
-from .bank import Bank, Scenes, staying
-from .captions import PARAPHRASES, Texts, glasses_told
+from .bank import Bank, Scenes
+from .captions import PARAPHRASES, Texts
 from .networks import PARTS
 from .plan import Bucket, Plan
 
@@ -21,11 +21,12 @@ NARROW, MIDDLE = 0.10, 0.05
 """Shares of pictures whose person only the narrow layers and the middle block see, and only the middle block."""
 NOISE = 0.35
 """How far InstantID's nobody is from zero."""
-_OWN, _SWAPPED = 10, 16
-"""Of one in so many pictures, of a person alone, the face is looked at: with their own face given, or another's."""
-_SWAPPED_FROM, _PAINTED_TO = 350, 800
-"""The first of the schedule's steps at which a picture may be of somebody else than the face that is given, and the
-last at which it is a scene of the small FLUX: ``flux-instantid`` makes seven tenths of a face anew, from about 680 on.
+_OWN = 10
+"""Of one in so many pictures of a person alone the face is looked at."""
+_BEFORE_FROM, _PAINTED_TO, _BEFORE = 350, 800, 0.6
+"""The first of the schedule's steps at which a scene of the small FLUX may be seen as it was painted, and not as what
+it is to become; its last step of all; and how many are. ``flux-instantid`` makes seven tenths of a face anew, from
+about 680 on.
 """
 _IN_GLASSES = 0.25
 """What the likeness of a face with glasses counts: a painter that is rewarded for it alone takes them off."""
@@ -54,28 +55,25 @@ class Sampler:
         over = self._pick(bank.painted, painted, chance)
         alone = self._pick(bank.alone, count - pairs - painted, chance)
         both = self._pick(bank.pairs, pairs, chance)
-        latents, said = (torch.cat([part[name] for part in (over, alone, both)]) for name in ("latents", "said"))
+        latents, wanted, said = (
+            torch.cat([part[name] for part in (over, alone, both)]) for name in ("latents", "wanted", "said")
+        )
         faces, points, bare = (
             torch.cat([*(part[name][:, 0] for part in (over, alone, both)), both[name][:, 1]])
             for name in ("faces", "points", "bare")
         )
-        swapped = count // _SWAPPED
-        faces[painted : painted + swapped] = faces[painted : painted + swapped].roll(1, 0)
-        step = self._steps(count, painted, swapped, chance)
-        kept = torch.ones(count, 1, *latents.shape[-2:], device=self.device)
-        kept[:painted] = staying(points[:painted], glasses_told(said[:painted]), latents.shape[-1])
-        kept[painted : painted + swapped] = 0
-        # Painted over, swapped and own faces, then both faces of pairs.
-        first, near = painted + swapped + max(1, count // _OWN), max(1, pairs // 2)
+        step, before = self._steps(count, painted, chance)
+        # Painted over and own faces, then both faces of pairs.
+        first, near = painted + max(1, count // _OWN), max(1, pairs // 2)
         watched = [*range(first), *range(count - near, count)]
         people = [*watched, *range(count + pairs - near, count + pairs)]
         jitter = torch.randn(points.shape, generator=chance, device=self.device)
         batch = {
-            "clean": latents.float(),
+            "seen": torch.where(before.view(-1, 1, 1, 1), latents, wanted).float(),
+            "wanted": wanted.float(),
             "noise": torch.randn(latents.shape, generator=chance, device=self.device),
             "shift": torch.randn((*latents.shape[:2], 1, 1), generator=chance, device=self.device),
             "step": step,
-            "kept": kept,
             "points": (points + jitter / 400) * bucket.size,
             "own": faces[people].float(),
             "frames": frames(points[people]),
@@ -85,20 +83,20 @@ class Sampler:
         }
         return batch | self._conditions(said, faces.float(), pairs, chance)
 
-    def _steps(self, count: int, painted: int, swapped: int, chance: torch.Generator) -> Tensor:
-        """The schedule's step of each picture: those painted over, swapped, and all others."""
+    def _steps(self, count: int, painted: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The schedule's step of each picture, and whether it is seen as it was before it becomes another's."""
         step = torch.randint(1000, (count,), generator=chance, device=self.device)
-        last = torch.full_like(step, 1000)
-        last[:painted] = _PAINTED_TO
-        over = painted + swapped
-        step[:over] = _SWAPPED_FROM + step[:over] * (last[:over] - _SWAPPED_FROM) // 1000
-        return step
+        step[:painted] = step[:painted] * _PAINTED_TO // 1000
+        before = torch.rand(count, generator=chance, device=self.device) < _BEFORE
+        before[painted:] = False
+        return step, before & (step >= _BEFORE_FROM)
 
     def _pick(self, scenes: Scenes, count: int, chance: torch.Generator) -> Batch:
         rows = torch.randint(len(scenes.latents), (count,), generator=chance, device=self.device)
         view = torch.randint(scenes.faces.shape[2], (count,), generator=chance, device=self.device)
         return {
             "latents": scenes.latents[rows],
+            "wanted": scenes.wanted[rows],
             "said": scenes.said[rows],
             "faces": scenes.faces[rows, :, view],
             "bare": scenes.bare[rows],

@@ -92,9 +92,9 @@ class Loss:
     first term is min-SNR (Hang et al. 2023), the second that of a velocity. Without it the levels of much noise count
     next to nothing, and it is there that skin and hair are settled, by nothing but the photo.
 
-    With ``likeness`` also who it takes the people to be, by the picture that is left without the noise. Some pictures
-    are of somebody else than the face that is given, and where the face is they count by the likeness alone: what is
-    painted over another's face, as ``flux-instantid`` does, has to become the person all the same.
+    Some scenes of the small FLUX are seen as they were painted and wanted with the person's face: what is painted over
+    another's face, as ``flux-instantid`` does, has to become the person all the same. With ``likeness`` also who it
+    takes the people to be counts, by the picture that is left without the noise.
     """
 
     def __init__(self, painter: Painter, device: torch.device, likeness: Likeness | None = None) -> None:
@@ -107,11 +107,12 @@ class Loss:
     def __call__(self, batch: Batch) -> Tensor:
         noise = batch["noise"] + OFFSET * batch["shift"]
         signal, level = (table[batch["step"]].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
-        noisy = signal * batch["clean"] + level * noise
+        noisy = signal * batch["seen"] + level * noise
+        found = noise + signal / level * (batch["seen"] - batch["wanted"])
         with self.cast():
             out = predict(self.painter, noisy, batch["step"], batch)
         weight = self.weight[batch["step"]]
-        loss = (weight * (batch["kept"] * (out - noise).square()).mean(dim=(1, 2, 3))).mean()
+        loss = (weight * (out - found).square().mean(dim=(1, 2, 3))).mean()
         if self.likeness is None:
             return loss
         with self.cast():
