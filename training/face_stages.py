@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .face_networks import ALIGNED, EMBEDDING, STRIDES, Detector
 from .loop import Batch
-from .people import HELD_OUT, People, boxes, keypoints, people, views
+from .people import HAIRLINE, HELD_OUT, People, boxes, keypoints, people, views
 from .portraits import portraits
 from .render import render
 from .scenes import FaceScene, random_scene
@@ -129,10 +129,10 @@ def _painted(size: int, device: torch.device) -> Batch:
     chance = random.Random(size)
     scenes = [random_scene(chance, held_out=False, face_share=0.5) for _ in range(_BANK)]
     centre = torch.tensor([[scene.x, scene.y] for scene in scenes], device=device)
-    half = torch.tensor(PAINTED_HALF, device=device)
+    reach = torch.tensor([-1.0, HAIRLINE, 1.0, 1.0], device=device) * torch.tensor(PAINTED_HALF * 2, device=device)
     return {
         "pictures": render(scenes, size, device),
-        "box": torch.cat([centre - half, centre + half], dim=1),
+        "box": torch.cat([centre, centre], dim=1) + reach,
         "points": centre[:, None] + torch.tensor(PAINTED, device=device),
         "there": torch.tensor([isinstance(scene, FaceScene) for scene in scenes], device=device),
     }

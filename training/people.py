@@ -50,6 +50,10 @@ ANGLE = math.radians(25)
 DEPTH = 0.75
 """How far the nose's side of the head reaches towards the viewer."""
 BEARD_SHARE = 0.25
+HAIRLINE = -0.35
+"""Where a face begins that looks straight ahead, in half heights of the head from its middle: detectors of real faces
+leave the hair out, and ``flux-instantid`` makes what is in their boxes anew.
+"""
 
 
 @dataclass(frozen=True)
@@ -219,12 +223,17 @@ def keypoints(who: People, view: Views) -> Tensor:
 
 
 def boxes(who: People, view: Views) -> Tensor:
-    """The heads' boxes (B, 4), left, top, right, bottom in parts of the picture, without hair and hat."""
+    """The faces' boxes (B, 4), left, top, right, bottom in parts of the picture: from the hairline to the chin."""
     sine, cosine, side = view.roll.sin(), view.roll.cos(), who["aspect"].view(-1)
     half_width, half_height = ((side * cosine) ** 2 + sine**2).sqrt(), ((side * sine) ** 2 + cosine**2).sqrt()
     middle = torch.stack([view.x, view.y, view.x, view.y], dim=1)
-    reach = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+    reach = torch.stack([-half_width, hairline(view) * half_height, half_width, half_height], dim=1)
     return middle + reach * view.scale[:, None]
+
+
+def hairline(view: Views) -> Tensor:
+    """Where the hair ends on the forehead: (B,), in half heights of the head from its middle."""
+    return HAIRLINE + 0.5 * view.pitch.sin()
 
 
 def nose_tip(who: People) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .people import People, Views, nose_tip, turned
+from .people import People, Views, hairline, nose_tip, turned
 from .scenes import CLOTH, FRAME
 
 _FAR = 1e3
@@ -125,7 +125,7 @@ class _Pen:
         self.paint(outline, skin)
         self._shade(outline)
         brow = turned(who, view, torch.zeros_like(yaw), who["eye_height"] - who["brow_height"])[1]
-        fringe = torch.minimum(-0.35 + 0.5 * _column(view.pitch).sin(), brow - 0.1)
+        fringe = torch.minimum(_column(hairline(view)), brow - 0.1)
         cap = torch.maximum(self.head_shape(0.03), self.v - fringe - 0.12 * (self.u - 0.5 * yaw.sin()) ** 2)
         self.paint(cap, who.hair, ~who.wears("bald"))
         beard = torch.maximum(outline, 0.33 + 0.4 * _column(view.pitch).sin() - self.v)

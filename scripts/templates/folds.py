@@ -42,8 +42,8 @@ FACE = Fold(
     "Face of the photo",
     (
         "Face analyzer", "Reference face", "Face crop", "SDXL", "InstantID", "Face prompt",
-        "Encode face prompt", "Face negative prompt", "Identity", "Soft mask", "Encode crop", "Face latent",
-        "Face sampler", "Face picture", "Composite", "Scene",
+        "Encode face prompt", "Face negative prompt", "Identity", "Face speed", "Soft mask", "Encode crop",
+        "Face latent", "Face sampler", "Face picture", "Composite", "Scene",
     ),
     {
         "sdxl_checkpoint": (("SDXL", "checkpoint"),),
@@ -51,6 +51,7 @@ FACE = Fold(
         "face_denoise": (("Face sampler", "denoise"),),
         "face_seed": (("Face sampler", "seed"),),
         "on_no_face": (("Face crop", "on_no_face"),),
+        "face_speed": (("Face speed", "mode"),),
     },
 )  # fmt: skip
 PROMPT = Fold(
@@ -61,12 +62,13 @@ PROMPT = Fold(
 )
 INSTANTID = Fold(
     "InstantID",
-    ("Face analyzer", "Reference face", "Keypoints", "InstantID", "Identity", "Size"),
+    ("Face analyzer", "Reference face", "Keypoints", "InstantID", "Identity", "Speed", "Size"),
     {
         "width": (("Size", "width"), ("Keypoints", "width")),
         "height": (("Size", "height"), ("Keypoints", "height")),
         "face_size": (("Keypoints", "face_size"),),
         "identity_strength": (("Identity", "ip_weight"),),
+        "speed": (("Speed", "mode"),),
     },
 )
 FOLDS = (FACE, PROMPT, FLUX, INSTANTID)  # The long one shows its two stages; the others the nodes of the first.

@@ -383,5 +383,6 @@ def against_peer(folder, path, model, net, positive, negative, vector, hint, app
     return result
 
 
-with torch.inference_mode():
-    sys.stdout.write(json.dumps(main()) + "\n")
+if __name__ == "__main__":
+    with torch.inference_mode():
+        sys.stdout.write(json.dumps(main()) + "\n")

@@ -145,23 +145,49 @@ def test_comfyui_goes_on_while_the_files_are_read(volume: Path) -> None:
     assert all(path.stat().st_atime > 0 for path in paths)
 
 
-def test_what_the_engine_is_made_of_is_read_before_its_weights(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = volume / "module.pyc"
-    module.write_bytes(b"code")
-    start_files.path_of(volume).parent.mkdir()
-    start_files.path_of(volume).write_text(json.dumps([str(module), "/absent", 3]))
-    read: list[str] = []
-    monkeypatch.setattr(page_cache, "_read", lambda part: read.append(part.path.name) or 0)
+def read_for_an_engine(volume: Path, monkeypatch: pytest.MonkeyPatch, heard: str) -> list[tuple[str, str]]:
+    """What the process reads for flux-dev, a kilobyte at a time, and in which thread; the engine says one word."""
+    read: list[tuple[str, str]] = []
+
+    def note(part: page_cache.Part) -> int:
+        read.append((part.path.name, threading.current_thread().name))
+        time.sleep(0.002)
+        return 0
+
+    monkeypatch.setattr(page_cache, "_read", note)
+    monkeypatch.setattr(page_cache, "_CHUNK", 1000)
     monkeypatch.setenv("RYLA_VOLUME", str(volume))
     monkeypatch.setattr(os, "nice", lambda _: 0)
     inside, outside = os.pipe()
     with os.fdopen(inside) as pipe, os.fdopen(outside, "w") as parent:
         monkeypatch.setattr(sys, "stdin", pipe)
-        monkeypatch.setattr(prefetch, "_listen", lambda heard: heard["ready"].set())
+        monkeypatch.setattr(prefetch, "_listen", lambda events: events[heard].set())
         parent.write(json.dumps({"names": ["flux-dev"], "folders": {}}) + "\n")
         parent.flush()
         prefetch.main()
-    assert read[0] == "module.pyc" and sorted(read[1:]) == sorted(f"{Path(name).name}.safetensors" for name in PARTS)
+    return read
+
+
+def test_what_the_engine_is_made_of_is_read_before_its_weights(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = volume / "module.pyc"
+    module.write_bytes(b"code")
+    start_files.path_of(volume).parent.mkdir()
+    start_files.path_of(volume).write_text(json.dumps([str(module), "/absent", 3]))
+    names = [name for name, _ in read_for_an_engine(volume, monkeypatch, "ready")]
+    assert names[0] == "module.pyc" and set(names[1:]) == {f"{Path(name).name}.safetensors" for name in PARTS}
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_an_engine_whose_own_files_are_noted_leaves_the_disk_to_its_weights(
+    volume: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    """It has not said that it is up."""
+    if noted:
+        start_files.path_of(volume).parent.mkdir()
+        start_files.path_of(volume).write_text(json.dumps([__file__]))
+    read = read_for_an_engine(volume, monkeypatch, "eighths")
+    threads = {thread for name, thread in read if name.endswith(".safetensors")}
+    assert len(threads) == (page_cache.THREADS if noted else 1)
 
 
 def test_a_program_notes_its_modules_and_libraries(tmp_path: Path) -> None:

@@ -224,8 +224,8 @@ def _attributes(scene: FaceScene, picture: cast.Picture) -> dict[str, bool]:
 
 def _two(graph: Graph, photo: Path, masks: tuple[Path, Path]) -> None:
     """A second person in ``sdxl-instantid``'s graph: the first on the left, the one of ``photo`` on the right."""
-    titles = ("Reference photo", "Reference face", "Keypoints", "Identity", "Sampler")
-    reference, face, keypoints, identity, sampler = (_titled(graph, title) for title in titles)
+    titles = ("Reference photo", "Reference face", "Keypoints", "Identity", "Speed", "Sampler")
+    reference, face, keypoints, identity, speed, sampler = (_titled(graph, title) for title in titles)
     for node in (reference, face, keypoints, identity):
         graph[f"{node}-2"] = {**graph[node], "inputs": dict(graph[node]["inputs"])}
     graph[f"{reference}-2"]["inputs"]["image"] = photo.name
@@ -234,8 +234,8 @@ def _two(graph: Graph, photo: Path, masks: tuple[Path, Path]) -> None:
     chained = {name: [identity, output] for output, name in enumerate(("model", "positive", "negative"))}
     own = {"face": [f"{face}-2", 0], "keypoints": [f"{keypoints}-2", 0]}
     graph[f"{identity}-2"]["inputs"] |= chained | own
-    for name, output in (("model", 0), ("positive", 1), ("negative", 2)):
-        graph[sampler]["inputs"][name] = [f"{identity}-2", output]
+    for node, name, output in ((speed, "model", 0), (sampler, "positive", 1), (sampler, "negative", 2)):
+        graph[node]["inputs"][name] = [f"{identity}-2", output]
     for side, suffix in enumerate(("", "-2")):
         graph[f"mask{suffix}"] = {
             "class_type": "LoadImageMask", "inputs": {"image": masks[side].name, "channel": "red"},

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..face_networks import Recogniser
 from ..face_stages import DRAWN_TOGETHER, PAINTED, PAINTED_HALF, aligned_views, spoilt
-from ..people import TRAITS, People, Views, keypoints, views
+from ..people import HAIRLINE, TRAITS, People, Views, keypoints, views
 from ..portraits import portraits
 from ..render import render
 from ..scenes import BACKGROUNDS, HATS, FaceScene, named_looks, random_face
@@ -36,14 +36,12 @@ _HATTED, _BESPECTACLED = 0.1, 0.15
 """Of two people nothing is said but the background; with more of both they came out as half a hat."""
 _FITTING = 0.75
 """The share of the small FLUX's scenes whose skin, hair and beard are those of the person that the face becomes."""
-_CUT = (0.85, 1.05)
+_CUT = (1.05, 1.3)
 """How large such a scene is in the square that ``flux-instantid`` cuts out around the face."""
 _PATIENCE = 0.9
 """For some looks every scene is held out: after ten tries or so another is taken."""
-_INNER, _HAIRLINE, _SOFT = 0.85, 0.085, 0.02
-"""How much of such a scene's face becomes the person's, in its own radii; how far above the eyes hair begins, and how
-wide the edge is, in parts of the scene.
-"""
+_INNER, _SOFT = 0.85, 0.02
+"""How much of such a scene's face becomes the person's, in its own radii; the edge's width, in parts of the scene."""
 _CALM = {"smile": (-0.3, 0.3), "open": (0.0, 0.3), "eyes": (0.7, 1.0), "brows": (-0.02, 0.02), "light": (0.0, 0.1)}
 """How a face looks where nothing is said of its expression."""
 _SMILE = ((0.4, 1.0), (-1.0, -0.4), (-0.2, 0.2), (-0.25, 0.25), (-1.0, 1.0))
@@ -266,12 +264,13 @@ def becoming(points: Tensor, size: int) -> Tensor:
     1. Hair, hat and ears stay, which the prompt is about.
     """
     apart = (points[:, 1] - points[:, 0]).norm(dim=1).view(-1, 1, 1) / (PAINTED[1][0] - PAINTED[0][0])
-    x, y = (points[:, :2].mean(1)[:, axis].view(-1, 1, 1) for axis in range(2))
+    x, eyes = (points[:, :2].mean(1)[:, axis].view(-1, 1, 1) for axis in range(2))
+    y = eyes - PAINTED[0][1] * apart
     steps = (torch.arange(size, device=points.device) + 0.5) / size
     across, down = steps[None, None, :], steps[None, :, None]
     half_width, half_height = (half * apart for half in PAINTED_HALF)
-    radius = torch.hypot((across - x) / half_width, (down - y + PAINTED[0][1] * apart) / half_height)
-    inside = torch.minimum((_INNER - radius) * half_width, down - y + _HAIRLINE * apart)
+    radius = torch.hypot((across - x) / half_width, (down - y) / half_height)
+    inside = torch.minimum((_INNER - radius) * half_width, down - y - HAIRLINE * half_height)
     return (inside / (_SOFT * apart) + 0.5).clamp(0, 1)[:, None]
 
 

@@ -88,11 +88,12 @@ class IdentityTerm:
             halves: one entry per equal chunk of the batch, 0 for conditional and 1 for unconditional.
             latent_size: height and width of the latent that is sampled.
         """
-        # The first call moves keys and values to where and what q is; they stay there (0.15 MB a layer).
+        # The first call moves keys, values and mask to where q is; they stay there (0.15 MB a layer).
         self._kv = self._kv.to(q.device, q.dtype)
         out = _attend(q, self._kv, halves, heads) * self._weight
         if self._mask is None:
             return out
+        self._mask = self._mask.to(q.device)
         return out * token_mask(self._mask, q.shape[1], latent_size, len(q)).to(q)
 
 

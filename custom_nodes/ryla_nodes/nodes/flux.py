@@ -105,17 +105,17 @@ class FluxSpeed(io.ComfyNode):
             node_id="RYLA_FluxSpeed",
             display_name="FLUX Speed",
             category="RYLA/loaders",
-            description="Runs FLUX.1 faster on NVIDIA GPUs. Goes between the LoRA and the sampler. The first picture "
-            "of a mode waits for its compilation.",
-            **aliases("flux", "speed", "compile", "fp8"),
+            description="Runs FLUX.1 faster on NVIDIA GPUs, and SDXL with its ControlNets. Goes between the LoRA (of "
+            "SDXL: the identity) and the sampler. FLUX.1's first picture of a mode waits for its compilation.",
+            **aliases("flux", "sdxl", "speed", "compile", "fp8"),
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX.1 model, with its LoRA."),
+                io.Model.Input("model", tooltip="A FLUX.1 model with its LoRA, or an SDXL one."),
                 io.Combo.Input(
                     "mode",
                     options=list(SPEED_MODES),
                     default=SPEED_MODES[0],
                     tooltip="off: as it is. exact: the same mathematics, compiled. fast: matrices in 8 bits as well, "
-                    "which changes the picture a little.",
+                    "which changes the picture a little. SDXL paints the same in all modes.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model to sample with.")],

@@ -3,8 +3,9 @@
 ``start`` is called from ComfyUI's prestartup, before this package can be imported: so the top of this file needs
 nothing but the standard library. The process ends with its parent, and when all is read.
 
-The disk is the engine's first. So what the engine itself is made of comes before the weights, those are read by one
-thread until the engine says that it has started, and what its ``speed`` makes needless is left out once it says so.
+The disk is the engine's first. So what the engine itself is made of, as noted at an earlier start, comes before the
+weights. Where nothing is noted yet they are read by one thread until the engine says that it has started. What its
+``speed`` makes needless is left out once it says so.
 """
 
 from __future__ import annotations
@@ -123,10 +124,12 @@ def main() -> None:
     environment = settings.load()
     if environment.volume:
         folders = folders.merged(at_root(environment.volume), first=True)
-    page_cache.fill(_whole(start_files.known(environment.volume)), threads=start_files.THREADS)
+    own = start_files.known(environment.volume)
+    page_cache.fill(_whole(own), threads=start_files.THREADS)
     paths = files(request["names"] or environment.prefetch, folders)
     wanted = parts(paths, environment.volume, heard[_EIGHTHS].is_set)
-    page_cache.fill(wanted, free=heard[_READY])
+    # An engine whose own files are in memory does not wait for the disk.
+    page_cache.fill(wanted, free=None if own else heard[_READY])
 
 
 def _listen(heard: Mapping[str, threading.Event]) -> None:

@@ -129,7 +129,7 @@ class ComfyUIEngine:
 
     def accelerate(self, model: Any, mode: SpeedMode) -> tuple[Any, str]:
         """A clone whose blocks run compiled while it samples; see ``speed.accelerate``."""
-        if mode == "off" and not model.get_wrappers("apply_model", WRAPPER):
+        if mode == "off" and not any(model.get_wrappers(kind, WRAPPER) for kind in ("apply_model", "diffusion_model")):
             return model, OFF  # Of what only a mode needs of ComfyUI, nothing may keep a model as it is from running.
         from . import speed
 

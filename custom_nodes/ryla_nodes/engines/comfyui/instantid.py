@@ -82,6 +82,18 @@ class IdentityPatch:
         """The protocol of the IP-Adapter family, whose nodes call this on a patch that they find."""
         self._added.append((callback, options))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other extension's patch is in it."""
+        return not self._added and (
+            self._base is None or (isinstance(self._base, IdentityPatch) and self._base.is_alone)
+        )
+
+    def acts(self, sigmas: Any) -> tuple[bool, ...]:
+        """At the step ``sigmas``: whether this identity acts, and those before it that are patched as well."""
+        before = self._base.acts(sigmas) if isinstance(self._base, IdentityPatch) else ()
+        return (self._window.contains(sigmas), *before)
+
     def __call__(self, q: Any, k: Any, v: Any, extra_options: dict[str, Any]) -> Any:
         out = self._text(q, k, v, extra_options)
         if self._window.contains(extra_options["sigmas"]):

@@ -33,6 +33,7 @@ from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
 from ..speed.layers import Place
+from . import replay
 
 _KEY = report.WRAPPER
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
@@ -68,7 +69,9 @@ _SINGLE = _Kind(("x", "vec", "pe"), (1, -1, 2))
 def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     """A clone of ``model`` with the wrapper of ``mode`` in place of an earlier one's, and what was done in one line."""
     if mode == "off":
-        return _without(model), report.OFF
+        return replay.without(_without(model)), report.OFF
+    if replay.fits(model):
+        return replay.accelerate(model, mode)
     reason = _unfit(model) or machine.refusal(mode, model.load_device)
     if reason:
         return model, report.unchanged(mode, reason)
@@ -95,7 +98,7 @@ def _unfit(model: Any) -> str | None:
     """Why a MODEL cannot run compiled, as far as it shows before it is on the card."""
     network = model.model.diffusion_model
     if type(network).__name__ != "Flux" or not all(hasattr(block, "img_mod") for block in network.double_blocks):
-        return "it is not a FLUX.1 model"
+        return "it is neither a FLUX.1 model nor an SDXL one"
     if getattr(model, "is_dynamic", bool)():
         return "ComfyUI places its weights dynamically (start ComfyUI with --disable-dynamic-vram)"
     linear = [place.linear for place in _places(network)]

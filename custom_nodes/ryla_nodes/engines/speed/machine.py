@@ -20,8 +20,9 @@ def refusal(mode: SpeedMode, device: torch.device) -> str | None:
     """Why ``mode`` cannot run on ``device``, for a report; None when it can."""
     if sys.platform == "win32":
         return "not supported on Windows"
-    if device.type != "cuda" or torch.version.hip:
-        return f"the model runs on {'an AMD GPU' if device.type == 'cuda' else device.type}, not on an NVIDIA GPU"
+    reason = no_graphs(device)
+    if reason:
+        return reason
     version = torch.__version__.split("+")[0]
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TORCH:
         return f"PyTorch {version} is older than {'.'.join(map(str, _OLDEST_TORCH))}"
@@ -34,3 +35,10 @@ def refusal(mode: SpeedMode, device: torch.device) -> str | None:
         name, has = torch.cuda.get_device_name(device), ".".join(map(str, capability))
         return f"{name} (compute capability {has}) does not multiply in 8 bits; 8.9 does"
     return None
+
+
+def no_graphs(device: torch.device) -> str | None:
+    """Why there are no CUDA graphs on ``device``, for a report; None when there are."""
+    if device.type == "cuda" and not torch.version.hip:
+        return None
+    return f"the model runs on {'an AMD GPU' if device.type == 'cuda' else device.type}, not on an NVIDIA GPU"

@@ -30,6 +30,11 @@ def done(mode: SpeedMode, note: str = "") -> str:
     return f"{_DONE[mode]} {note[:1].upper()}{note[1:]}.".removesuffix(" .")
 
 
+def replayed(mode: SpeedMode) -> str:
+    """The line of a mode of SDXL that is on."""
+    return f"Speed {mode}: the steps of SDXL and its ControlNets are replayed, with the same result."
+
+
 def unchanged(mode: SpeedMode, reason: str) -> str:
     """The line of a mode that cannot be had."""
     return f"Speed {mode} is not used, the model is unchanged: {reason}."

@@ -65,7 +65,7 @@ class AcceleratedNetwork(Network):
 def accelerate(model: Model, mode: SpeedMode) -> tuple[Model, str]:
     """A clone of ``model`` that runs as ``mode`` says, and what was done in one line."""
     if not isinstance(model, FluxModel):
-        return model, report.OFF if mode == "off" else report.unchanged(mode, "it is not a FLUX.1 model")
+        return model, report.OFF if mode == "off" else report.unchanged(mode, "this engine speeds up FLUX.1 only")
     network = model.transformer.network
     if mode == "off":
         return (_with(model, Network(network.base, network.patches)) if network.accelerated else model), report.OFF
