@@ -15,6 +15,7 @@ import pytest
 import small_models
 import tiny_flux
 import torch
+from ryla_nodes import settings
 from ryla_nodes.engines.embedded import inference
 from ryla_nodes.engines.embedded.engine import EmbeddedEngine
 from ryla_nodes.engines.embedded.inference import demo_lora as demo
@@ -24,6 +25,8 @@ from ryla_nodes.engines.speed import ahead, cache, compiler, fp8, layers, machin
 from ryla_nodes.models.headers import read_header
 from ryla_nodes.nodes.flux import FluxSpeed
 from ryla_nodes.nodes.lora import LoraLoader
+from ryla_nodes.workflows import manifest
+from ryla_nodes.workflows.workflow import bind
 from safetensors.torch import load_file, save_file
 
 Loaded = tuple[Any, Any, Any]
@@ -277,6 +280,32 @@ def test_a_submitted_job_has_the_compiler_made_ready(
     assert asked == []
     engine.expect({"1": {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": "fast"}}})
     assert asked == [({"fast"}, weights.best().device)]
+
+
+@pytest.mark.parametrize(
+    ("name", "modes"), [("flux-instantid", {"exact"}), ("sdxl-instantid", set()), ("flux-dev", {"exact"})]
+)
+def test_only_flux_needs_the_compiler(name: str, modes: set[str]) -> None:
+    """SDXL is not compiled, at whatever node it passes by."""
+    photo = Path(__file__).parents[2] / "custom_nodes/ryla_nodes/identity/drawn_people/01-reference-1.webp"
+    values = {"prompt": "a face", "speed": "exact", "reference_image": str(photo)}
+    workflow = manifest.load(name, settings.load({}))
+    graph = bind(workflow, {key: value for key, value in values.items() if workflow.parameter(key)}).graph
+    assert {node["inputs"]["mode"] for node in graph.values() if node["class_type"] == "RYLA_FluxSpeed"} == {"exact"}
+    assert report.asked(graph) == modes
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, [], {"1": 2}, {"1": {"class_type": 3, "inputs": {}}}, {"1": {"class_type": "RYLA_FluxSpeed"}}]
+)
+def test_whatever_is_submitted_can_be_asked(prompt: Any) -> None:
+    assert report.asked(prompt) == set()
+
+
+def test_a_graph_that_runs_in_a_circle_can_be_asked() -> None:
+    speed = {"class_type": "RYLA_FluxSpeed", "inputs": {"mode": "fast", "model": ["1", 0]}}
+    assert report.asked({"1": speed}) == {"fast"}
+    assert report.asked({"1": speed | {"inputs": {"mode": [], "model": [{}]}}}) == set()
 
 
 def test_all_matrices_of_the_blocks_but_modulation_are_chosen(loaded: Loaded) -> None:

@@ -136,7 +136,8 @@ class Set:
         graph["mask"] = {**graph[saving], "inputs": {**plain, "images": [self._add_mask(painter, graph), 0]}}
         self._paint(painter, graph, {"": saving, "-plain": "plain", "-mask": "mask"}, asked)
         before, after, mask = (read(self.picture(asked, what)) for what in ("-plain", "", "-mask"))
-        outside = ~ndimage.binary_dilation(mask.any(axis=2))  # Its faintest edge rounds to nothing.
+        # Its faintest edge rounds to nothing, and may yet take a value over to the next.
+        outside = ~ndimage.binary_dilation(mask.any(axis=2), iterations=2)
         return {
             "similarity": alike(self.eyes.face(photo), self._face(self.picture(asked))),
             "changed_outside": int((before != after).any(axis=2)[outside].sum()),

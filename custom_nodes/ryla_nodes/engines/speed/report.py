@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..protocol import SPEED_MODES, SpeedMode
@@ -10,6 +11,8 @@ OFF = "Speed off."
 WRAPPER = "ryla_speed"
 """The key of what a mode hangs on a MODEL of ComfyUI."""
 NODE = "RYLA_FluxSpeed"
+_SDXL = "RYLA_SDXLLoader"
+"""What it loads needs no compiler."""
 _DONE: dict[SpeedMode, str] = {
     "off": OFF,
     "exact": "Speed exact: the blocks run compiled.",
@@ -18,11 +21,26 @@ _DONE: dict[SpeedMode, str] = {
 
 
 def asked(prompt: Any) -> set[SpeedMode]:
-    """The modes that a graph in ComfyUI's API format asks for, but "off"; it may be anything."""
-    nodes = prompt.values() if isinstance(prompt, dict) else ()
-    speeds = [node for node in nodes if isinstance(node, dict) and node.get("class_type") == NODE]
-    given = [node["inputs"].get("mode") for node in speeds if isinstance(node.get("inputs"), dict)]
+    """The modes that a graph in ComfyUI's API format asks for of FLUX.1, but "off"; it may be anything."""
+    nodes = {key: node for key, node in prompt.items() if _is_node(node)} if isinstance(prompt, dict) else {}
+    speeds = [node for node in nodes.values() if node["class_type"] == NODE]
+    given = [node["inputs"].get("mode") for node in speeds if _loader(nodes, node) != _SDXL]
     return {mode for mode in SPEED_MODES if mode != "off" and mode in given}
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("inputs"), dict) and isinstance(node.get("class_type"), str)
+
+
+def _loader(nodes: Mapping[str, Any], node: Any) -> str:
+    """The class of the first node of those that hand on the MODEL that ``node`` takes."""
+    for _ in nodes:
+        link = node["inputs"].get("model")
+        found = nodes.get(link[0]) if isinstance(link, list) and link and isinstance(link[0], str) else None
+        if found is None:
+            break
+        node = found
+    return str(node["class_type"])
 
 
 def done(mode: SpeedMode, note: str = "") -> str:
