@@ -104,7 +104,7 @@ def test_a_subgraph_is_as_its_node_says(name: str) -> None:
 
 
 def test_the_long_workflow_shows_its_stages_and_not_its_plumbing() -> None:
-    assert len(load("flux-instantid", ENVIRONMENT).graph) == 29
+    assert len(load("flux-instantid", ENVIRONMENT).graph) == 30
     assert len(copy_of("flux-instantid")["nodes"]) == 8 + 1, "and the note"
 
 
