@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -35,6 +36,15 @@ class Install:
     def version(self) -> tuple[int, ...]:
         text = (self.root / "comfyui_version.py").read_text().split('"')[1]
         return tuple(int(part) for part in text.split("."))
+
+    def probe(
+        self, script: str, *arguments: object, timeout: float, environ: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """What a script of this folder prints on its last line, run by this ComfyUI's Python on its code."""
+        command = [self.python, Path(__file__).with_name(script), self.root, *arguments]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environ, timeout=timeout)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def working_tree(target: Path) -> Path:

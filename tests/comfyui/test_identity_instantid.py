@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -35,16 +34,8 @@ pytestmark = pytest.mark.timeout(PROBE_LIMIT + 20)
 
 @pytest.fixture(scope="session")
 def probe(comfyui_install: Install) -> dict[str, Any]:
-    command = [
-        str(comfyui_install.python),
-        str(HERE / "instantid_probe.py"),
-        str(comfyui_install.root),
-        *filter(None, [PEER]),
-    ]
     environ = {**os.environ, **({"OMP_NUM_THREADS": "1"} if NARROW else {}), **ENVIRON}
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PROBE_LIMIT)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("instantid_probe.py", *filter(None, [PEER]), timeout=PROBE_LIMIT, environ=environ)
 
 
 def test_all_seventy_layers_are_patched_on_a_clone(probe: dict[str, Any]) -> None:

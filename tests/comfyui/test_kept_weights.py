@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,7 @@ from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install, models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
-    script = Path(__file__).with_name("kept_probe.py")
-    volume = tmp_path_factory.mktemp("volume")
-    command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models), str(volume)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("kept_probe.py", models, tmp_path_factory.mktemp("volume"), timeout=560)
 
 
 def test_fast_reads_no_matrix_and_paints_what_it_painted(probe: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,7 @@ from comfyui.test_nodes_flux import models, small  # noqa: F401 - fixtures
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install, models: Path) -> dict[str, Any]:  # noqa: F811
     shipped_models.identity(models)
-    script = Path(__file__).with_name("loading_probe.py")
-    command = [str(comfyui_install.python), str(script), str(comfyui_install.root), str(models)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("loading_probe.py", models, timeout=200)
 
 
 @pytest.mark.parametrize("files", ["split", "whole", "fp8", "sdxl"])

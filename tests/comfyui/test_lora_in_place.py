@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +10,7 @@ from comfyui.process import Install
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install) -> dict[str, Any]:
-    script = Path(__file__).with_name("patcher_probe.py")
-    command = [str(comfyui_install.python), str(script), str(comfyui_install.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("patcher_probe.py", timeout=200)
 
 
 def test_a_thousand_changes_give_the_weights_that_core_gives(probe: dict[str, Any]) -> None:

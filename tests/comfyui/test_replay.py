@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +10,7 @@ from comfyui.process import Install
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install) -> dict[str, Any]:
-    script = Path(__file__).with_name("replay_probe.py")
-    command = [str(comfyui_install.python), str(script), str(comfyui_install.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("replay_probe.py", timeout=560)
 
 
 def test_a_step_is_run_then_recorded_then_replayed(probe: dict[str, Any]) -> None:

@@ -14,11 +14,7 @@ from comfyui.process import Install
 
 @pytest.fixture(scope="module")
 def probe(comfyui_install: Install) -> dict[str, Any]:
-    script = Path(__file__).with_name("speed_probe.py")
-    command = [str(comfyui_install.python), str(script), str(comfyui_install.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return comfyui_install.probe("speed_probe.py", timeout=560)
 
 
 def test_a_cpu_is_refused_in_one_line_and_the_model_is_the_same(probe: dict[str, Any]) -> None:

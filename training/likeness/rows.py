@@ -20,7 +20,6 @@ from ryla_nodes.identity.geometry import Array, place_keypoints
 from ryla_nodes.workflows import manifest
 from ryla_nodes.workflows.graph import Graph
 from ryla_nodes.workflows.workflow import BoundPrompt, Workflow, bind
-from scipy import ndimage
 
 from ..checker import read_face
 from ..evaluation import read
@@ -28,7 +27,7 @@ from ..sample import judge
 from ..scenes import FaceScene
 from ..sdxl.bank import PLACES
 from . import cast
-from .engine import JobFailed, Painter
+from .engine import TOUCHED, JobFailed, Painter
 from .scores import Eyes, Face, alike, apart, sides
 
 Facts = dict[str, Any]
@@ -136,8 +135,7 @@ class Set:
         graph["mask"] = {**graph[saving], "inputs": {**plain, "images": [self._add_mask(painter, graph), 0]}}
         self._paint(painter, graph, {"": saving, "-plain": "plain", "-mask": "mask"}, asked)
         before, after, mask = (read(self.picture(asked, what)) for what in ("-plain", "", "-mask"))
-        # Its faintest edge rounds to nothing, and may yet take a value over to the next.
-        outside = ~ndimage.binary_dilation(mask.any(axis=2), iterations=2)
+        outside = ~mask.any(axis=2)
         return {
             "similarity": alike(self.eyes.face(photo), self._face(self.picture(asked))),
             "changed_outside": int((before != after).any(axis=2)[outside].sum()),
@@ -158,7 +156,8 @@ class Set:
         composite = graph[_titled(graph, "Composite")]
         inputs = {**composite["inputs"], "image": ["black", 0], "refined": ["white", 0], "color_match": 0.0}
         graph["masked"] = {**composite, "inputs": inputs}
-        return "masked"
+        graph["touched"] = {"class_type": TOUCHED, "inputs": {"image": ["masked", 0]}}
+        return "touched"
 
     def _pair(self, painter: Painter, asked: Asked) -> Facts:
         people = [2 * asked.number, 2 * asked.number + 1]

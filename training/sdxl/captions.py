@@ -87,8 +87,9 @@ def _told(scene: FaceScene, rng: random.Random) -> str:
 @cache
 def face_prompt() -> str:
     """What ``flux-instantid`` adds to the prompt when it renders the face."""
-    parameters = manifest.load("flux-instantid", settings.load({})).parameters
-    return str(next(each.default for each in parameters if each.name == "face_prompt"))
+    parameter = manifest.load("flux-instantid", settings.load({})).parameter("face_prompt")
+    assert parameter is not None
+    return str(parameter.default)
 
 
 def _all(seed: int) -> Iterator[list[str]]:

@@ -7,7 +7,6 @@ every step, and a graph would not notice.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,10 @@ from torch import nn
 from ..protocol import SpeedMode
 from ..speed import machine, replay, report
 from ..speed.replay import Replays
+from . import wrapping
 from .instantid import IdentityPatch
+from .wrapping import KEY
 
-_KEY = report.WRAPPER
 _ARGUMENTS = ("x", "timesteps", "context", "y", "control", "transformer_options")
 # What ComfyUI itself tells a network, and what of it does not change what is computed.
 _PASSED = {
@@ -69,25 +69,14 @@ def fits(model: Any) -> bool:
 
 def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     """A clone of ``model`` whose steps are replayed, and what was done in one line."""
-    reason = machine.no_graphs(model.load_device) or _unfit(model)
+    reason = machine.no_graphs(model.load_device) or wrapping.misplaced(model)
     if reason:
         return model, report.unchanged(mode, reason)
-    clone = without(model).clone()
-    clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, _KEY, _with_controls)
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _KEY, _network)
-    clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, release)
+    clone = wrapping.without(model).clone()
+    clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _with_controls)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _network)
+    clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, release)
     return clone, report.replayed(mode)
-
-
-def without(model: Any) -> Any:
-    """``model``, or a clone of it without these wrappers."""
-    if not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, _KEY):
-        return model
-    clone = model.clone()
-    for kind in (WrappersMP.CALC_COND_BATCH, WrappersMP.DIFFUSION_MODEL):
-        clone.remove_wrappers_with_key(kind, _KEY)
-    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, _KEY)
-    return clone
 
 
 def release(patcher: Any, unpatch_all: bool = True) -> None:
@@ -96,18 +85,12 @@ def release(patcher: Any, unpatch_all: bool = True) -> None:
         _kept.pop(patcher.model, None)
 
 
-def _unfit(model: Any) -> str | None:
-    if getattr(model, "is_dynamic", bool)():
-        return "ComfyUI places its weights dynamically (start ComfyUI with --disable-dynamic-vram)"
-    return None
-
-
 def _with_controls(executor: Any, base: Any, conds: Any, x: Any, timestep: Any, options: Any) -> Any:
     """A step, with the ControlNets in it replayed."""
     reason = _hindrance(base, x.shape)
     if reason is not None:
         _kept.pop(base, None)
-        _say_once(reason)
+        _say(reason)
         return executor(base, conds, x, timestep, options)
     kept = _kept.setdefault(base, _Kept())
     schedule = options.get("transformer_options", {}).get("sample_sigmas")
@@ -163,7 +146,7 @@ def _network(executor: Any, *arguments: Any, **named: Any) -> Any:
     options = given.pop("transformer_options", None) or {}
     patches = _identities(options)
     if patches is None or _others(options):
-        _say_once("another extension takes part in its steps")
+        _say("another extension takes part in its steps")
         return executor(*arguments, **named)
     kept = _kept[base]
     # Read before anything is recorded: to look at a value waits for the GPU.
@@ -188,25 +171,20 @@ def _identities(options: dict[str, Any]) -> Sequence[IdentityPatch] | None:
 def _others(options: dict[str, Any]) -> bool:
     """Whether anybody but this pack takes part in a step."""
     wrapped = {key for key, calls in options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).items() if calls}
-    return bool(set(options) - _PASSED or wrapped != {_KEY} or any(options.get("patches", {}).values()))
+    return bool(set(options) - _PASSED or wrapped != {KEY} or any(options.get("patches", {}).values()))
 
 
 def _hindrance(base: Any, shape: Sequence[int]) -> str | None:
     """Why the weights that are loaded now cannot be replayed."""
-    patcher = base.current_patcher
-    if base.model_lowvram:
-        return "the model is only partly on the card"
-    if patcher is not None and patcher.hook_patches:
-        return "hooks change its weights"
+    reason = wrapping.hindrance(base)
+    if reason:
+        return reason
     if base not in _kept and management.get_free_memory(base.device) < 2 * base.memory_required([2, *shape[1:]]):
         return "there is too little memory beside the model"
     return None
 
 
-_said: set[str] = set()
-
-
-def _say_once(reason: str) -> None:
-    if reason not in _said:
-        _said.add(reason)
-        logging.warning("ryla: SDXL is not replayed: %s", reason)
+def _say(reason: str) -> None:
+    line = f"SDXL is not replayed: {reason}"
+    wrapping.say_once(line)
+    wrapping.tell(line)

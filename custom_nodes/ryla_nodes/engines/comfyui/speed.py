@@ -23,7 +23,6 @@ import comfy.options
 import torch
 from comfy.ldm.flux.layers import attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from comfy_execution.utils import get_executing_context
 
 from ... import settings
 from ..loading import unread
@@ -33,9 +32,9 @@ from ..speed.artifact import Kept
 from ..speed.fp8 import Fp8Linear
 from ..speed.keeping import Eighths
 from ..speed.layers import Place
-from . import replay
+from . import replay, wrapping
+from .wrapping import KEY
 
-_KEY = report.WRAPPER
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Patches that act inside of a block, where a compiled one would pass them by; "post_input" acts before the blocks.
 _OUTSIDE_PATCHES = {"post_input"}
@@ -69,7 +68,7 @@ _SINGLE = _Kind(("x", "vec", "pe"), (1, -1, 2))
 def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     """A clone of ``model`` with the wrapper of ``mode`` in place of an earlier one's, and what was done in one line."""
     if mode == "off":
-        return replay.without(_without(model)), report.OFF
+        return wrapping.without(model), report.OFF
     if replay.fits(model):
         return replay.accelerate(model, mode)
     reason = _unfit(model) or machine.refusal(mode, model.load_device)
@@ -78,20 +77,10 @@ def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     name = cache.name_of(model.load_device, mode, _shape(model))
     volume = settings.load().volume
     note = cache.use(volume, name)
-    clone = _without(model).clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, _Wrapper(mode, volume, name))
-    clone.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, release)
+    clone = wrapping.without(model).clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _Wrapper(mode, volume, name))
+    clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, release)
     return clone, report.done(mode, note)
-
-
-def _without(model: Any) -> Any:
-    """``model``, or a clone of it without our wrapper."""
-    if not model.get_wrappers(WrappersMP.APPLY_MODEL, _KEY):
-        return model
-    clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _KEY)
-    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, _KEY)
-    return clone
 
 
 def _unfit(model: Any) -> str | None:
@@ -99,8 +88,9 @@ def _unfit(model: Any) -> str | None:
     network = model.model.diffusion_model
     if type(network).__name__ != "Flux" or not all(hasattr(block, "img_mod") for block in network.double_blocks):
         return "it is neither a FLUX.1 model nor an SDXL one"
-    if getattr(model, "is_dynamic", bool)():
-        return "ComfyUI places its weights dynamically (start ComfyUI with --disable-dynamic-vram)"
+    misplaced = wrapping.misplaced(model)
+    if misplaced:
+        return misplaced
     linear = [place.linear for place in _places(network)]
     if any(not type(each).__module__.startswith("comfy.ops") for each in linear):
         return f"its layers are another extension's ({type(linear[0]).__module__})"
@@ -174,33 +164,25 @@ class _Wrapper:
                         _finish(base, step, _is_alone(*arguments, **options), kept)
                     return executor(*arguments, **options)
         unread.read_all(base.diffusion_model)
-        _say_once(f"speed {self.mode} is not used: {reason}")
-        _tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
+        wrapping.say_once(f"speed {self.mode} is not used: {reason}")
+        wrapping.tell(f"{_size(arguments[0])}, speed {self.mode} is not used: {reason}")
         return executor(*arguments, **options)
 
 
-_said: set[str] = set()
 _compiled_for: set[tuple[Any, ...]] = set()
-_told: list[tuple[str, str, str]] = []  # The last line that was shown, with its job and node.
-
-
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
-        logging.warning("ryla: %s", line)
 
 
 def _announce(mode: SpeedMode, latent: torch.Tensor, kept: Kept | None) -> None:
     """Say on the node that runs how it runs, and there and in the log that a step will wait for the compiler."""
     kind = (mode, latent.device, latent.dtype)
     if kind in _compiled_for:
-        _tell(f"{_size(latent)}, speed {mode}")
+        wrapping.tell(f"{_size(latent)}, speed {mode}")
         return
     _compiled_for.add(kind)
     compiling = f"speed {mode}: compiling the blocks (once, up to 20 s; 4 s when kept on the volume)"
     line = f"speed {mode}: the blocks were compiled ahead" if artifact.is_filled(kept) else compiling
     logging.info("ryla: %s", line)
-    _tell(line)
+    wrapping.tell(line)
 
 
 def _size(latent: torch.Tensor) -> str:
@@ -208,26 +190,11 @@ def _size(latent: torch.Tensor) -> str:
     return f"{latent.shape[-1] * _LATENT_SCALE} x {latent.shape[-2] * _LATENT_SCALE} px"
 
 
-def _tell(line: str) -> None:
-    """Show a line on the node that runs, once until it changes or another job comes."""
-    server, context = sys.modules.get("server"), get_executing_context()
-    if server is None or context is None:
-        return
-    told = (context.prompt_id, context.node_id, line)
-    if _told[-1:] != [told]:
-        _told[:] = [told]
-        server.PromptServer.instance.send_progress_text(line, context.node_id)
-
-
 def _hindrance(base: Any) -> str | None:
     """Why the weights that are loaded now cannot run compiled."""
-    patcher = base.current_patcher
     if base.model_lowvram:
         _kept.pop(base, None)
-        return "the model is only partly on the card"
-    if patcher is not None and patcher.hook_patches:
-        return "hooks change its weights"
-    return None
+    return wrapping.hindrance(base)
 
 
 def _quantise(base: Any, latent: torch.Tensor) -> str | None:
@@ -273,7 +240,7 @@ def _is_alone(*arguments: Any, **options: Any) -> bool:
     known = given.get("transformer_options") or {}
     wrapped = [key for found in known.get("wrappers", {}).values() for key, calls in found.items() if calls]
     hooked = known.get("patches") or known.get("patches_replace")
-    return not (given.get("control") or hooked) and set(wrapped) <= {_KEY}
+    return not (given.get("control") or hooked) and set(wrapped) <= {KEY}
 
 
 def _make_room(base: Any, latent: torch.Tensor, size: int) -> str | None:

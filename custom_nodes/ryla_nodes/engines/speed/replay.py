@@ -96,8 +96,9 @@ class Replays:
         if known == _SEEN:
             known = self._record(function, flat, spec, held)
         elif known is None:
-            self._trim(self._most - 1)
             known = _SEEN
+            while len(self._known) >= self._most:
+                self._known.popitem(last=False)
         self._known[key] = known
         return known.run(tensors) if isinstance(known, _Recorded) else function(*arguments, **named)
 
@@ -116,10 +117,6 @@ class Replays:
             logging.warning("ryla: a network's kernels cannot be recorded: %s", str(error).splitlines()[0])
             return _REFUSED
         return _Recorded(graph, inputs, outputs, held)
-
-    def _trim(self, most: int) -> None:
-        while len(self._known) > most:
-            self._known.popitem(last=False)
 
 
 def _shape(tensor: Tensor) -> tuple[Any, ...]:
