@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -168,38 +169,61 @@ def read_for_an_engine(volume: Path, monkeypatch: pytest.MonkeyPatch, heard: str
     return read
 
 
-def test_what_the_engine_is_made_of_is_read_before_its_weights(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = volume / "module.pyc"
-    module.write_bytes(b"code")
-    start_files.path_of(volume).parent.mkdir()
-    start_files.path_of(volume).write_text(json.dumps([str(module), "/absent", 3]))
-    names = [name for name, _ in read_for_an_engine(volume, monkeypatch, "ready")]
-    assert names[0] == "module.pyc" and set(names[1:]) == {f"{Path(name).name}.safetensors" for name in PARTS}
-
-
-@pytest.mark.parametrize("noted", [True, False])
-def test_an_engine_whose_own_files_are_noted_leaves_the_disk_to_its_weights(
-    volume: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
+def test_one_thread_reads_weights_until_what_the_engine_is_made_of_is_read(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not said that it is up."""
-    if noted:
-        start_files.path_of(volume).parent.mkdir()
-        start_files.path_of(volume).write_text(json.dumps([__file__]))
+    """The engine has not said that it is up."""
+    own = volume / "module.pyc"
+    start_files.path_of(volume).parent.mkdir()
+    noted = [[str(own), 0, 20_000], ["/absent", 0, 9], str(own), [3, 0, 1], [str(own), 9, 9], 3]
+    start_files.path_of(volume).write_text(json.dumps(noted))
     read = read_for_an_engine(volume, monkeypatch, "eighths")
-    threads = {thread for name, thread in read if name.endswith(".safetensors")}
-    assert len(threads) == (page_cache.THREADS if noted else 1)
+    assert sum(name == "module.pyc" for name, _ in read) == 20 and sum(name == "absent" for name, _ in read) == 1
+    last = max(number for number, (name, _) in enumerate(read) if name in ("module.pyc", "absent"))
+    before, after = (
+        [thread for name, thread in part if name.endswith(".safetensors")] for part in (read[:last], read[last:])
+    )
+    assert len(set(before)) <= 1 and len(set(after)) == page_cache.THREADS and len(before + after) == 4 * 40
+
+
+def test_where_nothing_is_noted_one_thread_reads_until_the_engine_is_up(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len({thread for _, thread in read_for_an_engine(volume, monkeypatch, "eighths")}) == 1
+    assert len({thread for _, thread in read_for_an_engine(volume, monkeypatch, "ready")}) == page_cache.THREADS
 
 
 def test_a_program_notes_its_modules_and_libraries(tmp_path: Path) -> None:
     found = start_files.used()
-    assert Path(prefetch.__cached__) in found or Path(prefetch.__file__) in found
-    assert all(path.is_file() for path in found[:200])
+    paths = [part.path for part in found]
+    assert Path(prefetch.__cached__) in paths or Path(prefetch.__file__) in paths
+    assert all(path.is_file() for path in paths[:200])
     if sys.platform == "linux":
-        assert any(".so" in path.name for path in found)
-    count = start_files.note(tmp_path)
-    assert start_files.known(tmp_path)[: count - 1] and start_files.note(tmp_path, count + 1) >= count
+        assert any(".so" in path.name for path in paths)
+    size = start_files.note(tmp_path)
+    assert start_files.known(tmp_path)[:100] == found[:100]
+    start_files.path_of(tmp_path).unlink()
+    assert start_files.note(tmp_path, 2 * size) >= size and start_files.known(tmp_path) == []
     start_files.path_of(tmp_path).write_text("{")
     assert start_files.known(tmp_path) == [] == start_files.known(None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: only Linux tells what is mapped")
+@pytest.mark.parametrize("told", [True, False])
+def test_of_a_library_only_what_is_used_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    """Those of CUDA are gigabytes; where the system does not tell what is used all is read."""
+    size, used = (64 << 20) + 1000, (0, 1 << 20, 40 << 20, 64 << 20)
+    library = tmp_path / "large.so.1"
+    with library.open("wb") as file:
+        file.truncate(size)
+    if not told:
+        monkeypatch.setattr(start_files, "_PAGES", tmp_path / "absent")
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert [mapped[place] for place in used] == [0] * 4
+        found = [(part.start, part.end) for part in start_files.used() if part.path == library]
+    assert all(any(start <= place < end for start, end in found) for place in used)
+    assert found[-1][1] == size and len(found) == (3 if told else 1)
+    assert (sum(end - start for start, end in found) < 4 << 20) is told
 
 
 _READING = """
@@ -221,7 +245,7 @@ start_files._EVERY_S, start_files._TIMES = 0.01, 1
 from pathlib import Path
 noting = start_files.keep_noting(Path(sys.argv[3]), sys.modules["_ryla_prefetch"]._opened)
 noting.join()
-print(json.dumps([str(path) for path in start_files.known(Path(sys.argv[3]))]))
+print(json.dumps([str(part.path) for part in start_files.known(Path(sys.argv[3]))]))
 """
 
 

@@ -3,9 +3,9 @@
 ``start`` is called from ComfyUI's prestartup, before this package can be imported: so the top of this file needs
 nothing but the standard library. The process ends with its parent, and when all is read.
 
-The disk is the engine's first. So what the engine itself is made of, as noted at an earlier start, comes before the
-weights. Where nothing is noted yet they are read by one thread until the engine says that it has started. What its
-``speed`` makes needless is left out once it says so.
+The disk is the engine's first. So the weights are read by one thread until what the engine itself is made of, as noted
+at an earlier start, is read by several; where nothing is noted yet, until the engine says that it has started. What
+its ``speed`` makes needless is left out once it says so.
 """
 
 from __future__ import annotations
@@ -124,12 +124,22 @@ def main() -> None:
     environment = settings.load()
     if environment.volume:
         folders = folders.merged(at_root(environment.volume), first=True)
-    own = start_files.known(environment.volume)
-    page_cache.fill(_whole(own), threads=start_files.THREADS)
+    own, free = start_files.known(environment.volume), heard[_READY]
+    if own:
+        free = threading.Event()
+        threading.Thread(target=_read_own, args=(own, free)).start()
     paths = files(request["names"] or environment.prefetch, folders)
     wanted = parts(paths, environment.volume, heard[_EIGHTHS].is_set)
-    # An engine whose own files are in memory does not wait for the disk.
-    page_cache.fill(wanted, free=None if own else heard[_READY])
+    page_cache.fill(wanted, free=free)
+
+
+def _read_own(parts: Sequence[Part], read: threading.Event) -> None:
+    """Read what an engine is made of: from then on it does not wait for the disk."""
+    from ..models import page_cache
+    from . import start_files
+
+    page_cache.fill(parts, threads=start_files.THREADS)
+    read.set()
 
 
 def _listen(heard: Mapping[str, threading.Event]) -> None:
@@ -139,14 +149,6 @@ def _listen(heard: Mapping[str, threading.Event]) -> None:
         if event is not None:
             event.set()
     os._exit(0)
-
-
-def _whole(paths: Iterable[Path]) -> Iterator[Part]:
-    from ..models import page_cache
-
-    for path in paths:
-        with suppress(OSError):
-            yield page_cache.whole(path)
 
 
 def _never() -> bool:
