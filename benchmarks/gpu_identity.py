@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -123,13 +124,14 @@ class Bench:
         """Run ``graph`` and report a row.
 
         Args:
-            new_face: whether the adapter has to be read; None for a graph without a face.
+            new_face: whether the adapter has to be read; None for a graph without a face, or of replayed steps only.
             scene: whether FLUX has to paint; None for a graph without it.
         """
         self.engine.http.post("/ryla_bench/reset").raise_for_status()
         entry = submit(self.engine, graph)
         counts = self.engine.get("/ryla_bench/report")
-        spread = _picture_spread(self.engine, entry)
+        picture = _picture(self.engine, entry)
+        spread = _spread(picture)
         self.report.add(
             process=self.name,
             run=run,
@@ -137,6 +139,7 @@ class Bench:
             device_gb_after=device_memory_gb(),
             **counts,
             picture_spread=spread,
+            picture=hashlib.sha256(picture.tobytes()).hexdigest()[:12],
         )
         where = f"{self.name}, {run}"
         self.report.require(min(spread) > 1, f"{where}: the picture, or its middle, is of one colour")
@@ -170,6 +173,7 @@ def only_flux(graph: Graph) -> Graph:
 def only_face(graph: Graph, picture: str) -> Graph:
     """The second stage alone, on a picture in the input folder instead of FLUX's."""
     node_of(graph, "Scene").update(class_type="LoadImage", inputs={"image": picture})
+    node_of(graph, "Prompt")["inputs"]["trigger"] = ""  # It comes from a LoRA of FLUX's.
     return _needed(graph, "Result", "Similarity")
 
 
@@ -197,14 +201,18 @@ def _cached(entry: dict[str, Any]) -> set[str]:
     return {str(node) for data in messages for node in data["nodes"]}
 
 
-def _picture_spread(engine: ComfyUI, entry: dict[str, Any]) -> tuple[float, float]:
-    """Standard deviation, in 8-bit steps, of the saved picture and of its middle, where the face is."""
+def _picture(engine: ComfyUI, entry: dict[str, Any]) -> Any:
+    """The saved picture, (H, W, 3) in 8 bits."""
     import numpy as np
     from PIL import Image
 
     shown = (image for output in entry["outputs"].values() for image in output.get("images", ()))
     saved = next(image for image in shown if image["type"] == "output")  # The others are previews.
-    picture = np.asarray(Image.open(engine.output / saved["subfolder"] / saved["filename"]).convert("RGB"), float)
+    return np.asarray(Image.open(engine.output / saved["subfolder"] / saved["filename"]).convert("RGB"))
+
+
+def _spread(picture: Any) -> tuple[float, float]:
+    """Standard deviation, in 8-bit steps, of a picture and of its middle, where the face is."""
     rows, columns = picture.shape[:2]
     middle = picture[rows * 7 // 16 : rows * 9 // 16, columns * 7 // 16 : columns * 9 // 16]
     return round(float(picture.std()), 1), round(float(middle.std()), 1)
@@ -214,12 +222,24 @@ def sdxl_instantid(bench: Bench) -> None:
     bench.measure("first", bench.graph("sdxl-instantid", 1), new_face=True)
     for seed in WARM_SEEDS:
         bench.measure("warm", bench.graph("sdxl-instantid", seed), new_face=False)
+    if "exact" in bench.speeds:
+        _sdxl_exact(bench)
     weaker = bench.graph("sdxl-instantid", 4, instantid_strength=0.7)
     bench.measure("another face weight", weaker, new_face=False)
     for crop_factor in CROP_FACTORS:
         graph = with_crop_factor(only_face(bench.graph("flux-instantid", 1), "scene.png"), crop_factor)
         # The adapter is still loaded, so it knows the face already.
         bench.measure("face stage, no FLUX in memory", graph, new_face=False)
+
+
+def _sdxl_exact(bench: Bench) -> None:
+    """The same pictures, their steps replayed: to the bit. The layers are not counted, for Python does not see them."""
+    for seed in (1, *WARM_SEEDS):
+        run = "first, exact" if seed == 1 else "warm, exact"
+        bench.measure(run, bench.graph("sdxl-instantid", seed, speed="exact"), new_face=None)
+    made = [row["picture"] for row in bench.report.rows if "picture" in row]
+    half = len(WARM_SEEDS) + 1
+    bench.report.require(made[-half:] == made[-2 * half : -half], f"{bench.name}: replayed, other pictures are painted")
 
 
 def flux_instantid(bench: Bench) -> None:

@@ -195,11 +195,11 @@ def conditioning(seed: int) -> list:
     ]
 
 
-def sample(model, positive, negative, batch: int = 1) -> torch.Tensor:
+def sample(model, positive, negative, batch: int = 1, sampler: str = "euler") -> torch.Tensor:
     latent = torch.zeros(batch, 4, SIZE // 8, SIZE // 8)
     noise = comfy.sample.prepare_noise(latent, 7)
     return comfy.sample.sample(
-        model, noise, STEPS, CFG, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=7
+        model, noise, STEPS, CFG, sampler, "normal", positive, negative, latent, disable_pbar=True, seed=7
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from instantid_probe import SIZE, adapter_weights, conditioning, control_net, sample, sdxl
 
 import torch  # isort: skip - ComfyUI's own comes first.
-from ryla_nodes.engines.comfyui import instantid, replay, speed
+from ryla_nodes.engines.comfyui import instantid, noise_ahead, replay, speed
 from ryla_nodes.engines.protocol import InstantIDSettings
 from ryla_nodes.engines.speed import machine
 from ryla_nodes.engines.speed.replay import Replays
@@ -53,6 +53,34 @@ def counted(picture) -> list:  # type: ignore[no-untyped-def, type-arg]
     return [made, counts["recorded"], counts["replayed"]]
 
 
+def noise_of(name: str, plain, fast, conditions) -> list:  # type: ignore[no-untyped-def, type-arg]
+    """A stochastic sampler: [the same picture, noises that it took, those that were begun before it asked]."""
+    drawn: list[bool] = []
+    take = noise_ahead.NoiseAhead.__call__
+
+    def counted_take(self, *sigmas):  # type: ignore[no-untyped-def]
+        drawn.append(self._next is not None and self._next[0] == tuple(map(float, sigmas)))
+        return take(self, *sigmas)
+
+    expected = sample(plain, *conditions, sampler=name)
+    noise_ahead.NoiseAhead.__call__ = counted_take
+    try:
+        made = sample(fast, *conditions, sampler=name)
+    finally:
+        noise_ahead.NoiseAhead.__call__ = take
+    return [bool(torch.equal(made, expected)), len(drawn), sum(drawn)]
+
+
+def noise_out_of_order() -> bool:
+    """Whether noise that nobody expected is what the tree gives without us."""
+    sigmas, like = torch.tensor([9.0, 7.0, 4.0, 1.0, 0.0]), torch.zeros(1, 4, 8, 8)
+    plain, drawn = noise_ahead._draw(sigmas, 7, like), noise_ahead._draw(sigmas, 7, like)
+    with noise_ahead.NoiseAhead(drawn, sigmas) as ahead:
+        asked = [(9.0, 7.0), (4.0, 1.0), (6.0, 5.0), (7.0, 4.0), (4.0, 1.0), (1.0, 0.5)]
+        pairs = [tuple(map(torch.tensor, pair)) for pair in asked]
+        return all(torch.allclose(ahead(*pair), plain(*pair), atol=1e-5) for pair in pairs)
+
+
 def main() -> dict[str, object]:
     global refusing
     result: dict[str, object] = {}
@@ -88,6 +116,9 @@ def main() -> dict[str, object]:
         result[name] = [bool(torch.equal(made, plain)), *rest]
     same("another_node", *((made := apply())[0], made[1:]), plain)
     same("window", *((made := apply(0.0, 0.5))[0], made[1:]))
+    result["noise"] = {name: noise_of(name, patched, fast, conditions) for name in ("dpmpp_2m_sde", "dpmpp_3m_sde")}
+    result["noise_out_of_order"] = noise_out_of_order()
+    result["noise_as_it_is"] = {name: noise_of(name, patched, fast, conditions) for name in ("dpmpp_sde", "ddpm")}
     mask = torch.zeros(1, SIZE, SIZE)
     mask[:, :, : SIZE // 2] = 1
     same("mask", *((made := apply(mask=mask))[0], made[1:]))

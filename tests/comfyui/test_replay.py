@@ -19,6 +19,16 @@ def test_a_step_is_run_then_recorded_then_replayed(probe: dict[str, Any]) -> Non
     assert probe["again"] == [True, 0, 8]
 
 
+def test_the_noise_of_the_next_step_is_drawn_while_one_is_computed(probe: dict[str, Any]) -> None:
+    """Four steps, the last of which takes none: [the same picture, taken, drawn before it was asked for]."""
+    assert probe["noise"] == {"dpmpp_2m_sde": [True, 3, 3], "dpmpp_3m_sde": [True, 3, 3]}
+    assert probe["noise_out_of_order"]
+
+
+def test_samplers_that_draw_otherwise_are_left_alone(probe: dict[str, Any]) -> None:
+    assert probe["noise_as_it_is"] == {"dpmpp_sde": [True, 0, 0], "ddpm": [True, 0, 0]}
+
+
 def test_what_is_computed_otherwise_is_recorded_anew(probe: dict[str, Any]) -> None:
     """Another node's identity, its window, a mask and a second person."""
     assert probe["another_node"] == probe["mask"] == probe["two_people"] == [True, 1, 7]

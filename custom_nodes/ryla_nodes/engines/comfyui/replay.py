@@ -1,6 +1,7 @@
 """SDXL's UNet and its ControlNets replayed as CUDA graphs while a MODEL samples in ComfyUI.
 
-One wrapper around the step finds the ControlNets, one around the UNet the rest; clones of the MODEL carry both along.
+One wrapper around the step finds the ControlNets, one around the UNet the rest; one around the sampling draws its noise
+ahead (``noise_ahead``). Clones of the MODEL carry them along.
 A step that has anything in it that is not known here runs as it is: another extension's patch may do something else at
 every step, and a graph would not notice.
 """
@@ -22,7 +23,7 @@ from torch import nn
 from ..protocol import SpeedMode
 from ..speed import machine, replay, report
 from ..speed.replay import Replays
-from . import wrapping
+from . import noise_ahead, wrapping
 from .instantid import IdentityPatch
 from .wrapping import KEY
 
@@ -75,6 +76,7 @@ def accelerate(model: Any, mode: SpeedMode) -> tuple[Any, str]:
     clone = wrapping.without(model).clone()
     clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _with_controls)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _network)
+    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, noise_ahead.sample)
     clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, release)
     return clone, report.replayed(mode)
 

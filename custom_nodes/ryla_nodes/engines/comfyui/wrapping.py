@@ -12,7 +12,12 @@ from comfy_execution.utils import get_executing_context
 from ..speed import report
 
 KEY = report.WRAPPER
-_KINDS = (WrappersMP.APPLY_MODEL, WrappersMP.CALC_COND_BATCH, WrappersMP.DIFFUSION_MODEL)
+_KINDS = (
+    WrappersMP.APPLY_MODEL,
+    WrappersMP.CALC_COND_BATCH,
+    WrappersMP.DIFFUSION_MODEL,
+    WrappersMP.SAMPLER_SAMPLE,
+)
 _said: set[str] = set()
 _told: list[tuple[str, str, str]] = []  # The last line that was shown, with its job and node.
 
