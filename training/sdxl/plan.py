@@ -42,7 +42,7 @@ class Plan:
     pair_every: int = 4
     painted_every: int = 4
     references: int = 2
-    steps: int = 4500
+    steps: int = 1900
     minutes: float | None = None
     rate: float = 8e-4
     matrix_rate: float = 2.4e-3
