@@ -10,8 +10,8 @@ InsightFace is not needed (benchmarks/bench_identity.py times it).
 Three ComfyUIs, one after the other, so that each peak of memory is its own: `sdxl-instantid` and then the face stage
 without FLUX, `flux-instantid`, FLUX alone. Every row has its seconds as the server timed them, the peaks of PyTorch's
 allocator in it, and what nvidia-smi showed right after it; the counts say what the identity code did. Rows are
-written to --json as they come. A picture of one colour, or a count that is not as promised, is reported, and the exit
-status is then 1.
+written to --json as they come; with the environment variable OUT set, their medians are left in that folder as
+identity.json. A picture of one colour, or a count that is not as promised, is reported, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ sys.path[:0] = [str(REPO / "tests"), str(REPO / "custom_nodes")]
 from comfyui.process import Boot, ComfyUI, Install  # noqa: E402 - the tests' way to start a ComfyUI
 from device_memory import device_memory_gb  # noqa: E402
 from gpu_flux import _execution_seconds, submit  # noqa: E402
-from gpubench import models_of, parser_of  # noqa: E402
+from gpubench import Rows, models_of, parser_of  # noqa: E402
 
 HERE = Path(__file__).parent
 Graph = dict[str, Any]
@@ -45,6 +45,7 @@ WARM_SEEDS = (2, 3, 4)
 CROP_FACTORS = (2.19, 2.21, 2.23)
 LAYERS = 70
 WEIGHTS_GB = {"sdxl_weights.py": 12, "flux_weights.py": 34}
+FLUX_ALONE, BOTH = "warm, FLUX stage", "warm, both stages"
 PEAKS = ("peak_allocated_gb", "peak_reserved_gb", "device_gb_after")
 
 
@@ -68,25 +69,23 @@ class Report:
             print(f"PROBLEM: {problem}", flush=True)
             self.write()
 
-    def print_table(self) -> None:
-        """The median seconds and the highest peaks of the rows of one kind."""
-        kinds = dict.fromkeys((row["process"], row["run"]) for row in self.rows if "picture_spread" in row)
-        for process, run in kinds:
-            rows = [row for row in self.rows if (row.get("process"), row["run"]) == (process, run)]
+    def summary(self) -> Iterator[dict[str, Any]]:
+        """The median seconds and the highest peaks of the rows of one kind, and what FLUX's stage alone is of that."""
+        measured = [row for row in self.rows if "picture_spread" in row]
+        alone = [row["seconds"] for row in measured if row["run"] == FLUX_ALONE]
+        for process, run in dict.fromkeys((row["process"], row["run"]) for row in measured):
+            rows = [row for row in measured if (row["process"], row["run"]) == (process, run)]
             peaks = {name: [row[name] for row in rows if row[name] is not None] for name in PEAKS}
-            shown = "".join(f", {name} {max(values):.2f}" for name, values in peaks.items() if values)
-            print(f"{process}, {run}: {statistics.median(row['seconds'] for row in rows):.2f} s{shown}")
-        self._print_ratios()
-
-    def _print_ratios(self) -> None:
-        """Both stages beside FLUX's alone with `speed` off, where both were measured."""
-        found: dict[str, list[float]] = {}
-        for row in self.rows:
-            found.setdefault(row["run"], []).append(row.get("seconds", 0.0))
-        alone = found.get("warm, FLUX stage")
-        for run, seconds in found.items():
-            if alone and run.startswith("warm, both stages"):
-                print(f"{run}: {statistics.median(seconds) / statistics.median(alone):.2f} of flux-dev")
+            seconds = statistics.median(row["seconds"] for row in rows)
+            of_flux = round(seconds / statistics.median(alone), 2) if alone and run.startswith(BOTH) else None
+            yield {
+                "row": "identity",
+                "process": process,
+                "run": run,
+                "seconds": round(seconds, 2),
+                "of_flux_dev": of_flux,
+                **{name: round(max(values), 2) if values else None for name, values in peaks.items()},
+            }
 
     def write(self) -> None:
         if self.path:
@@ -245,7 +244,7 @@ def _sdxl_exact(bench: Bench) -> None:
 def flux_instantid(bench: Bench) -> None:
     bench.measure("first", bench.graph("flux-instantid", 1), new_face=True, scene=True)
     for seed in WARM_SEEDS:
-        bench.measure("warm, both stages", bench.graph("flux-instantid", seed), new_face=False, scene=True)
+        bench.measure(BOTH, bench.graph("flux-instantid", seed), new_face=False, scene=True)
     for crop_factor in CROP_FACTORS:
         graph = with_crop_factor(bench.graph("flux-instantid", WARM_SEEDS[-1]), crop_factor)
         bench.measure("warm, face stage, the scene from the cache", graph, new_face=False, scene=False)
@@ -253,13 +252,13 @@ def flux_instantid(bench: Bench) -> None:
         bench.measure(f"first, {mode}", bench.graph("flux-instantid", 5, speed=mode), new_face=False, scene=True)
         for seed in WARM_SEEDS:
             graph = bench.graph("flux-instantid", seed, speed=mode)
-            bench.measure(f"warm, both stages, {mode}", graph, new_face=False, scene=True)
+            bench.measure(f"{BOTH}, {mode}", graph, new_face=False, scene=True)
 
 
 def flux_alone(bench: Bench) -> None:
     for seed in (1, *WARM_SEEDS):
         graph = only_flux(bench.graph("flux-instantid", seed))
-        bench.measure("first" if seed == 1 else "warm, FLUX stage", graph, new_face=None, scene=True)
+        bench.measure("first" if seed == 1 else FLUX_ALONE, graph, new_face=None, scene=True)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -335,8 +334,8 @@ def stop_on_signals(limit: int) -> None:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="which of them, in order (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=360, help="stop after so many seconds (default: %(default)s)")
-    parser.add_argument("--speeds", default="", help="further modes of `speed` for both stages, such as exact,fast")
+    parser.add_argument("--limit", type=int, default=450, help="stop after so many seconds (default: %(default)s)")
+    parser.add_argument("--speeds", default="exact,fast", help="modes of `speed` beside off (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="workflow parameter")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
@@ -352,7 +351,10 @@ def main() -> None:
             with started(options, models, part, report) as engine:
                 PARTS[part](Bench(part, engine, report, values, tuple(filter(None, options.speeds.split(",")))))
     finally:
-        report.print_table()
+        found = Rows("identity")
+        for row in report.summary():
+            found.add(row)
+        found.show()
     sys.exit("\n".join(report.problems) or None)
 
 

@@ -56,6 +56,17 @@ TABLES: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
         "Another LoRA for each picture",
         (("mode", "mode"), ("LoRAs", "order"), ("s", "seconds"), ("the first again", "back_is_equal")),
     ),
+    "identity": (
+        "InstantID, medians; *of flux-dev* is of FLUX's stage alone with `speed` off",
+        (
+            ("ComfyUI of", "process"),
+            ("run", "run"),
+            ("s", "seconds"),
+            ("of flux-dev", "of_flux_dev"),
+            ("allocated, GB", "peak_allocated_gb"),
+            ("the whole card, GB", "device_gb_after"),
+        ),
+    ),
     "embedded": (
         "The embedded engine",
         (("mode or round", "mode"), ("first, s", "first_s"), ("warm, s", "warm_s"), ("latent, error", "latent_error")),

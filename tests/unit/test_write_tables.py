@@ -25,6 +25,7 @@ def test_rows_of_a_kind_are_a_table_between_the_marks(write_tables: ModuleType, 
     rows = [
         {"row": "workflow", "mode": "stock", "first_s": 9.1, "warm_s": [3.5, 3.6], "of_stock": 1.0},
         {"row": "workflow", "mode": "exact", "first_s": 20.0, "warm_s": [2.5], "of_stock": 0.7},
+        {"row": "identity", "process": "p", "run": "both, fast", "seconds": 4.9, "of_flux_dev": 1.4},
         {"row": "nothing known", "mode": "x"},
     ]
     (tmp_path / "speed.json").write_text(json.dumps(rows))
@@ -32,6 +33,7 @@ def test_rows_of_a_kind_are_a_table_between_the_marks(write_tables: ModuleType, 
     document = f"before\n{write_tables.BEGIN}\nold\n{write_tables.END}\nafter\n"
     written = write_tables.written(document, write_tables.tables(write_tables.rows_in(tmp_path)))
     assert "| stock | 9.1 | 3.5, 3.6 | 1.0 |\n| exact | 20.0 | 2.5 | 0.7 |" in written
+    assert "| p | both, fast | 4.9 | 1.4 |  |  |" in written
     assert written.startswith("before") and written.endswith("after\n") and "old" not in written
     assert write_tables.written(written, "again").count(write_tables.BEGIN) == 1
 
