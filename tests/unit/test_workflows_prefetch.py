@@ -211,7 +211,7 @@ def test_a_program_notes_its_modules_and_libraries(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: only Linux tells what is mapped")
 @pytest.mark.parametrize("told", [True, False])
 def test_of_a_library_only_what_is_used_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
-    """Those of CUDA are gigabytes; where the system does not tell what is used all is read."""
+    """Most of a library is never looked at; where the system does not tell what is used all is read."""
     size, used = (64 << 20) + 1000, (0, 1 << 20, 40 << 20, 64 << 20)
     library = tmp_path / "large.so.1"
     with library.open("wb") as file:

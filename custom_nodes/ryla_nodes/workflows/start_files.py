@@ -2,7 +2,7 @@
 
 From a cold disk a process that imports PyTorch opens thousands of files and waits at each; beside somebody who reads
 weights it waits longer. Read before them, all at once, they take seconds. Of a library only what was used is noted:
-those of CUDA are gigabytes, and a process looks at a fifth of them.
+a ComfyUI without a GPU looks at 0.4 of the 1.3 GB of its libraries.
 """
 
 from __future__ import annotations
