@@ -226,6 +226,19 @@ def test_of_a_library_only_what_is_used_is_noted(tmp_path: Path, monkeypatch: py
     assert (sum(end - start for start, end in found) < 4 << 20) is told
 
 
+def test_compiled_modules_are_noted_where_no_system_tells_what_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS; elsewhere each is noted by what is used of it, and not as a whole beside that."""
+    module = tmp_path / "compiled.so"
+    module.write_bytes(bytes(9000))
+    monkeypatch.setitem(sys.modules, "compiled", types.SimpleNamespace(__file__=str(module)))
+    mapped = {str(module.resolve()): [start_files._Mapping(0, 0, 0)]}
+    for mappings, found in (({}, [page_cache.whole(module)]), (mapped, [])):
+        monkeypatch.setattr(start_files, "_mappings", lambda mappings=mappings: mappings)
+        assert [part for part in start_files.used() if part.path == module] == found
+
+
 _READING = """
 import importlib.util, json, os, sys, time, types
 sys.path.insert(0, sys.argv[1])

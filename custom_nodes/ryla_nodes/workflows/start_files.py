@@ -69,14 +69,15 @@ def _part(entry: object) -> Part | None:
 
 def used(opened: Collection[str] = ()) -> list[Part]:
     """What this process has read: modules in the order of their import, those of ``opened``, then its libraries."""
+    mapped = _mappings()
     modules = []
     for module in list(sys.modules.values()):
         names = getattr(module, "__cached__", None), getattr(module, "__file__", None)
         found = next((name for name in names if isinstance(name, str) and Path(name).is_file()), None)
-        if found is not None and not _is_library(found):
+        if found is not None and not (_is_library(found) and os.path.realpath(found) in mapped):
             modules.append(found)
     read = [name for name in list(opened) if _is_small_file(name)]
-    return [*_whole([*modules, *read]), *_libraries()]
+    return [*_whole([*modules, *read]), *_libraries(mapped)]
 
 
 def _whole(names: Iterable[str]) -> Iterator[Part]:
@@ -114,9 +115,8 @@ def _mappings() -> dict[str, list[_Mapping]]:
     return found
 
 
-def _libraries() -> Iterator[Part]:
+def _libraries(mappings: dict[str, list[_Mapping]]) -> Iterator[Part]:
     """What this process has looked at of each library; all of it where the system does not tell."""
-    mappings = _mappings()
     try:
         with _PAGES.open("rb") as pages:
             touched = {name: _touched(pages.fileno(), each) for name, each in mappings.items()}
