@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .graphs import Steps
 from .optimizers import Optimizers
 
-SAVE_EVERY = 4000
+SAVE_EVERY = 1000
 LOG_EVERY = 100
 AVERAGE = 0.999
 _PACE = 8

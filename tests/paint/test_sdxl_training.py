@@ -19,6 +19,7 @@ pytest.importorskip("insightface", reason="the extra `identity` is not installed
 
 import onnxruntime
 from ryla_nodes.engines.embedded.inference import instantid, sdxl, weights
+from ryla_nodes.engines.embedded.inference import vae as vae_module
 from ryla_nodes.engines.protocol import InstantIDSettings
 from ryla_nodes.identity.adapter import Adapter
 from ryla_nodes.identity.face_file import FaceIdentity
@@ -37,13 +38,13 @@ from training.render import render
 from training.scenes import HAIR_COLOURS, HAIR_STYLES, SKINS, named_looks, random_face
 from training.sdxl import captions, rehearsal, restore, stages
 from training.sdxl.__main__ import Run
-from training.sdxl.bank import Bank, Scenes, becoming, fitted, scene_views, strangers
+from training.sdxl.bank import ALONE, APART, Bank, Scenes, becoming, fitted, scene_views, strangers
 from training.sdxl.export import export_models, files
 from training.sdxl.hints import draw_hints
 from training.sdxl.networks import Painter, autoencoder, fold_latent_format
-from training.sdxl.plan import SMOKE, Bucket
-from training.sdxl.sampler import Sampler
-from training.sdxl.stages import Likeness, Loss, predict
+from training.sdxl.plan import SMOKE, Bucket, Plan
+from training.sdxl.sampler import WINDOWS, Sampler, around, window
+from training.sdxl.stages import Likeness, Loss, cut_out, predict
 from training.text import CLIP_LENGTH, clip_tokenizer, token_ids
 
 POINTS = np.array([[50.6, 50], [78, 52.2], [64, 66], [54, 80.9], [75, 82]], np.float32)
@@ -168,11 +169,16 @@ def test_the_face_that_is_looked_at_is_the_one_in_the_picture(tokenizer: Tokeniz
 
     trained, vae = copy.deepcopy(painter), autoencoder((64, 64, 64, 64)).requires_grad_(False)
     likeness = Likeness(vae, face_networks.Recogniser().eval().requires_grad_(False))
-    batch = rehearsal.stand_in(SMALL, CPU).batch(SMALL.buckets[0], 0)
+    readable = Bucket(256, 4, 4, 4, 1.0, 1.0)
+    batch = rehearsal.stand_in(replace(SMALL, buckets=(readable,)), CPU).batch(readable, 0)
     batch |= {"own": torch.randn(batch["own"].shape), "known": torch.ones_like(batch["known"])}
     apart = Loss(trained, CPU, likeness)(batch) - Loss(trained, CPU)(batch)
     assert float(apart.detach()) > 0
     apart.backward()
+    small = rehearsal.stand_in(SMALL, CPU).batch(SMALL.buckets[0], 0)
+    assert torch.equal(Loss(trained, CPU, likeness)(small), Loss(trained, CPU)(small)), (
+        "nobody can read so small a face"
+    )
     taught = [name for name, weight in trained.adapter.named_parameters() if weight.grad is not None]
     assert len(taught) == len(list(trained.adapter.parameters())) and trained.unet.conv_out.weight.grad.abs().max() > 0
 
@@ -258,6 +264,13 @@ def test_of_a_scene_of_flux_hair_and_hat_stay_and_the_face_becomes_a_persons() -
     assert view.glasses.tolist() == [True, False] and bool(view.hat.isnan().all())
 
 
+def read(reader: onnxruntime.InferenceSession, faces: torch.Tensor) -> torch.Tensor:
+    """The normalised embeddings (B, 512) of aligned faces in [0, 1]."""
+    name = reader.get_inputs()[0].name
+    found = [torch.from_numpy(reader.run(None, {name: face[None].numpy()})[0]) for face in faces.clamp(0, 1) * 2 - 1]
+    return torch.nn.functional.normalize(torch.cat(found))
+
+
 def test_a_scene_of_flux_is_wanted_with_the_face_of_the_person_given() -> None:
     """By the recogniser of the shipped files: before it is somebody, after it is them."""
     who = strangers(12, torch.Generator().manual_seed(5))
@@ -269,16 +282,48 @@ def test_a_scene_of_flux_is_wanted_with_the_face_of_the_person_given() -> None:
     after = torch.lerp(before, portraits(who, view, 256), becoming(points, 256))
     reader = onnxruntime.InferenceSession(find_pack((shipped.insightface(),)) / "glintr100.onnx")
 
-    def read(faces: torch.Tensor) -> torch.Tensor:
-        name = reader.get_inputs()[0].name
-        found = [torch.from_numpy(reader.run(None, {name: face[None].numpy()})[0]) for face in faces * 2 - 1]
-        return torch.nn.functional.normalize(torch.cat(found))
-
     def alike(pictures: torch.Tensor) -> float:
-        shown = read(crop(pictures, frames(points)))
-        return float((read(aligned_views(who, 3)) * shown).sum(1).mean())
+        shown = read(reader, crop(pictures, frames(points)))
+        return float((read(reader, aligned_views(who, 3)) * shown).sum(1).mean())
 
     assert alike(after) > 0.5 > alike(before) + 0.2
+
+
+def at_home(batch: dict[str, torch.Tensor], kind: str, side: int) -> torch.Tensor:
+    """The frames of a batch's faces in parts of their pictures of ``side`` latents, not of their windows."""
+    frame = batch[f"{kind}_frames"] * (window(kind, side) / side)
+    return torch.cat([frame[:, :, :2], frame[:, :, 2:] + batch[f"{kind}_corner"][:, :, None] / side], dim=2)
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("single", ALONE), ("paired", APART)])
+def test_the_window_around_a_face_shows_it_as_the_whole_picture_does(kind: str, scale: tuple[float, float]) -> None:
+    """Cut out of what the shipped autoencoder makes of the window alone: the same face as in the whole, as like the
+    drawn one.
+    """
+    chance = torch.Generator().manual_seed(3)
+    view, _ = scene_views(12, chance, scale)
+    who, side = strangers(12, chance), 32
+    frame = frames(keypoints(who, view))
+    corner, inside, fits = around(frame, kind, side)
+    assert fits.sum() >= 10, "larger ones are not looked at"
+    assert (corner >= 0).all() and (corner + window(kind, side) <= side).all()
+    assert torch.allclose(at_home({f"{kind}_frames": inside, f"{kind}_corner": corner}, kind, side), frame, atol=1e-5)
+    marks = torch.arange(side * side).view(1, 1, side, side).expand(12, 1, side, side)
+    for mark, (column, row) in zip(cut_out(marks, corner, window(kind, side)), corner.tolist(), strict=True):
+        assert mark[0, 0, 0] == row * side + column and mark[0, 2, 3] == (row + 2) * side + column + 3
+
+    whole = portraits(who, view, 256)
+    vae = weights.WeightFile.open(shipped.path(shipped.IDENTITY[0])).part("first_stage_model.")
+    coder: Any = vae_module.load(vae, weights.Placement(CPU, torch.float32)).network.module
+    with torch.no_grad():
+        latents = torch.cat([coder.encode(picture[None] * 2 - 1)[0] for picture in whole])
+        entire = torch.cat([coder.decode(latent[None]) for latent in latents])
+        part = torch.cat([coder.decode(each[None]) for each in cut_out(latents, corner, window(kind, side))])
+    drawn, of_whole, of_part = crop(whole, frame), crop((entire + 1) / 2, frame), crop((part + 1) / 2, inside)
+    reader = onnxruntime.InferenceSession(find_pack((shipped.insightface(),)) / "glintr100.onnx")
+    known, seen_whole, seen_part = (read(reader, faces) for faces in (drawn, of_whole, of_part))
+    assert (seen_whole * seen_part).sum(1)[fits].mean() > 0.8
+    assert (known * seen_part).sum(1)[fits].mean() > (known * seen_whole).sum(1)[fits].mean() - 0.05
 
 
 def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> None:
@@ -298,8 +343,9 @@ def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> 
     texts = captions.Texts.of(tokenizer, 1, CPU)
     bank = Bank(scenes(1, 1), scenes(2, 2), scenes(3, 1))
     batch = Sampler({256: bank}, texts, plan, CPU).batch(plan.buckets[1], 5)
-    shown = batch["wanted"][batch["watched"]][batch["place"]][:, 0, 0, 0] - 5
-    given, seen = batch["own"][:, 0], batch["frames"][:, :, 2]
+    shown = batch["wanted"][batch["watched"]][:, 0, 0, 0] - 5
+    given = batch["own"][:, 0]
+    seen = torch.cat([at_home(batch, kind, 8) for kind in WINDOWS])[:, :, 2]
     kinds = (given // 100).int().tolist()
     assert kinds.count(3) == 16 and kinds.count(1) == 6 and kinds.count(2) == 2 * 8
     assert torch.equal(given // 10, shown // 10)
@@ -309,6 +355,17 @@ def test_a_likeness_is_asked_of_everybody_who_is_given(tokenizer: Tokenizer) -> 
     before = (batch["seen"] != batch["wanted"]).flatten(1).any(1)
     assert 4 <= before[:16].sum() < 16 and not before[16:].any()
     assert batch["step"][:16][before[:16]].min() >= 350 and batch["step"][:16].max() < 800
+
+
+def test_the_smallest_pictures_are_for_the_first_steps(tokenizer: Tokenizer) -> None:
+    """They are as many as larger ones of 256 pixels, and later no step takes them; nor are they judged."""
+    plan = replace(Plan(), batch=8)
+    sampler = rehearsal.stand_in(plan, CPU)
+    assert [len(sampler.batch(bucket, 0)["seen"]) for bucket in plan.buckets] == [8, 8, 3]
+    sides = [sampler.draw(step)["seen"].shape[-1] for step in (*range(0, 900, 30), *range(1200, 3600, 80))]
+    early, late = sides[:30], sides[30:]
+    assert 15 < early.count(16) < 30 and late.count(16) == 0 and late.count(64) > late.count(32) > 0
+    assert plan.judged_sizes() == [256, 512]
 
 
 def test_what_is_seen_and_what_is_wanted_may_differ() -> None:

@@ -1,7 +1,8 @@
 """Train the models that know the drawn people: ``python -m training.sdxl OUT``; see docs/training.md.
 
-The recognisers first, in OUT/faces, then SDXL with InstantID, at last the detector. A finished stage left its weights
-in OUT and is not done again; an unfinished one goes on from its last checkpoint.
+The face networks first, in OUT/faces, while SDXL's blocks are compiled; then SDXL with InstantID; at last InstantID's
+face files. A finished stage left its weights in OUT and is not done again; an unfinished one goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from ryla_nodes.engines.embedded.inference.vae import Autoencoder
 from ryla_nodes.models.identity_files import IdentityFiles
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -32,7 +34,7 @@ from .bank import Artist, Bank, scene_views, strangers
 from .captions import Texts, corpus
 from .export import export_models
 from .judge import Judge, sheet
-from .networks import Painter, autoencoder
+from .networks import Painter, autoencoder, frozen
 from .plan import SMOKE, Bucket, Plan
 from .sampler import Sampler
 from .stages import Likeness, train_autoencoder, train_painter
@@ -72,12 +74,13 @@ class Run:
         plan, folder = self.plan, self.folder
         done = folder / "sdxl.pt"
         compiling = None if done.is_file() else rehearsal.start(plan, self.tokenizer.get_vocab_size(), self.device)
+        self.face_run.detector()
         recogniser, scorer = (
             self.face_run.recogniser(name, number).requires_grad_(False).to(self.device)
             for number, name in enumerate(("recogniser", "scorer"), start=1)
         )
         self.autoencoder()
-        self.vae.requires_grad_(False)
+        vae = frozen(self.vae, self.device)
         texts = Texts.of(self.tokenizer, plan.seed, self.device)
         judge = Judge(recogniser, scorer, texts, plan.judged, self.device) if plan.judged else None
         if judge:
@@ -86,12 +89,12 @@ class Run:
             self.painter.load_state_dict(torch.load(done, weights_only=True, map_location=self.device))
         else:
             with timed("drawing", self.report):
-                sampler = Sampler(self.scenes(recogniser), texts, plan, self.device)
+                sampler = Sampler(self.scenes(vae, recogniser), texts, plan, self.device)
             if compiling:
                 with timed("waiting for the compiler", self.report):
                     compiling.join()
             with timed("sdxl", self.report):
-                train_painter(self.painter, sampler, Likeness(self.vae, recogniser), plan, folder, self.report)
+                train_painter(self.painter, sampler, Likeness(vae, recogniser), plan, folder, self.report)
             torch.save(self.painter.state_dict(), done)
         export_models(self.painter, self.vae, self.tokenizer, folder / "models")
         if judge:
@@ -123,7 +126,7 @@ class Run:
     @torch.no_grad()
     def judge_autoencoder(self, judge: Judge) -> None:
         """Who people are after their pictures went through the autoencoder: no painting can be better."""
-        for size in (bucket.size for bucket in self.plan.buckets):
+        for size in self.plan.judged_sizes():
             drawn = portraits(judge.who, judge.view, size)
             back = torch.cat([self.vae.decode(self.vae.encode(part * 2 - 1)[0]) for part in drawn.split(16)])
             back = ((back + 1) / 2).clamp(0, 1)
@@ -132,8 +135,8 @@ class Run:
             self.report(f"vae at {size}: mean square error {gap:.6f}, {share:.3f} accepted, cosine {cosine:.3f}")
             sheet([drawn, back], self.folder / f"vae-{size}.png")
 
-    def scenes(self, recogniser: Recogniser) -> dict[int, Bank]:
-        artist = Artist(self.vae, recogniser, self.plan, self.device)
+    def scenes(self, vae: Autoencoder, recogniser: Recogniser) -> dict[int, Bank]:
+        artist = Artist(vae, recogniser, self.plan, self.device)
         return {
             bucket.size: Bank(artist.alone(bucket), artist.pairs(bucket), artist.painted(bucket))
             for bucket in self.plan.buckets
@@ -145,7 +148,7 @@ class Run:
         report(f"scorer: {judge.accepted:.3f} of drawn pairs accepted, threshold {judge.threshold:.3f}")
         other = judge.vectors.roll(1, 0)
         painter = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
-        for size in (bucket.size for bucket in plan.buckets):
+        for size in plan.judged_sizes():
             rows = [judge.photos]
             for name, vectors, strength in (
                 ("own photo", judge.vectors, 0.8),

@@ -144,7 +144,7 @@ def _between(ranges: tuple[tuple[float, float], ...], which: Tensor, chance: tor
 
 
 class Artist:
-    """Draws scenes and reads them with the trained networks."""
+    """Draws scenes and reads them with the trained networks; ``vae`` is ``frozen``."""
 
     def __init__(self, vae: Autoencoder, recogniser: Recogniser, plan: Plan, device: torch.device) -> None:
         self.vae, self.recogniser, self.plan, self.device = vae, recogniser, plan, device
@@ -231,8 +231,7 @@ class Artist:
         return strangers(count, torch.Generator(self.device).manual_seed(seed))
 
     def _latent(self, picture: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            mean, _ = self.vae.encode(picture * 2 - 1)
+        mean, _ = self.vae.encode((picture * 2 - 1).to(self.vae.encoder.conv_in.weight.dtype))
         return LATENT.to_network(mean.float()).half()
 
     def _faces(self, who: People, seed: int) -> Tensor:

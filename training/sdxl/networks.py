@@ -5,6 +5,7 @@ True key names and all 70 cross-attention layers; the levels are 64, 128 and 64 
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -262,6 +263,13 @@ def _part(index: int, width: int) -> str:
 def autoencoder(widths: tuple[int, ...]) -> Autoencoder:
     """SDXL's autoencoder: four channels, 1x1 convolutions around them."""
     return Autoencoder(VaeShape(widths, blocks=1, latent=LATENT_CHANNELS, quant=True, post_quant=True))
+
+
+def frozen(vae: Autoencoder, device: torch.device) -> Autoencoder:
+    """A copy of the trained autoencoder, on a GPU in bfloat16: autocast would normalise whole pictures in float32, and
+    move twice the bytes.
+    """
+    return copy.deepcopy(vae).requires_grad_(False).to(torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 @torch.no_grad()

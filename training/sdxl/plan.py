@@ -19,14 +19,15 @@ class Bucket:
     last: float
 
     def share(self, progress: float) -> float:
-        """How often a step takes this size, ``progress`` in [0, 1] of the way through the training."""
-        return self.first + (self.last - self.first) * progress
+        """How often a step takes this size, ``progress`` in [0, 1] of the way through the training; never below 0."""
+        return max(0.0, self.first + (self.last - self.first) * progress)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``batch`` counts pictures of 256 pixels, one in ``pair_every`` with two people, one in ``painted_every`` a scene
-    of the small FLUX whose face becomes another's; a step has fewer larger ones.
+    """A step has ``batch`` pictures, fewer if larger than 256 pixels: one in ``pair_every`` with two people, one in
+    ``painted_every`` a scene of the small FLUX whose face becomes another's. The smallest size is for the first steps:
+    it teaches the words and where things are, at half the time.
 
     ``rate`` is AdamW's, ``matrix_rate`` Muon's, which moves the attention's and feed-forward layers' matrices. Each
     scene's people are known by the embeddings of ``references`` other views of theirs. ``minutes`` bound the painter's
@@ -42,17 +43,22 @@ class Plan:
     pair_every: int = 4
     painted_every: int = 4
     references: int = 2
-    steps: int = 1900
+    steps: int = 3600
     minutes: float | None = None
-    rate: float = 8e-4
-    matrix_rate: float = 2.4e-3
+    rate: float = 1e-3
+    matrix_rate: float = 3.2e-3
     buckets: tuple[Bucket, ...] = (
-        Bucket(256, 24_000, 5_000, 6_000, 1.0, 0.4),
-        Bucket(512, 14_000, 6_000, 5_000, 0.0, 0.6),
+        Bucket(128, 12_000, 3_000, 3_000, 3.0, -7.0),
+        Bucket(256, 24_000, 5_000, 6_000, 0.2, 0.35),
+        Bucket(512, 14_000, 6_000, 5_000, 0.0, 0.65),
     )
     judged: int = 96
     sample_steps: int = 20
     compile: bool = True
+
+    def judged_sizes(self) -> list[int]:
+        """Those that are still seen in the last step."""
+        return [bucket.size for bucket in self.buckets if bucket.share(1.0) > 0]
 
 
 SMOKE = Plan(
@@ -64,7 +70,7 @@ SMOKE = Plan(
     painted_every=4,
     references=1,
     steps=3,
-    buckets=(Bucket(128, 16, 4, 4, 0.5, 0.5), Bucket(256, 8, 4, 4, 0.5, 0.5)),
+    buckets=(Bucket(128, 16, 4, 4, 1.0, -1.0), Bucket(256, 8, 4, 4, 0.0, 1.0)),
     judged=2,
     sample_steps=2,
     compile=False,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..face_networks import ALIGNED
 from ..face_stages import frames
 from ..loop import Batch
 from .bank import Bank, Scenes
@@ -21,6 +22,12 @@ NARROW, MIDDLE = 0.10, 0.05
 """Shares of pictures whose person only the narrow layers and the middle block see, and only the middle block."""
 NOISE = 0.35
 """How far InstantID's nobody is from zero."""
+WINDOWS = {"single": 0.625, "paired": 0.5}
+"""How much of a picture's side is decoded around a face that is looked at, of one person and of each of two: to decode
+whole pictures would be most of a step. One aligned face in ten is larger, of people alone, and is not looked at.
+"""
+_SPARE = 0.5
+"""How far a corner of a face may be out of its window, in latents."""
 _OWN = 10
 """Of one in so many pictures of a person alone the face is looked at."""
 _BEFORE_FROM, _PAINTED_TO, _BEFORE = 350, 800, 0.6
@@ -30,6 +37,30 @@ about 680 on.
 """
 _IN_GLASSES = 0.25
 """What the likeness of a face with glasses counts: a painter that is rewarded for it alone takes them off."""
+
+
+def window(kind: str, side: int) -> int:
+    """The side of a window of WINDOWS in a picture of ``side`` latents."""
+    return round(WINDOWS[kind] * side)
+
+
+def around(frame: Tensor, kind: str, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The windows that show the faces ``frame`` (K, 2, 3; see ``frames``) in pictures of ``side`` latents.
+
+    Returns:
+        Their upper left corners (K, 2), column and row; the frames in parts of them; and whether all of a face that is
+        in its picture is in its window (K,).
+    """
+    width = window(kind, side)
+    middle = frame @ frame.new_tensor([ALIGNED / 2, ALIGNED / 2, 1.0])
+    corner = (middle * side - width / 2).round().clamp(0, side - width)
+    shift = torch.zeros_like(frame)
+    shift[:, :, 2] = corner / side
+    edge = float(ALIGNED)
+    outline = frame @ frame.new_tensor([[0, 0, edge, edge], [0, edge, 0, edge], [1, 1, 1, 1]])
+    place = outline.clamp(0, 1) * side - corner[:, :, None]
+    fits = ((place > -_SPARE) & (place < width + _SPARE)).flatten(1).all(1)
+    return corner.long(), (frame - shift) * (side / width), fits
 
 
 @dataclass(frozen=True)
@@ -49,7 +80,7 @@ class Sampler:
 
     def batch(self, bucket: Bucket, seed: int) -> Batch:
         chance = torch.Generator(self.device).manual_seed(seed)
-        count = max(3, self.plan.batch * 256**2 // bucket.size**2)
+        count = max(3, self.plan.batch * 256**2 // max(256, bucket.size) ** 2)
         pairs, painted = max(1, count // self.plan.pair_every), max(1, count // self.plan.painted_every)
         bank = self.scenes[bucket.size]
         over = self._pick(bank.painted, painted, chance)
@@ -63,10 +94,10 @@ class Sampler:
             for name in ("faces", "points", "bare")
         )
         step, before = self._steps(count, painted, chance)
-        # Painted over and own faces, then both faces of pairs.
         first, near = painted + max(1, count // _OWN), max(1, pairs // 2)
-        watched = [*range(first), *range(count - near, count)]
-        people = [*watched, *range(count + pairs - near, count + pairs)]
+        singles, seconds = range(first), range(count + pairs - near, count + pairs)
+        both_of = [*range(count - near, count)] * 2
+        people = [*singles, *both_of[:near], *seconds]
         jitter = torch.randn(points.shape, generator=chance, device=self.device)
         batch = {
             "seen": torch.where(before.view(-1, 1, 1, 1), latents, wanted).float(),
@@ -76,11 +107,13 @@ class Sampler:
             "step": step,
             "points": (points + jitter / 400) * bucket.size,
             "own": faces[people].float(),
-            "frames": frames(points[people]),
-            "counts": torch.where(bare[people] > 0, 1.0, _IN_GLASSES),
-            "watched": torch.tensor(watched, device=self.device),
-            "place": torch.tensor([*range(first + near), *range(first, first + near)], device=self.device),
+            "watched": torch.tensor([*singles, *both_of], device=self.device),
         }
+        whole = []
+        for kind, frame in zip(WINDOWS, frames(points[people]).tensor_split([first]), strict=True):
+            batch[f"{kind}_corner"], batch[f"{kind}_frames"], fits = around(frame, kind, latents.shape[-1])
+            whole.append(fits)
+        batch["counts"] = torch.where(bare[people] > 0, 1.0, _IN_GLASSES) * torch.cat(whole)
         return batch | self._conditions(said, faces.float(), pairs, chance)
 
     def _steps(self, count: int, painted: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:

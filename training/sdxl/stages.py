@@ -21,7 +21,7 @@ from ..stages import autoencoder_loss
 from .hints import draw_hints
 from .networks import LATENT_CHANNELS, Crowd, Painter, fold_latent_format
 from .plan import Plan
-from .sampler import Sampler
+from .sampler import WINDOWS, Sampler, window
 
 Report = Callable[[str], None]
 
@@ -30,6 +30,8 @@ OFFSET = 0.12
 _GAMMA = 5.0
 _LIKENESS = 1.0
 """What a cosine counts beside the square of the noise that was not found."""
+_READABLE = 32
+"""The side in latents of the smallest pictures whose faces a recogniser can read."""
 _LEAST, _MOST = 0.05, 100.0
 """Bounds of a level's weight."""
 
@@ -71,7 +73,7 @@ def train_autoencoder(vae: Autoencoder, pictures: Tensor, plan: Plan, folder: Pa
 class Likeness:
     """Looks at the faces in pictures that are still latents, with the recogniser that InstantID uses.
 
-    It is small in the squares of the noise, so a painter would learn it last.
+    It is small in the squares of the noise, so a painter would learn it last. ``vae`` is ``frozen``.
     """
 
     vae: Autoencoder
@@ -79,10 +81,26 @@ class Likeness:
 
     def __call__(self, latents: Tensor, batch: Batch) -> Tensor:
         """1 - cosine to those who should be there, of the faces that are looked at: (K,)."""
-        pictures = ((self.vae.decode(LATENT.to_vae(latents[batch["watched"]])).float() + 1) / 2)[batch["place"]]
-        with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would cut out a face a pixel beside it.
-            faces = crop(pictures, batch["frames"])
+        sizes = [len(batch[f"{kind}_corner"]) for kind in WINDOWS]
+        shown = latents.index_select(0, batch["watched"]).split(sizes)
+        faces = torch.cat([self._faces(part, batch, kind) for kind, part in zip(WINDOWS, shown, strict=True)])
         return 1 - functional.cosine_similarity(self.recogniser(faces * 2 - 1).float(), batch["own"])
+
+    def _faces(self, latents: Tensor, batch: Batch, kind: str) -> Tensor:
+        """The aligned faces (K, 3, 112, 112) in their windows of ``latents`` (K, 4, h, w)."""
+        part = LATENT.to_vae(cut_out(latents, batch[f"{kind}_corner"], window(kind, latents.shape[-1])))
+        with torch.autocast(latents.device.type, enabled=False):
+            pictures = (self.vae.decode(part.to(self.vae.decoder.conv_in.weight.dtype)).float() + 1) / 2
+            return crop(pictures, batch[f"{kind}_frames"])  # In bfloat16 it would be cut out a pixel beside the face.
+
+
+def cut_out(latents: Tensor, corner: Tensor, width: int) -> Tensor:
+    """Squares (K, C, width, width) of ``latents`` (K, C, h, w) from ``corner`` (K, 2) on, column and row."""
+    count, channels, height, _ = latents.shape
+    steps = torch.arange(width, device=latents.device)
+    columns, rows = (corner + steps[:, None, None]).permute(2, 1, 0)
+    wide = latents.gather(3, columns[:, None, None].expand(count, channels, height, width))
+    return wide.gather(2, rows[:, None, :, None].expand(count, channels, width, width))
 
 
 class Loss:
@@ -113,12 +131,12 @@ class Loss:
             out = predict(self.painter, noisy, batch["step"], batch)
         weight = self.weight[batch["step"]]
         loss = (weight * (out - found).square().mean(dim=(1, 2, 3))).mean()
-        if self.likeness is None:
+        if self.likeness is None or noisy.shape[-1] < _READABLE:
             return loss
         with self.cast():
             unlike = self.likeness((noisy - level * out) / signal, batch)
         # Of much noise little of a face is left to be seen; but it is there that the sampler settles who it will be.
-        seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"][batch["place"]]]
+        seen = (signal.view(-1).sqrt() * batch["known"])[batch["watched"]]
         return loss + _LIKENESS * (seen * batch["counts"] * unlike).mean()
 
 
