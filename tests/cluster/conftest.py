@@ -50,7 +50,9 @@ class World:
         self.folder.mkdir(exist_ok=True)
 
     def say(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text)
+        part = self.folder / f"{name}.part"
+        part.write_text(text)
+        part.replace(self.folder / name)  # An engine that reads meanwhile finds all of it.
 
     def starts(self) -> list[tuple[str, int, str]]:
         """Prompt id, process and LoRA of each job that an engine began."""

@@ -34,19 +34,34 @@ def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+class Told(FakeEngine):
+    """Takes for each job as long as ``FOLDER/seconds`` says when it begins."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        super().__init__(port=port, make=jpeg)
+
+    @property  # type: ignore[override]
+    def seconds(self) -> float:
+        return float(read(self._folder / "seconds") or 0.05)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        """What it was made with does not count."""
+
+
 def main() -> None:
     """Serve until the process is ended."""
     port, folder = int(sys.argv[1]), Path(sys.argv[2])
     if "no start" in read(folder / "faults"):
         sys.stderr.write("loading the model\nRuntimeError: no kernel image is available\n")
         sys.exit(3)
-    engine = FakeEngine(seconds=float(read(folder / "seconds") or 0.05), port=port, make=jpeg)
+    engine = Told(folder, port)
     engine.started = Starts(folder / "starts", engine)
     with engine:
         while True:
             time.sleep(0.05)
             engine.faults = {*read(folder / "faults").split("\n"), *read(folder / f"faults.{os.getpid()}").split("\n")}
-            engine.seconds = float(read(folder / "seconds") or 0.05)
             if "crash" in engine.faults:
                 sys.stderr.write("Segmentation fault (core dumped)\n")
                 sys.stderr.flush()

@@ -22,6 +22,11 @@ def engine() -> Iterator[FakeEngine]:
         yield fake
 
 
+@pytest.fixture(autouse=True)
+def well() -> None:
+    """These engines are each test's own, and as slow as they were made."""
+
+
 @pytest.fixture
 def gateway(engine: FakeEngine, tmp_path: Path) -> Iterator[ServeProcess]:
     environment = {"RYLA_WORKFLOWS": str(add_workflows(tmp_path / "w")), "RYLA_HOME": str(tmp_path / "home")}
@@ -42,6 +47,7 @@ def test_a_job_goes_on_over_a_kill(gateway: ServeProcess, engine: FakeEngine) ->
 
 
 def test_a_kill_between_the_post_and_its_answer_makes_no_second_job(gateway: ServeProcess, engine: FakeEngine) -> None:
+    engine.seconds = 0.3
     with GatewayClient(gateway.url) as client:
         client.workflow("paint")
         jobs = [client.start("paint", {"prompt": str(n)}) for n in range(6)]
@@ -51,6 +57,34 @@ def test_a_kill_between_the_post_and_its_answer_makes_no_second_job(gateway: Ser
         results = [client.wait(job) for job in jobs]
     assert all(result.ok for result in results), [result.error for result in results]
     assert len(engine.started) == len(jobs) == len({picture.data for result in results for picture in result.pictures})
+
+
+def test_a_kill_before_the_engine_has_the_job_loses_nothing(gateway: ServeProcess, engine: FakeEngine) -> None:
+    """The gateway had noted where it would post the job, and the engine never got it: the next process posts it."""
+    engine.faults.add("submit never answered, not taken")
+    with GatewayClient(gateway.url) as client:
+        job = client.start("paint", {"prompt": "unheard"})
+        until(lambda: bool(engine.posts))
+        gateway.kill()
+        gateway.start()
+        result = client.wait(job)
+    assert result.ok, result.error
+    assert len(engine.started) == 1 and len(engine.posts) == 2
+
+
+def test_a_kill_after_the_engine_had_the_job_runs_it_no_second_time(gateway: ServeProcess, engine: FakeEngine) -> None:
+    """It ran, and the engine has forgotten it since: that is said, with the seed to run it again by."""
+    with GatewayClient(gateway.url) as client:
+        job = client.start("paint", {"prompt": "slow", "seed": 4})
+        until(lambda: bool(engine.running))
+        time.sleep(1.5)
+        gateway.kill()
+        engine.kill()
+        engine.start()
+        gateway.start()
+        result = client.wait(job)
+    assert result.error is not None and result.error.code == "job_lost" and "--seed 4" in result.error.hint
+    assert len(engine.started) == 1
 
 
 def test_a_gateway_that_stays_away_ends_the_wait_and_not_the_job(gateway: ServeProcess, engine: FakeEngine) -> None:

@@ -100,6 +100,11 @@ class Job(ABC):
         """Call ``call`` in the event loop when the job has ended."""
         self._task.add_done_callback(lambda _: call())
 
+    @property
+    def was_accepted(self) -> bool:
+        """Whether an engine had the job at any time."""
+        return self._accepted.is_set()
+
     async def accepted(self) -> None:
         """Return once an engine has the job, or it ended before that."""
         waiter = asyncio.ensure_future(self._accepted.wait())

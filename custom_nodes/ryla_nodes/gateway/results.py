@@ -14,12 +14,13 @@ from ..client import Candidate, Picture, Result, Submission
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt
 from .job import LiveJob, Outcome, StoredPicture
-from .job_files import JobFiles
+from .job_files import JobFiles, JobMoved
 from .problems import described, redact
 
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 
 _SUBMISSION = "submission.json"
+_ACCEPTED = "accepted"
 _CANCELLED = "cancelled"
 _QUALITY = 92
 
@@ -54,6 +55,15 @@ class Results:
             return None
         told = json.loads(content)
         return Submission(told["server"], told["prompt_id"])
+
+    async def accepted(self, job_id: str, prompt_id: str) -> None:
+        """Note that an engine has the job. A note that cannot be written is left out: it is then taken for not had."""
+        with contextlib.suppress(RylaError, JobMoved):
+            await asyncio.to_thread(self._files.write, job_id, _ACCEPTED, prompt_id.encode(), owner=self.owner)
+
+    def was_accepted(self, job_id: str, submission: Submission) -> bool:
+        """Whether it was noted that an engine had what was posted so."""
+        return self._files.read(job_id, _ACCEPTED) == submission.prompt_id.encode()
 
     def cancelling(self, job_id: str) -> None:
         """Note that a job is to be cancelled, for the process that takes it up after this one."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..client import Job as EngineJob
-from ..client import Result
+from ..client import Result, Submission
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
 from .backend import Client
@@ -24,6 +24,7 @@ from .uploads import Uploads
 log = logging.getLogger(__name__)
 
 _STATES = {"cancelled": "cancelled", "timed_out": "timed_out"}
+_UNKNOWN_THERE = ("job_lost", "server_restarted")
 
 
 class Runner:
@@ -78,7 +79,7 @@ class Runner:
         submission = await asyncio.to_thread(self._results.submission, job.id)
         if submission is None:
             return await self._in_turn(job, prompt)
-        # It may be running, so it waits for no turn; and it is never posted again.
+        # It may be running, so it waits for no turn.
         attached = self._client.attach(
             prompt,
             submission,
@@ -86,7 +87,16 @@ class Runner:
             on_progress=job.show,
             on_preview=job.log.show,
         )
-        return await self._to_end(job, prompt, attached)
+        result = await self._ended(job, attached)
+        if not attached.was_accepted and await self._never_arrived(job, submission, result):
+            return await self._in_turn(job, prompt)
+        return await self._outcome(job, prompt, result)
+
+    async def _never_arrived(self, job: LiveJob, submission: Submission, result: Result) -> bool:
+        """Whether the earlier process ended before the engine had the job. What one had and forgot is not run again."""
+        if result.error is None or result.error.code not in _UNKNOWN_THERE or job.stop.is_set():
+            return False
+        return not await asyncio.to_thread(self._results.was_accepted, job.id, submission)
 
     async def _in_turn(self, job: LiveJob, prompt: BoundPrompt) -> Outcome:
         await self._turn(job)
@@ -101,9 +111,18 @@ class Runner:
                 depth=self._options.limits.engine_depth,
                 wait=min(self._options.limits.engine_wait, job.remaining),
             )
-            return await self._to_end(job, prompt, engine_job)
+            noting = asyncio.ensure_future(self._note_accepted(job, engine_job))
+            try:
+                result = await self._ended(job, engine_job)
+            finally:
+                noting.cancel()
+            return await self._outcome(job, prompt, result)
         finally:
             self._line.leave()
+
+    async def _note_accepted(self, job: LiveJob, engine_job: EngineJob) -> None:
+        await engine_job.accepted()
+        await self._results.accepted(job.id, engine_job.prompt_id)
 
     async def _turn(self, job: LiveJob) -> None:
         """Wait in the line.
@@ -127,11 +146,13 @@ class Runner:
         seconds = job.spec.deadline - job.spec.accepted
         raise RylaError("timed_out", f"The job passed its deadline of {seconds:.0f} s before an engine was free.")
 
-    async def _to_end(self, job: LiveJob, prompt: BoundPrompt, engine_job: EngineJob) -> Outcome:
+    async def _ended(self, job: LiveJob, engine_job: EngineJob) -> Result:
         job.engine_job = engine_job
         if job.stop.is_set():
             engine_job.cancel()
-        result = await engine_job.result()
+        return await engine_job.result()
+
+    async def _outcome(self, job: LiveJob, prompt: BoundPrompt, result: Result) -> Outcome:
         pictures = await self._keep(job, result)
         gpu = self._gpu_of(result.server)
         facts = Facts(
