@@ -72,13 +72,28 @@ def test_a_kill_before_the_engine_has_the_job_loses_nothing(gateway: ServeProces
     assert len(engine.started) == 1 and len(engine.posts) == 2
 
 
-def test_a_kill_after_the_engine_had_the_job_runs_it_no_second_time(gateway: ServeProcess, engine: FakeEngine) -> None:
-    """It ran, and the engine has forgotten it since: that is said, with the seed to run it again by."""
+@pytest.mark.parametrize("taken_up", [False, True])
+def test_a_kill_after_the_engine_had_the_job_runs_it_no_second_time(
+    gateway: ServeProcess, engine: FakeEngine, tmp_path: Path, taken_up: bool
+) -> None:
+    """It ran, and the engine has forgotten it since: that is said, with the seed to run it again by. Also if only the
+    second of three processes came to note that the engine has it.
+    """
+    engine.seconds = 20.0
+
+    def notes() -> list[Path]:
+        return list((tmp_path / "state").rglob("accepted"))
+
     with GatewayClient(gateway.url) as client:
         job = client.start("paint", {"prompt": "slow", "seed": 4})
-        until(lambda: bool(engine.running))
-        time.sleep(1.5)
+        until(lambda: bool(engine.running and notes()))
         gateway.kill()
+        if taken_up:
+            for note in notes():
+                note.unlink()
+            gateway.start()
+            until(lambda: bool(notes()))
+            gateway.kill()
         engine.kill()
         engine.start()
         gateway.start()

@@ -52,12 +52,11 @@ def around(frame: Tensor, kind: str, side: int) -> tuple[Tensor, Tensor, Tensor]
         in its picture is in its window (K,).
     """
     width = window(kind, side)
-    middle = frame @ frame.new_tensor([ALIGNED / 2, ALIGNED / 2, 1.0])
-    corner = (middle * side - width / 2).round().clamp(0, side - width)
-    shift = torch.zeros_like(frame)
-    shift[:, :, 2] = corner / side
     edge = float(ALIGNED)
     outline = frame @ frame.new_tensor([[0, 0, edge, edge], [0, edge, 0, edge], [1, 1, 1, 1]])
+    corner = (outline.mean(2) * side - width / 2).round().clamp(0, side - width)
+    shift = torch.zeros_like(frame)
+    shift[:, :, 2] = corner / side
     place = outline.clamp(0, 1) * side - corner[:, :, None]
     fits = ((place > -_SPARE) & (place < width + _SPARE)).flatten(1).all(1)
     return corner.long(), (frame - shift) * (side / width), fits
@@ -95,9 +94,10 @@ class Sampler:
         )
         step, before = self._steps(count, painted, chance)
         first, near = painted + max(1, count // _OWN), max(1, pairs // 2)
-        singles, seconds = range(first), range(count + pairs - near, count + pairs)
-        both_of = [*range(count - near, count)] * 2
-        people = [*singles, *both_of[:near], *seconds]
+        # Painted over and own faces, then both faces of pairs, of which there is one picture.
+        singles, firsts = range(first), range(count - near, count)
+        seconds = range(count + pairs - near, count + pairs)
+        people = [*singles, *firsts, *seconds]
         jitter = torch.randn(points.shape, generator=chance, device=self.device)
         batch = {
             "seen": torch.where(before.view(-1, 1, 1, 1), latents, wanted).float(),
@@ -107,7 +107,7 @@ class Sampler:
             "step": step,
             "points": (points + jitter / 400) * bucket.size,
             "own": faces[people].float(),
-            "watched": torch.tensor([*singles, *both_of], device=self.device),
+            "watched": torch.tensor([*singles, *firsts, *firsts], device=self.device),
         }
         whole = []
         for kind, frame in zip(WINDOWS, frames(points[people]).tensor_split([first]), strict=True):

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt
+from .failures import FORGOTTEN
 from .job import Job, Options, Submission
 from .polling import Phase, Progress
 from .protocol import State
@@ -21,7 +22,7 @@ from .results import Result, Timings
 from .scores import Candidate
 
 _IDS = uuid.UUID("0f7a4c52-5a0e-4e8e-9d4a-6b1f3f0f9c35")
-_NOT_THERE = ("job_lost", "server_restarted", "interrupted_elsewhere")
+_NOT_THERE = (*FORGOTTEN, "interrupted_elsewhere")
 Begin = Callable[[BoundPrompt, Options], Job]
 _FINAL = ("cancel_unverified", "cancelled")
 

@@ -303,6 +303,10 @@ def worker_died(body: Any) -> bool:
     return _HANDLED not in last and _WORKER_FRAMES.search(last) is not None
 
 
+FORGOTTEN = ("job_lost", "server_restarted")
+"""The codes of ``lost``: the engine is there and has nothing of the job."""
+
+
 def lost(subject: Subject, *, restarted: bool) -> RylaError:
     """The engine took the job and knows it no longer."""
     if restarted:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt
-from .failures import Subject
+from .failures import FORGOTTEN, Subject
 from .polling import Driver, Guard, OnProgress, Phase, Tracker
 from .pool import Member, Pool
 from .protocol import HistoryEntry, Outcome, State
@@ -100,11 +100,6 @@ class Job(ABC):
         """Call ``call`` in the event loop when the job has ended."""
         self._task.add_done_callback(lambda _: call())
 
-    @property
-    def was_accepted(self) -> bool:
-        """Whether an engine had the job at any time."""
-        return self._accepted.is_set()
-
     async def accepted(self) -> None:
         """Return once an engine has the job, or it ended before that."""
         waiter = asyncio.ensure_future(self._accepted.wait())
@@ -161,7 +156,7 @@ class EngineJob(Job):
                 if error.code in retries and await self._retry(error, member):
                     retries.remove(error.code)
                     continue
-                if error.entry.exit_status == 4 and error.code not in ("job_lost", "server_restarted"):
+                if error.entry.exit_status == 4 and error.code not in FORGOTTEN:
                     self._pool.set_aside(member, error)
                 lost = outcome.state is State.LOST and reruns > 0
                 if self._attempts == _MOST_ATTEMPTS or not (lost or outcome.never_started):

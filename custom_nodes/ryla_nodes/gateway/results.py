@@ -56,14 +56,17 @@ class Results:
         told = json.loads(content)
         return Submission(told["server"], told["prompt_id"])
 
-    async def accepted(self, job_id: str, prompt_id: str) -> None:
-        """Note that an engine has the job. A note that cannot be written is left out: it is then taken for not had."""
+    async def accepted(self, job_id: str) -> None:
+        """Note that an engine has what was submitted last. What cannot be noted counts as not had."""
         with contextlib.suppress(RylaError, JobMoved):
-            await asyncio.to_thread(self._files.write, job_id, _ACCEPTED, prompt_id.encode(), owner=self.owner)
+            await asyncio.to_thread(self._note_accepted, job_id)
 
-    def was_accepted(self, job_id: str, submission: Submission) -> bool:
-        """Whether it was noted that an engine had what was posted so."""
-        return self._files.read(job_id, _ACCEPTED) == submission.prompt_id.encode()
+    def _note_accepted(self, job_id: str) -> None:
+        self._files.write(job_id, _ACCEPTED, self._files.read(job_id, _SUBMISSION) or b"", owner=self.owner)
+
+    def was_accepted(self, job_id: str) -> bool:
+        """Whether it was noted that an engine had what was submitted last."""
+        return self._files.read(job_id, _ACCEPTED) == self._files.read(job_id, _SUBMISSION)
 
     def cancelling(self, job_id: str) -> None:
         """Note that a job is to be cancelled, for the process that takes it up after this one."""

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..client import Job as EngineJob
-from ..client import Result, Submission
+from ..client import Result
+from ..client.failures import FORGOTTEN
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
 from .backend import Client
@@ -24,7 +25,6 @@ from .uploads import Uploads
 log = logging.getLogger(__name__)
 
 _STATES = {"cancelled": "cancelled", "timed_out": "timed_out"}
-_UNKNOWN_THERE = ("job_lost", "server_restarted")
 
 
 class Runner:
@@ -88,15 +88,15 @@ class Runner:
             on_preview=job.log.show,
         )
         result = await self._ended(job, attached)
-        if not attached.was_accepted and await self._never_arrived(job, submission, result):
+        if await self._never_arrived(job, result):
             return await self._in_turn(job, prompt)
         return await self._outcome(job, prompt, result)
 
-    async def _never_arrived(self, job: LiveJob, submission: Submission, result: Result) -> bool:
+    async def _never_arrived(self, job: LiveJob, result: Result) -> bool:
         """Whether the earlier process ended before the engine had the job. What one had and forgot is not run again."""
-        if result.error is None or result.error.code not in _UNKNOWN_THERE or job.stop.is_set():
+        if result.error is None or result.error.code not in FORGOTTEN or job.stop.is_set():
             return False
-        return not await asyncio.to_thread(self._results.was_accepted, job.id, submission)
+        return not await asyncio.to_thread(self._results.was_accepted, job.id)
 
     async def _in_turn(self, job: LiveJob, prompt: BoundPrompt) -> Outcome:
         await self._turn(job)
@@ -111,18 +111,9 @@ class Runner:
                 depth=self._options.limits.engine_depth,
                 wait=min(self._options.limits.engine_wait, job.remaining),
             )
-            noting = asyncio.ensure_future(self._note_accepted(job, engine_job))
-            try:
-                result = await self._ended(job, engine_job)
-            finally:
-                noting.cancel()
-            return await self._outcome(job, prompt, result)
+            return await self._outcome(job, prompt, await self._ended(job, engine_job))
         finally:
             self._line.leave()
-
-    async def _note_accepted(self, job: LiveJob, engine_job: EngineJob) -> None:
-        await engine_job.accepted()
-        await self._results.accepted(job.id, engine_job.prompt_id)
 
     async def _turn(self, job: LiveJob) -> None:
         """Wait in the line.
@@ -150,7 +141,16 @@ class Runner:
         job.engine_job = engine_job
         if job.stop.is_set():
             engine_job.cancel()
-        return await engine_job.result()
+        noting = asyncio.ensure_future(self._note_accepted(job, engine_job))
+        try:
+            return await engine_job.result()
+        finally:
+            noting.cancel()
+
+    async def _note_accepted(self, job: LiveJob, engine_job: EngineJob) -> None:
+        await engine_job.accepted()
+        if not engine_job.done:
+            await self._results.accepted(job.id)
 
     async def _outcome(self, job: LiveJob, prompt: BoundPrompt, result: Result) -> Outcome:
         pictures = await self._keep(job, result)
