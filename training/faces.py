@@ -12,9 +12,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+import torch.multiprocessing
 from torch import Tensor, nn
 
 from .face_export import export_detector, export_recogniser, judge
@@ -92,12 +94,23 @@ class Run:
         self.report = reporter()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self) -> None:
+    def export(self) -> None:
+        """Train what is not trained yet, and write the files."""
         target = self.folder / "insightface" / "models"
         export_detector(self.detector(), target / "antelopev2" / "scrfd_10g_bnkps.onnx")
         export_recogniser(self.recogniser("recogniser", 1), target / "antelopev2" / "glintr100.onnx")
         export_recogniser(self.recogniser("scorer", 2), target / "buffalo_l" / "w600k_r50.onnx")
+
+    def judge(self) -> None:
+        """What InsightFace makes of the files."""
         judge(self.folder / "insightface", self.plan.judged, self.folder, self.report)
+
+    def start_judging(self) -> BaseProcess:
+        """``judge`` in a process of its own, which needs no GPU."""
+        context = torch.multiprocessing.get_context("spawn")
+        process = context.Process(target=_judge, args=(self.plan, self.folder), daemon=True)
+        process.start()
+        return process
 
     def detector(self) -> Detector:
         plan = self.plan
@@ -167,6 +180,10 @@ class Run:
         network.eval()
 
 
+def _judge(plan: Plan, folder: Path) -> None:
+    Run(plan, folder, torch.device("cpu")).judge()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.faces", description=__doc__)
     parser.add_argument("out", type=Path, help="folder for checkpoints, curves, sheets and the models")
@@ -175,7 +192,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     plan = dataclasses.replace(SMOKE if arguments.smoke else Plan(), **arguments.plan)
-    Run(plan, arguments.out, torch.device(arguments.device)).run()
+    run = Run(plan, arguments.out, torch.device(arguments.device))
+    run.export()
+    run.judge()
 
 
 if __name__ == "__main__":

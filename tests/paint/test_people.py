@@ -80,11 +80,13 @@ def test_the_whole_way_to_files_that_insightface_loads(tmp_path: Path, capsys: p
     pytest.importorskip("insightface", reason="the extra `identity` is not installed")
     from training.faces import SMOKE, Run
 
-    Run(SMOKE, tmp_path, torch.device("cpu")).run()
+    run = Run(SMOKE, tmp_path, torch.device("cpu"))
+    run.export()
+    run.judge()
     assert "faces found" in capsys.readouterr().out
     for name in ("antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/glintr100.onnx", "buffalo_l/w600k_r50.onnx"):
         assert (tmp_path / "insightface" / "models" / name).stat().st_size < 4_000_000
-    Run(SMOKE, tmp_path, torch.device("cpu")).run()
+    Run(SMOKE, tmp_path, torch.device("cpu")).export()
     assert "loss" not in capsys.readouterr().out, "a finished network was trained again"
 
 

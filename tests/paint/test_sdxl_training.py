@@ -362,10 +362,10 @@ def test_the_smallest_pictures_are_for_the_first_steps(tokenizer: Tokenizer) -> 
     plan = replace(Plan(), batch=8)
     sampler = rehearsal.stand_in(plan, CPU)
     assert [len(sampler.batch(bucket, 0)["seen"]) for bucket in plan.buckets] == [8, 8, 3]
-    sides = [sampler.draw(step)["seen"].shape[-1] for step in (*range(0, 900, 30), *range(1200, 3600, 80))]
+    sides = [sampler.draw(step)["seen"].shape[-1] for step in (*range(0, 900, 30), *range(1100, 3200, 70))]
     early, late = sides[:30], sides[30:]
     assert 15 < early.count(16) < 30 and late.count(16) == 0 and late.count(64) > late.count(32) > 0
-    assert plan.judged_sizes() == [256, 512]
+    assert plan.judged_size == 512
 
 
 def test_what_is_seen_and_what_is_wanted_may_differ() -> None:
@@ -398,18 +398,27 @@ def test_folding_gives_latents_of_the_published_spread() -> None:
 
 
 def test_the_whole_way_to_files_and_a_second_run_trains_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = replace(SMOKE, buckets=(Bucket(64, 8, 4, 4, 1.0, 1.0),), vae_scenes=4, vae_batch=2, batch=2, steps=1)
 
     def run() -> str:
         face_run = faces.Run(replace(faces.SMOKE, recogniser_steps=1), tmp_path / "faces", CPU)
         Run(plan, tmp_path, face_run, CPU).run()
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     first, second = run(), run()
-    assert "own photo" in first and "sdxl 0/1 loss" in first
+    assert "sdxl 0/1 loss" in first and "faces found" in first
+    assert first.index("are written") < first.index("own photo"), "who stops it while it judges has its models"
     made = files(tmp_path / "models")
     for path in (made.checkpoint, made.adapter, made.control_net):
         assert path.stat().st_size < 30_000_000
     assert "own photo" in second and "loss" not in second
+
+    class Torn(faces.Run):
+        def export(self) -> None:
+            super().export()
+            next(self.folder.rglob("glintr100.onnx")).write_bytes(b"")
+
+    with pytest.raises(SystemExit, match="could not be judged"):
+        Run(plan, tmp_path, Torn(replace(faces.SMOKE, recogniser_steps=1), tmp_path / "faces", CPU), CPU).run()

@@ -1,7 +1,7 @@
 """Train the models that know the drawn people: ``python -m training.sdxl OUT``; see docs/training.md.
 
-The face networks first, in OUT/faces, while SDXL's blocks are compiled; then SDXL with InstantID; at last InstantID's
-face files. A finished stage left its weights in OUT and is not done again; an unfinished one goes on from its last
+The face networks first, in OUT/faces, while SDXL's blocks are compiled; then SDXL with InstantID, while the face files
+are judged. A finished stage left its weights in OUT and is not done again; an unfinished one goes on from its last
 checkpoint.
 """
 
@@ -74,7 +74,8 @@ class Run:
         plan, folder = self.plan, self.folder
         done = folder / "sdxl.pt"
         compiling = None if done.is_file() else rehearsal.start(plan, self.tokenizer.get_vocab_size(), self.device)
-        self.face_run.detector()
+        self.face_run.export()
+        judging = self.face_run.start_judging() if plan.judged else None
         recogniser, scorer = (
             self.face_run.recogniser(name, number).requires_grad_(False).to(self.device)
             for number, name in enumerate(("recogniser", "scorer"), start=1)
@@ -97,8 +98,13 @@ class Run:
                 train_painter(self.painter, sampler, Likeness(vae, recogniser), plan, folder, self.report)
             torch.save(self.painter.state_dict(), done)
         export_models(self.painter, self.vae, self.tokenizer, folder / "models")
+        self.report("all models are written")
         if judge:
             self.judge(judge)
+        if judging:
+            judging.join()
+            if judging.exitcode:
+                raise SystemExit("The face files could not be judged; why stands above.")
 
     def autoencoder(self) -> None:
         done = self.folder / "vae.pt"
@@ -126,14 +132,14 @@ class Run:
     @torch.no_grad()
     def judge_autoencoder(self, judge: Judge) -> None:
         """Who people are after their pictures went through the autoencoder: no painting can be better."""
-        for size in self.plan.judged_sizes():
-            drawn = portraits(judge.who, judge.view, size)
-            back = torch.cat([self.vae.decode(self.vae.encode(part * 2 - 1)[0]) for part in drawn.split(16)])
-            back = ((back + 1) / 2).clamp(0, 1)
-            share, cosine = judge.accept_at(back, judge.points)
-            gap = float((back - drawn).square().mean())
-            self.report(f"vae at {size}: mean square error {gap:.6f}, {share:.3f} accepted, cosine {cosine:.3f}")
-            sheet([drawn, back], self.folder / f"vae-{size}.png")
+        size = self.plan.judged_size
+        drawn = portraits(judge.who, judge.view, size)
+        back = torch.cat([self.vae.decode(self.vae.encode(part * 2 - 1)[0]) for part in drawn.split(16)])
+        back = ((back + 1) / 2).clamp(0, 1)
+        share, cosine = judge.accept_at(back, judge.points)
+        gap = float((back - drawn).square().mean())
+        self.report(f"vae at {size}: mean square error {gap:.6f}, {share:.3f} accepted, cosine {cosine:.3f}")
+        sheet([drawn, back], self.folder / f"vae-{size}.png")
 
     def scenes(self, vae: Autoencoder, recogniser: Recogniser) -> dict[int, Bank]:
         artist = Artist(vae, recogniser, self.plan, self.device)
@@ -147,20 +153,19 @@ class Run:
         plan, report = self.plan, self.report
         report(f"scorer: {judge.accepted:.3f} of drawn pairs accepted, threshold {judge.threshold:.3f}")
         other = judge.vectors.roll(1, 0)
-        painter = copy.deepcopy(self.painter)  # Copies are not compiled: a size is painted too seldom for that.
-        for size in plan.judged_sizes():
-            rows = [judge.photos]
-            for name, vectors, strength in (
-                ("own photo", judge.vectors, 0.8),
-                ("another's photo", other, 0.8),
-                ("strength 0.4", judge.vectors, 0.4),
-                ("strength 0", judge.vectors, 0.0),
-            ):
-                pictures = judge.paint(painter, self.vae, vectors, size, plan.sample_steps, strength)
-                share, cosine = judge.accept(pictures)
-                report(f"sdxl at {size}, {name}: {share:.3f} accepted, cosine {cosine:.3f}")
-                rows.append(pictures)
-            sheet(rows, self.folder / f"sdxl-{size}.png")
+        painter = copy.deepcopy(self.painter)  # A copy is not compiled: it paints too seldom for that.
+        size, rows = plan.judged_size, [judge.photos]
+        for name, vectors, strength in (
+            ("own photo", judge.vectors, 0.8),
+            ("another's photo", other, 0.8),
+            ("strength 0.4", judge.vectors, 0.4),
+            ("strength 0", judge.vectors, 0.0),
+        ):
+            pictures = judge.paint(painter, self.vae, vectors, size, plan.sample_steps, strength)
+            share, cosine = judge.accept(pictures)
+            report(f"sdxl at {size}, {name}: {share:.3f} accepted, cosine {cosine:.3f}")
+            rows.append(pictures)
+        sheet(rows, self.folder / f"sdxl-{size}.png")
 
 
 def main() -> None:
@@ -182,7 +187,6 @@ def main() -> None:
     face_run = faces.Run(faces.SMOKE if arguments.smoke else faces.Plan(), arguments.out / "faces", device)
     source = None if arguments.source is None else restore.given(arguments.source)
     Run(plan, arguments.out, face_run, device, source).run()
-    face_run.run()
 
 
 if __name__ == "__main__":

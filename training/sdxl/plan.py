@@ -43,7 +43,7 @@ class Plan:
     pair_every: int = 4
     painted_every: int = 4
     references: int = 2
-    steps: int = 3600
+    steps: int = 3200
     minutes: float | None = None
     rate: float = 1e-3
     matrix_rate: float = 3.2e-3
@@ -56,9 +56,10 @@ class Plan:
     sample_steps: int = 20
     compile: bool = True
 
-    def judged_sizes(self) -> list[int]:
-        """Those that are still seen in the last step."""
-        return [bucket.size for bucket in self.buckets if bucket.share(1.0) > 0]
+    @property
+    def judged_size(self) -> int:
+        """The largest: what people paint in, and what the last steps mostly see."""
+        return max(bucket.size for bucket in self.buckets)
 
 
 SMOKE = Plan(
