@@ -102,6 +102,48 @@ def test_a_kill_after_the_engine_had_the_job_runs_it_no_second_time(
     assert len(engine.started) == 1
 
 
+def test_a_kill_after_the_engine_had_a_second_attempt_runs_it_no_third_time(
+    gateway: ServeProcess, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """The first ran out of the GPU's memory; the second is another job to the engine, which has forgotten it."""
+    engine.faults.add("oom once")
+    engine.seconds = 0.1
+
+    def noted() -> bool:
+        (folder,) = {note.parent for note in (tmp_path / "state").rglob("accepted")}
+        return (folder / "accepted").read_bytes() == (folder / "submission.json").read_bytes()
+
+    with GatewayClient(gateway.url) as client:
+        job = client.start("paint", {"prompt": "slow", "seed": 4})
+        until(lambda: len(engine.started) == 1)
+        engine.seconds = 20.0
+        until(lambda: len(engine.posts) == 2 and bool(engine.running))
+        until(noted)
+        gateway.kill()
+        engine.kill()
+        engine.start()
+        gateway.start()
+        result = client.wait(job)
+    assert result.error is not None and result.error.code == "job_lost"
+    assert len(engine.started) == 2
+
+
+def test_a_second_attempt_of_a_job_that_was_taken_up_is_taken_up_too(gateway: ServeProcess, engine: FakeEngine) -> None:
+    """The second process posts it again, since the first attempt ran out of the GPU's memory; the third finds it."""
+    engine.faults.add("oom once")
+    with GatewayClient(gateway.url) as client:
+        job = client.start("paint", {"prompt": "slow", "seed": 4})
+        until(lambda: bool(engine.running))
+        gateway.kill()
+        gateway.start()
+        until(lambda: len(engine.started) == 2)
+        gateway.kill()
+        gateway.start()
+        result = client.wait(job)
+    assert result.ok, result.error
+    assert len(engine.started) == 2
+
+
 def test_a_gateway_that_stays_away_ends_the_wait_and_not_the_job(gateway: ServeProcess, engine: FakeEngine) -> None:
     noted: list[Submission] = []
     with GatewayClient(gateway.url, limits=Limits(gone_after=1.5)) as client:

@@ -178,15 +178,15 @@ class BaseAsyncClient(ABC):
         timeout: float = DEFAULT_TIMEOUT,
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
+        on_submit: OnSubmit | None = None,
     ) -> Job:
-        """Take up a job that an earlier process submitted.
+        """Take up a job that an earlier process submitted; ``on_submit`` as in ``submit``, for further attempts.
 
         It ends as LOST when the engine knows nothing of it, and as FAILED with ``invalid_server`` when that engine is
         none of this client's.
         """
-        return self._kept(
-            self._job(prompt, None, Options(timeout, on_progress, attach=submission, on_preview=on_preview))
-        )
+        options = Options(timeout, on_progress, on_submit, attach=submission, on_preview=on_preview)
+        return self._kept(self._job(prompt, None, options))
 
     def _kept(self, job: Job) -> Job:
         self.jobs.add(job)

@@ -101,7 +101,7 @@ class Job(ABC):
         self._task.add_done_callback(lambda _: call())
 
     async def accepted(self) -> None:
-        """Return once an engine has the job, or it ended before that."""
+        """Return once an engine has the job's current attempt, or it ended before that."""
         waiter = asyncio.ensure_future(self._accepted.wait())
         await asyncio.wait({waiter, self._task}, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
@@ -195,6 +195,7 @@ class EngineJob(Job):
     async def _once(self, member: Member) -> Outcome:
         attach, self._attach = self._attach, None
         self._attempts += 1
+        self._accepted.clear()
         self.server = member.engine.server
         given = attach is None and self._attempts == 1 and bool(self._options.prompt_id)
         if attach is None and not given:

@@ -136,11 +136,14 @@ class SyncClient(Generic[A]):
         *,
         timeout: float = DEFAULT_TIMEOUT,
         on_progress: OnProgress | None = None,
+        on_submit: OnSubmit | None = None,
     ) -> Job:
         """See ``AsyncClient.attach``."""
 
         async def attach() -> Job:
-            return self.asynchronous.attach(prompt, submission, timeout=timeout, on_progress=on_progress)
+            return self.asynchronous.attach(
+                prompt, submission, timeout=timeout, on_progress=on_progress, on_submit=on_submit
+            )
 
         return self.call(attach())
 

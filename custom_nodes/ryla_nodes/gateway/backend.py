@@ -48,6 +48,7 @@ class Client(Protocol):
         timeout: float,
         on_progress: OnProgress | None,
         on_preview: OnPreview | None,
+        on_submit: OnSubmit | None,
     ) -> Job: ...
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..client import Job as EngineJob
-from ..client import Phase, Progress
+from ..client import Phase, Progress, Submission
 from ..workflows.workflow import BoundPrompt
 from .events import EventLog
 
@@ -129,6 +129,7 @@ class LiveJob:
         watchers: how many requests wait for it.
         started, ended: Unix seconds at which an engine began and ended its work on it.
         engine_job: what the client has of it, once it had its turn.
+        submitted: what was noted as posted, and not yet that an engine has it.
         task: what runs it.
         data: its first picture, while somebody waits for it.
         ending: how it ended, not yet stored.
@@ -146,6 +147,7 @@ class LiveJob:
     started: float | None = None
     ended: float | None = None
     engine_job: EngineJob | None = None
+    submitted: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[Any] | None = None
     data: bytes | None = None
     progress: Progress | None = None

@@ -45,8 +45,7 @@ class Results:
             RylaError: ``disk_full``, ``job_store_unreachable``: then it must not be posted.
             JobMoved: nor then: another gateway has the job.
         """
-        told = json.dumps({"server": submission.server, "prompt_id": submission.prompt_id}).encode()
-        await asyncio.to_thread(self._files.write, job_id, _SUBMISSION, told, owner=self.owner)
+        await asyncio.to_thread(self._files.write, job_id, _SUBMISSION, _told(submission), owner=self.owner)
 
     def submission(self, job_id: str) -> Submission | None:
         """Where a job may have been posted; None when it provably was not."""
@@ -56,13 +55,10 @@ class Results:
         told = json.loads(content)
         return Submission(told["server"], told["prompt_id"])
 
-    async def accepted(self, job_id: str) -> None:
-        """Note that an engine has what was submitted last. What cannot be noted counts as not had."""
+    async def accepted(self, job_id: str, submission: Submission) -> None:
+        """Note that an engine has what was submitted so. What cannot be noted counts as not had."""
         with contextlib.suppress(RylaError, JobMoved):
-            await asyncio.to_thread(self._note_accepted, job_id)
-
-    def _note_accepted(self, job_id: str) -> None:
-        self._files.write(job_id, _ACCEPTED, self._files.read(job_id, _SUBMISSION) or b"", owner=self.owner)
+            await asyncio.to_thread(self._files.write, job_id, _ACCEPTED, _told(submission), owner=self.owner)
 
     def was_accepted(self, job_id: str) -> bool:
         """Whether it was noted that an engine had what was submitted last."""
@@ -168,3 +164,7 @@ def _lora_used(result: Result, prompt: BoundPrompt) -> str:
                 name, found, _ = str(text).partition(": ")
                 return name if found else ""
     return ""
+
+
+def _told(submission: Submission) -> bytes:
+    return json.dumps({"server": submission.server, "prompt_id": submission.prompt_id}).encode()

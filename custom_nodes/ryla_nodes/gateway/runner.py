@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..client import Job as EngineJob
-from ..client import Result
+from ..client import Result, Submission
 from ..client.failures import FORGOTTEN
 from ..errors import RylaError
 from ..workflows.workflow import BoundPrompt, Workflow
@@ -80,12 +80,14 @@ class Runner:
         if submission is None:
             return await self._in_turn(job, prompt)
         # It may be running, so it waits for no turn.
+        job.submitted.put_nowait(submission)
         attached = self._client.attach(
             prompt,
             submission,
             timeout=max(1.0, job.remaining),
             on_progress=job.show,
             on_preview=job.log.show,
+            on_submit=lambda another: self._submitting(job, another),
         )
         result = await self._ended(job, attached)
         if await self._never_arrived(job, result):
@@ -106,7 +108,7 @@ class Runner:
                 timeout=job.remaining,
                 on_progress=job.show,
                 on_preview=job.log.show,
-                on_submit=lambda submission: self._results.submitting(job.id, submission),
+                on_submit=lambda submission: self._submitting(job, submission),
                 prompt_id=prompt_id_of(job.id),
                 depth=self._options.limits.engine_depth,
                 wait=min(self._options.limits.engine_wait, job.remaining),
@@ -147,10 +149,17 @@ class Runner:
         finally:
             noting.cancel()
 
+    async def _submitting(self, job: LiveJob, submission: Submission) -> None:
+        await self._results.submitting(job.id, submission)
+        job.submitted.put_nowait(submission)
+
     async def _note_accepted(self, job: LiveJob, engine_job: EngineJob) -> None:
-        await engine_job.accepted()
-        if not engine_job.done:
-            await self._results.accepted(job.id)
+        """Note of each attempt that an engine has it."""
+        while True:
+            submission = await job.submitted.get()
+            await engine_job.accepted()
+            if not engine_job.done:
+                await self._results.accepted(job.id, submission)
 
     async def _outcome(self, job: LiveJob, prompt: BoundPrompt, result: Result) -> Outcome:
         pictures = await self._keep(job, result)
