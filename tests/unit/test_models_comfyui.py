@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,6 +221,24 @@ def test_ctrl_c_stops_the_program_too(machine: Machine) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130
+    assert ends(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Does not apply: processes are looked at in /proc")
+def test_ctrl_c_at_its_first_line_stops_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is shown by another thread, maybe before whoever began it is told that it began."""
+    pid, shown = machine.root / "pid", threading.Event()
+    program = machine.program(machine.root / "bin" / "slow", f"echo $$ > {pid}; echo fetching; exec sleep 60")
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        assert shown.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comfyui_install._run([str(program)], lambda _: shown.set(), 60)
     assert ends(pid)
 
 

@@ -146,8 +146,8 @@ def _run(
     )
     assert process.stdout is not None
     reader = threading.Thread(target=_read, args=(process.stdout, lines, show), daemon=True)
-    reader.start()
     try:
+        reader.start()
         status = process.wait(within)
     except subprocess.TimeoutExpired as error:
         raise RylaError(
@@ -159,7 +159,8 @@ def _run(
     finally:
         if process.poll() is None:
             _kill(process)
-        reader.join(_LAST_WORDS)
+        if reader.ident is not None:
+            reader.join(_LAST_WORDS)
     return status, list(lines)
 
 
