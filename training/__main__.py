@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Run:
 
     def __init__(self, plan: Plan, folder: Path, device: torch.device, start: Path | None = None) -> None:
         self.plan, self.folder, self.device = plan, folder, device
-        self.report = reporter()
+        self.report = reporter(time.monotonic())
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
         self.tokenizers = (

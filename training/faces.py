@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -87,11 +88,12 @@ def _scaled(count: int, size: int) -> int:
 
 
 class Run:
-    """One training in ``folder``."""
+    """One training in ``folder``; ``begun`` is when it was started, now if not given."""
 
-    def __init__(self, plan: Plan, folder: Path, device: torch.device) -> None:
+    def __init__(self, plan: Plan, folder: Path, device: torch.device, begun: float | None = None) -> None:
         self.plan, self.folder, self.device = plan, folder, device
-        self.report = reporter()
+        self.begun = time.monotonic() if begun is None else begun
+        self.report = reporter(self.begun)
         folder.mkdir(parents=True, exist_ok=True)
 
     def export(self) -> None:
@@ -106,9 +108,9 @@ class Run:
         judge(self.folder / "insightface", self.plan.judged, self.folder, self.report)
 
     def start_judging(self) -> BaseProcess:
-        """``judge`` in a process of its own, which needs no GPU."""
+        """``judge`` in a process of its own, which needs no GPU and has the same clock."""
         context = torch.multiprocessing.get_context("spawn")
-        process = context.Process(target=_judge, args=(self.plan, self.folder), daemon=True)
+        process = context.Process(target=_judge, args=(self.plan, self.folder, self.begun), daemon=True)
         process.start()
         return process
 
@@ -180,8 +182,8 @@ class Run:
         network.eval()
 
 
-def _judge(plan: Plan, folder: Path) -> None:
-    Run(plan, folder, torch.device("cpu")).judge()
+def _judge(plan: Plan, folder: Path, begun: float) -> None:
+    Run(plan, folder, torch.device("cpu"), begun).judge()
 
 
 def main() -> None:

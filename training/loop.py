@@ -32,9 +32,8 @@ def autocast(device: torch.device) -> Callable[[], torch.autocast]:
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def reporter() -> Callable[[str], None]:
-    """What writes a line to stdout, behind the seconds since now."""
-    begun = time.monotonic()
+def reporter(begun: float) -> Callable[[str], None]:
+    """What writes a line to stdout, behind the seconds since ``begun``, a time of ``time.monotonic``."""
 
     def report(line: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - begun:6.1f}s] {line}\n")

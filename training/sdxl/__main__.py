@@ -23,7 +23,7 @@ from .. import faces
 from ..bank import scenes as flux_scenes
 from ..face_networks import Recogniser
 from ..face_stages import as_bytes
-from ..loop import reporter, timed
+from ..loop import timed
 from ..plan import Plan as FluxPlan
 from ..portraits import portraits
 from ..rehearsal import use_tensor_cores
@@ -51,7 +51,7 @@ class Run:
         self, plan: Plan, folder: Path, face_run: faces.Run, device: torch.device, source: IdentityFiles | None = None
     ) -> None:
         self.plan, self.folder, self.face_run, self.device = plan, folder, face_run, device
-        self.report = reporter()
+        self.report = face_run.report
         folder.mkdir(parents=True, exist_ok=True)
         use_tensor_cores()
         torch.manual_seed(plan.seed)
