@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..client import Job as EngineJob
@@ -87,7 +88,7 @@ class Runner:
             timeout=max(1.0, job.remaining),
             on_progress=job.show,
             on_preview=job.log.show,
-            on_submit=lambda another: self._submitting(job, another),
+            on_submit=partial(self._submitting, job),
         )
         result = await self._ended(job, attached)
         if await self._never_arrived(job, result):
@@ -108,7 +109,7 @@ class Runner:
                 timeout=job.remaining,
                 on_progress=job.show,
                 on_preview=job.log.show,
-                on_submit=lambda submission: self._submitting(job, submission),
+                on_submit=partial(self._submitting, job),
                 prompt_id=prompt_id_of(job.id),
                 depth=self._options.limits.engine_depth,
                 wait=min(self._options.limits.engine_wait, job.remaining),

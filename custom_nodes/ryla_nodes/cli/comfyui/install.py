@@ -159,7 +159,7 @@ def _run(
     finally:
         if process.poll() is None:
             _kill(process)
-        if reader.ident is not None:
+        if reader.is_alive():
             reader.join(_LAST_WORDS)
     return status, list(lines)
 
